@@ -1,0 +1,48 @@
+"""The exceptions of IC-Cache. Their names read as sentences; their messages name the thing and the mend."""
+
+from __future__ import annotations
+
+
+class ICCacheError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+
+class SettingIsWrong(ICCacheError, ValueError):
+    """A setting or constructor argument cannot be used as given."""
+
+
+class ExtraIsMissing(ICCacheError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'iccache[{extra}]'")
+
+
+class EmbedderDiffers(ICCacheError, ValueError):
+    """The pool was written with another embedder."""
+
+    def __init__(self, pool: str, ours: str) -> None:
+        super().__init__(
+            f"this pool was written with the embedder {pool!r} and cannot be searched with {ours!r}; "
+            f"use {pool!r}, or another store (or `clear` this one) for {ours!r}"
+        )
+
+
+class StoreIsUnusable(ICCacheError):
+    """The store cannot be opened or used as it is set up (never raised for a passing outage)."""
+
+
+class FeedWasTrimmed(ICCacheError):
+    """The change feed no longer reaches back to this replica's position; it must reload."""
+
+
+class ScopeIsCold(ICCacheError):
+    """The examples of this scope are still being loaded."""
+
+
+class DependencyIsSlow(ICCacheError, TimeoutError):
+    """A guarded call did not end before its deadline, or could not be started in time."""
+
+
+class DependencyIsDown(ICCacheError):
+    """The circuit breaker of a dependency is open after repeated failures."""

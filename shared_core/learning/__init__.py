@@ -1,0 +1,1 @@
+"""The learner: consumes the feedback log, updates posteriors and example statistics, publishes checkpoints."""

@@ -1,0 +1,81 @@
+"""Every knob, typed, with its default and the reason for it.
+
+Values come from code, then ``ICCACHE_*`` environment variables, then ``iccache.toml`` in the working folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+DAY = 86_400.0
+
+
+class Settings(BaseSettings):
+    """All settings of one engine. Frozen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ICCACHE_", toml_file=Path("iccache.toml"), frozen=True, extra="forbid"
+    )
+
+    # selection (paper §4.1)
+    candidates: int = Field(16, ge=1, le=256, description="Stage-1 candidates; three times what is shown.")
+    max_examples: int = Field(5, ge=0, le=50, description="Examples in a prompt; 5 is the paper's usual count.")
+    example_tokens: int = Field(1024, ge=0, description="Token budget of all examples of a prompt together.")
+    relevance_quantile: float = Field(
+        0.9,
+        ge=0.0,
+        le=1.0,
+        description="A candidate must be more similar than this share of the pool's own random pairs. A quantile, "
+        "because the same cosine means different things in different embedders and pools.",
+    )
+    duplicate_similarity: float = Field(
+        0.995, ge=0.0, le=1.0, description="Of two chosen examples this similar to each other, one is dropped."
+    )
+
+    # routing (paper §4.2)
+    quality_target: float = Field(
+        0.9, ge=0.0, le=1.0, description="Share of the reference arm's expected reward that another arm must reach."
+    )
+    cost_weight: float = Field(0.2, ge=0.0, description="Reward that one unit of relative cost is worth.")
+    confidence: float = Field(
+        1.0, ge=0.0, description="Posterior standard deviations below the mean at which the quality guard looks."
+    )
+    explore: float = Field(
+        0.1, ge=0.0, le=1.0, description="Share of requests with examples that a little-known arm is given."
+    )
+    seed: int = Field(0, description="Seed of every random draw; equal seed and state give equal decisions.")
+
+    # what is kept (paper §4.3)
+    max_pool: int = Field(100_000, ge=1, description="Examples per scope; the oldest leave first.")
+    exact_ttl: float = Field(7 * DAY, gt=0, description="Seconds that an exact answer may be served.")
+    decision_ttl: float = Field(7 * DAY, gt=0, description="Seconds in which feedback on a decision is accepted.")
+    trust_feedback: float = Field(
+        0.8, ge=0.0, le=1.0, description="Reward from which a non-reference arm's answer may become an example."
+    )
+
+    # the request path (DESIGN.md §4.5)
+    deadline: float = Field(0.25, gt=0, description="Seconds that IC-Cache may hold a request, all steps together.")
+    workers: int = Field(8, ge=1, le=64, description="Threads for embedder and store calls of the request path.")
+    refresh: float = Field(0.25, gt=0, description="Seconds between looks at the change feed and checkpoint.")
+    learn_every: float = Field(2.0, gt=0, description="Seconds between rounds of the background learner.")
+    drain: float = Field(5.0, ge=0, description="Seconds that flush, close and exit wait for pending records.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Code over environment over TOML; no dotenv, no secrets folder."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

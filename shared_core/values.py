@@ -1,0 +1,404 @@
+"""The values that travel through IC-Cache. All are frozen; none knows a framework, a store or a model.
+
+Similarity is a cosine in [-1, 1]; quality, utility and reward lie in [0, 1]. Times are seconds since the epoch,
+as the injected clock gives them. Texts are plain text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector: TypeAlias = NDArray[np.float32]
+Clock: TypeAlias = Callable[[], float]
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+Source: TypeAlias = Literal["traffic", "replay", "correction", "import", "synthetic"]
+Style: TypeAlias = Literal["chat", "paper"]
+
+DEFAULT_SCOPE = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, normalised.
+
+    Attributes:
+        role: Who speaks.
+        text: The plain text of the turn.
+        extra: Canonical JSON of whatever else identifies the turn (tool calls, images, speaker name); empty for
+            plain text. Message ids, token usage and response metadata never enter it.
+    """
+
+    role: Role
+    text: str
+    extra: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked, as every part of IC-Cache sees it.
+
+    Attributes:
+        messages: The whole conversation.
+        query: The text that is embedded and compared (DESIGN.md §4.4); empty means that the request bypasses.
+        scope: Whose request it is. A part of every key and a hard partition of every index, never text.
+        task: What kind of answer is expected; partitions a scope.
+        fingerprint: Canonical text of what else identifies the call: model parameters, tools, response format.
+        store: False keeps the request and its answer out of every store.
+        condensed: True if `query` stands for the earlier turns as well, so that a later turn may be admitted.
+        examples_allowed: False where examples must not be added (the last turn is a tool result, say).
+    """
+
+    messages: tuple[Message, ...]
+    query: str
+    scope: str = DEFAULT_SCOPE
+    task: str = ""
+    fingerprint: str = ""
+    store: bool = True
+    condensed: bool = False
+    examples_allowed: bool = True
+
+    @property
+    def exact_key(self) -> str:
+        """SHA-256 of scope, conversation (NFC, white space folded, case kept) and fingerprint (DESIGN.md §4.1)."""
+        turns = [[m.role, fold(m.text), m.extra] for m in self.messages]
+        return digest([self.scope, turns, self.fingerprint])
+
+    @property
+    def has_history(self) -> bool:
+        """True if the conversation holds an earlier user or assistant turn."""
+        return sum(m.role != "system" for m in self.messages) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """An exponential moving average that starts as a plain mean, so that early values are not drowned by the prior."""
+
+    value: float = 0.5
+    count: int = 0
+
+    def update(self, x: float, rate: float = 0.1) -> Average:
+        """The average after one more observation `x`; the weight of `x` is max(rate, 1 / (count + 1))."""
+        weight = max(rate, 1.0 / (self.count + 1))
+        return Average(self.value + weight * (x - self.value), self.count + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What has been learned about one example. Written by the learner only.
+
+    Attributes:
+        quality: Reward of the example's own answer.
+        helpfulness: Reward of the answers that were given with this example in the prompt.
+        offload_value: Credits for successful offloads, decayed to `offload_at` (paper §4.3: 0.9 an hour).
+        offload_at: When `offload_value` was last brought up to date.
+        replay_gain: Moving average of G(e) (paper §4.3).
+        replay_count: How many times the example was replayed.
+    """
+
+    quality: Average = Average()
+    helpfulness: Average = Average()
+    offload_value: float = 0.0
+    offload_at: float = 0.0
+    replay_gain: float = 0.0
+    replay_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An example without its texts: what a replica keeps in memory.
+
+    Attributes:
+        id: Unique in the pool.
+        size: Bytes of the plain texts (UTF-8), the weight of eviction.
+        exact_key: The exact-tier key of the same request, removed together with the example; empty if none.
+    """
+
+    id: str
+    scope: str
+    task: str
+    source: Source
+    writer: str
+    created_at: float
+    size: int
+    exact_key: str = ""
+    statistics: Statistics = Statistics()
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The texts of one example: the query that was embedded and the full answer."""
+
+    query: str
+    answer: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of both texts in UTF-8."""
+        return len(self.query.encode()) + len(self.answer.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A past request and its answer, as it is stored: entry, texts and unit vector of shape (dimension,)."""
+
+    entry: Entry
+    texts: Texts
+    vector: Vector = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ExactAnswer:
+    """A stored answer of the exact tier. `payload` is the adapter's own JSON, opaque to the core."""
+
+    key: str
+    scope: str
+    payload: bytes
+    writer: str
+    decision_id: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredExample:
+    """An example as it was chosen for one request."""
+
+    id: str
+    similarity: float
+    utility: float
+    query: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The examples chosen for one request, the most useful first, and how they were chosen.
+
+    Attributes:
+        examples: At most `max_examples`, within the token budget.
+        considered: How many candidates stage 1 returned.
+        threshold: The similarity that a candidate needed.
+        vector: The request's unit embedding of shape (dimension,), or None if it was not embedded.
+    """
+
+    examples: tuple[ScoredExample, ...] = ()
+    considered: int = 0
+    threshold: float = -1.0
+    vector: Vector | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A candidate model.
+
+    Attributes:
+        name: How decisions, costs and posteriors name it.
+        cost: Relative cost of one request, 1.0 for the reference arm by convention; at least 0.
+        uses_examples: Whether it is shown examples. The paper's large model answers without.
+        style: How examples are rendered for it.
+    """
+
+    name: str
+    cost: float
+    uses_examples: bool = True
+    style: Style = "chat"
+
+
+@dataclass(frozen=True, slots=True)
+class ArmScore:
+    """How one arm stood in one decision: posterior mean and standard deviation of its reward, the Thompson sample,
+    its cost, whether the quality guard let it in, and the score that was compared."""
+
+    arm: str
+    mean: float
+    std: float
+    sample: float
+    cost: float
+    eligible: bool
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which arm answers, and why.
+
+    Attributes:
+        arm: The chosen arm.
+        scores: Every arm's standing.
+        propensity: Probability in (0, 1] that this arm was chosen, exploration included.
+        explored: True if the exploration share chose it, guard aside.
+        reason: One sentence.
+        features: The chosen arm's context vector, what the learner needs; empty on a fallback.
+        version: The checkpoint version whose posterior was used.
+    """
+
+    arm: str
+    scores: tuple[ArmScore, ...] = ()
+    propensity: float = 1.0
+    explored: bool = False
+    reason: str = ""
+    features: tuple[float, ...] = ()
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Insertion:
+    """Where the examples go in the caller's own list of messages.
+
+    Attributes:
+        index: Position in the original conversation before which `turns` are inserted.
+        turns: User and assistant turns, rendered and fenced.
+        rewrite: New text of the last user turn (the paper's single prompt), or None to leave it.
+    """
+
+    index: int = 0
+    turns: tuple[Message, ...] = ()
+    rewrite: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Everything that was decided for one request. It explains itself: see `provenance`."""
+
+    id: str
+    request: Request
+    route: Route
+    selection: Selection = Selection()
+    insertion: Insertion = Insertion()
+    fallback: bool = False
+    created_at: float = 0.0
+
+    @property
+    def arm(self) -> str:
+        """Name of the arm that answers."""
+        return self.route.arm
+
+    @property
+    def given(self) -> tuple[ScoredExample, ...]:
+        """The examples that the chosen arm is shown; empty where it is shown none."""
+        shown = self.insertion.turns or self.insertion.rewrite is not None
+        return self.selection.examples if shown else ()
+
+    def provenance(self) -> dict[str, object]:
+        """What the user sees as ``response_metadata["iccache"]``: plain JSON values, no texts."""
+        return {
+            "decision_id": self.id,
+            "tier": "fallback" if self.fallback else "model",
+            "arm": self.arm,
+            "reason": self.route.reason,
+            "explored": self.route.explored,
+            "propensity": round(self.route.propensity, 6),
+            "version": self.route.version,
+            "examples": [
+                {"id": e.id, "similarity": round(e.similarity, 4), "utility": round(e.utility, 4)} for e in self.given
+            ],
+            "scores": {
+                s.arm: {
+                    "mean": round(s.mean, 4),
+                    "std": round(s.std, 4),
+                    "sample": round(s.sample, 4),
+                    "cost": s.cost,
+                    "eligible": s.eligible,
+                    "score": round(s.score, 4),
+                }
+                for s in self.route.scores
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the model's call ended.
+
+    Attributes:
+        answer: The full text.
+        finished: True only if the model ended by itself (not cut, filtered, cancelled or failed).
+        tool_calls: True if the answer calls tools.
+        writer: Name of the model that wrote it.
+        payload: The adapter's JSON of the whole response for the exact tier; None keeps it out of that tier.
+        prompt_tokens: As the model counted them; 0 if it did not say.
+        completion_tokens: As the model counted them; 0 if it did not say.
+    """
+
+    answer: str
+    finished: bool = True
+    tool_calls: bool = False
+    writer: str = ""
+    payload: bytes | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """What is kept of a decision: ids and features, never messages (DESIGN.md §3).
+
+    `example_ids` are the examples given; `admitted_id` is the example that this decision's answer became;
+    `exact_key` is the exact answer that it stored or served. Each is empty if there is none. `arm` is ``"exact"``
+    for an exact hit.
+    """
+
+    id: str
+    scope: str
+    task: str
+    arm: str
+    features: tuple[float, ...]
+    example_ids: tuple[str, ...]
+    propensity: float
+    explored: bool
+    version: int
+    created_at: float
+    exact_key: str = ""
+    admitted_id: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """One judgement of one answer: `score` in [0, 1], given by `rater`. Idempotent per (decision, rater)."""
+
+    decision_id: str
+    rater: str
+    score: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What the learner publishes: arrays and a little JSON, after consuming the feedback log up to `offset`."""
+
+    version: int = 0
+    offset: int = 0
+    arrays: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, compare=False)
+    meta: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An answer served from the exact tier; `decision_id` takes feedback like any other decision."""
+
+    decision_id: str
+    answer: ExactAnswer
+
+
+def fold(text: str) -> str:
+    """NFC, runs of white space as one space, ends trimmed; case kept."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces, the same for equal values."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def digest(value: object) -> str:
+    """SHA-256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
