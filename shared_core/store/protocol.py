@@ -78,6 +78,12 @@ class Store(Protocol):
     ) -> None:
         """Write what one answered request leaves behind, together; an existing example of the same id is replaced."""
 
+    def put(self, examples: Sequence[Example]) -> None:
+        """Write many examples (an import), replacing those of the same ids; durable when it returns.
+
+        Written in bounded batches, each of them atomic.
+        """
+
     def delete(self, scope: str, ids: Sequence[str]) -> int:
         """Remove examples and their exact answers; returns how many existed."""
 

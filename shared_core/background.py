@@ -1,0 +1,129 @@
+"""Work that no request waits for: one FIFO writer, and loops that run a function now and then.
+
+Both run on daemon threads and catch everything: a failure is counted and never ends the loop.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, ParamSpec
+
+from shared_core.telemetry import Counters
+
+P = ParamSpec("P")
+log = logging.getLogger("iccache")
+
+PENDING_LIMIT: Final = 10_000  # jobs; beyond that the store is hopelessly behind and memory would grow without end
+
+
+class Writer:
+    """Runs submitted jobs one after the other, in the order of submission.
+
+    Args:
+        counters: Gets ``writer.dropped`` (queue full, or not drained in time) and ``writer.failed``.
+        drain: Seconds that `close` and the end of the program wait for pending jobs.
+    """
+
+    def __init__(self, counters: Counters, drain: float) -> None:
+        self._counters = counters
+        self._drain = drain
+        self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue(PENDING_LIMIT)
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="iccache-writer", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def submit(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Queue ``function(*args)``; never blocks and never raises. False if it had to be dropped."""
+        if not self._closed:
+            try:
+                self._jobs.put_nowait(lambda: function(*args, **kwargs))
+            except queue.Full:
+                pass
+            else:
+                return True
+        self._counters.add("writer.dropped")
+        return False
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything submitted before has been tried; False if that took longer than `timeout` seconds."""
+        if threading.current_thread() is self._thread:
+            return False  # a job that waited for itself would wait forever
+        done = threading.Event()
+        end = time.monotonic() + (self._drain if timeout is None else timeout)
+        try:
+            self._jobs.put(done.set, timeout=max(0.0, end - time.monotonic()))
+        except queue.Full:
+            return False
+        return done.wait(max(0.0, end - time.monotonic()))
+
+    def close(self) -> None:
+        """Drain within the limit, then refuse further jobs; what is left is counted as dropped."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        if self.flush():
+            self._jobs.put(None)
+        else:
+            left = self._jobs.qsize()
+            self._counters.add("writer.dropped", left)
+            log.warning("IC-Cache dropped %d records that could not be stored within %g s", left, self._drain)
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            try:
+                job()
+            except Exception as error:
+                self._counters.add("writer.failed")
+                self._counters.add(f"writer.failed.{type(error).__name__}")
+                log.warning("IC-Cache could not store a record: %s: %s", type(error).__name__, error)
+
+
+class Periodic:
+    """Calls `function` every `seconds`, and soon after each `poke`.
+
+    Args:
+        name: Names the thread and the counter ``<name>.failed``.
+    """
+
+    def __init__(self, name: str, seconds: float, function: Callable[[], object], counters: Counters) -> None:
+        self._name = name
+        self._seconds = seconds
+        self._function = function
+        self._counters = counters
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name=f"iccache-{name}", daemon=True)
+        self._thread.start()
+
+    def poke(self) -> None:
+        """Run soon instead of at the next tick."""
+        self._wake.set()
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Stop after the call in progress; waits for it at most `timeout` seconds."""
+        self._closed = True
+        self._wake.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    def _work(self) -> None:
+        while not self._closed:
+            self._wake.wait(self._seconds)
+            self._wake.clear()
+            if self._closed:
+                return
+            try:
+                self._function()
+            except Exception as error:
+                self._counters.add(f"{self._name}.failed")
+                log.info("IC-Cache %s round failed: %s: %s", self._name, type(error).__name__, error)

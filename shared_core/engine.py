@@ -1,0 +1,296 @@
+"""The whole way of a request, from top to bottom: lookup, decide, record, feedback, maintain, close.
+
+`lookup` and `decide` stand on the request path: they never raise and never hold a request past the deadline
+(DESIGN.md §4.5). `record` and `feedback` return once the store has it, and raise if it does not. Adapters hand
+those two to the FIFO writer with the `submit_` forms. The engine never calls a model to answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+from uuid import uuid4
+
+from shared_core import parts as local
+from shared_core.errors import SettingIsWrong
+from shared_core.guard import Deadline
+from shared_core.inference import Embedder
+from shared_core.learning.learner import LearnReport
+from shared_core.manager.local import POOR
+from shared_core.manager.privacy import Redact, redacted
+from shared_core.prompt import render
+from shared_core.settings import Settings
+from shared_core.store.protocol import Store
+from shared_core.telemetry import Counters
+from shared_core.values import Arm, Clock, Decision, Feedback, Hit, Insertion, Outcome, Request, Route, Selection, Source
+
+log = logging.getLogger("iccache")
+
+Reward: TypeAlias = Callable[[Request, str], float | None]
+
+@dataclass(frozen=True, slots=True)
+class MaintainReport:
+    """What one round of `maintain` did."""
+
+    learned: LearnReport
+    changed: int
+    evicted: int
+
+
+class Engine:
+    """Selection, routing and example management over one store.
+
+    Args:
+        store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``) or an open store, which then stays open.
+        arms: The candidate models; empty if only the exact tier and the pool are used.
+        reference: The arm whose quality is the yardstick and which answers whenever IC-Cache cannot decide.
+        embedder: Turns queries into vectors; None leaves the exact tier alone.
+        settings: Every other knob.
+        reward: Scores (request, answer) in [0, 1], or None for no opinion; runs off the request path.
+        redact: Applied to texts before they are embedded or stored.
+        background: False starts no loops; `maintain` then does their work.
+        clock: Seconds since the epoch.
+
+    Raises:
+        SettingIsWrong: The arguments contradict each other.
+        StoreIsUnusable: The store cannot be opened.
+        EmbedderDiffers: The pool was written with another embedder.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store | str,
+        arms: Sequence[Arm] = (),
+        reference: str | None = None,
+        embedder: Embedder | None = None,
+        settings: Settings | None = None,
+        reward: Reward | None = None,
+        redact: Redact | None = None,
+        background: bool = True,
+        clock: Clock = time.time,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.counters = Counters()
+        self._arms = {arm.name: arm for arm in arms}
+        self._reference = reference or ""
+        self._reward = reward
+        self._redact = redact
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._plan = local.plan(
+            store,
+            arms,
+            reference,
+            embedder,
+            self.settings,
+            redact,
+            rewarded=reward is not None,
+            background=background,
+            clock=clock,
+        )
+        self._local = local.Parts(self._plan, self.counters)
+        self._pid = os.getpid()
+
+    # on the request path --------------------------------------------------------------------------------------
+
+    def lookup(self, request: Request) -> Hit | None:
+        """The stored answer of an identical request, or None; a failure is a miss, counted."""
+        try:
+            parts = self._parts()
+            answer = parts.guard.call("store", self._deadline(), parts.store.exact, request.exact_key)
+        except Exception as error:
+            self._count("lookup", error)
+            return None
+        if answer is None:
+            self.counters.add("lookup.miss")
+            return None
+        self.counters.add("lookup.hit")
+        hit = Hit(uuid4().hex, answer)
+        decision = Decision(hit.decision_id, request, Route("exact", reason="exact hit"), created_at=self._clock())
+        parts.writer.submit(parts.manager.record_hit, decision, answer.key)
+        return hit
+
+    def decide(self, request: Request, decision_id: str | None = None) -> Decision:
+        """Which arm answers, and with which examples. Needs arms.
+
+        Equal request, state, seed and `decision_id` give the equal decision.
+        """
+        identity = decision_id or uuid4().hex
+        try:
+            return self._decide(request, identity)
+        except Exception as error:
+            self._count("fallback", error)
+            reason = f"fallback: {type(error).__name__}: {error}"
+            route = Route(self._reference, reason=reason)
+            return Decision(identity, request, route, fallback=True, created_at=self._clock())
+
+    def _decide(self, request: Request, identity: str) -> Decision:
+        parts = self._parts()
+        if parts.router is None:
+            raise SettingIsWrong("decide needs arms; this engine was built without")
+        if self._redact:
+            request = replace(request, query=redacted(request.query, self._redact))
+        selection = Selection()
+        if parts.selector and request.examples_allowed:
+            selection = parts.selector.select(request, self._deadline())
+        route = parts.router.route(request, selection, identity)
+        arm = self._arms[route.arm]
+        insertion = Insertion()
+        if arm.uses_examples and selection.examples:
+            insertion = render(request, selection.examples, arm.style)
+        self.counters.add(f"decided.{route.arm}")
+        return Decision(identity, request, route, selection, insertion, created_at=self._clock())
+
+    # once the answer is there ---------------------------------------------------------------------------------
+
+    def record(self, decision: Decision, outcome: Outcome) -> None:
+        """Store what an answered request leaves behind, and score it; durable when it returns."""
+        parts = self._parts()
+        score = self._reward(decision.request, outcome.answer) if self._reward and outcome.finished else None
+        parts.manager.keep(decision, outcome, score)
+        if score is not None:
+            self.feedback(decision.id, score, rater="reward")
+        parts.poke()
+
+    def observe(self, request: Request, outcome: Outcome, *, admit: bool) -> str:
+        """Keep an answer that IC-Cache did not decide on (`BaseCache.update`); returns its decision id.
+
+        The exact answer is stored before this returns, within the deadline; the example, which needs an embedding,
+        follows through the writer. Never raises.
+        """
+        route = Route(self._reference or outcome.writer, reason="observed")
+        decision = Decision(uuid4().hex, request, route, created_at=self._clock())
+        try:
+            parts = self._parts()
+            parts.guard.call("store", self._deadline(), parts.manager.observe_exact, decision, outcome)
+            if admit:
+                parts.writer.submit(parts.manager.keep_observed, decision, outcome)
+        except Exception as error:
+            self._count("observe", error)
+        return decision.id
+
+    def feedback(self, decision_id: str, score: float, rater: str = "user") -> bool:
+        """Append a judgement in [0, 1] to the log; False if this rater has judged this decision before.
+
+        A poor score also removes the exact answer that the decision stored or served; a good one admits the answer
+        of an arm that is not trusted by itself.
+
+        Raises:
+            SettingIsWrong: The score is not within [0, 1].
+        """
+        _check_score(score)
+        parts = self._parts()
+        is_new = parts.store.append_feedback(Feedback(decision_id, rater, float(score), self._clock()))
+        if score < POOR:
+            parts.manager.judged_poor(decision_id)
+        elif score >= self.settings.trust_feedback:
+            parts.manager.keep_trusted(decision_id)
+            parts.poke()
+        return is_new
+
+    def submit_record(self, decision: Decision, outcome: Outcome) -> None:
+        """`record`, on the writer: never blocks, never raises."""
+        self._submit(self.record, decision, outcome)
+
+    def submit_feedback(self, decision_id: str, score: float, rater: str = "user") -> None:
+        """`feedback`, on the writer, after the records submitted before: never blocks.
+
+        Raises:
+            SettingIsWrong: The score is not within [0, 1].
+        """
+        _check_score(score)
+        self._submit(self.feedback, decision_id, score, rater)
+
+    # keeping examples -----------------------------------------------------------------------------------------
+
+    def add_examples(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        scope: str,
+        task: str,
+        source: Source = "import",
+        writer: str = "",
+    ) -> Sequence[str]:
+        """Put (query, answer) pairs into the pool, durably, embedded in one batch; returns their ids in order.
+
+        An example of the same query is replaced: what is imported or corrected is meant to be right.
+
+        Raises:
+            SettingIsWrong: The engine has no embedder, or a text is empty.
+        """
+        ids = self._parts().manager.add(pairs, scope=scope, task=task, source=source, writer=writer)
+        self._parts().refresh()
+        return ids
+
+    def delete(self, scope: str, ids: Sequence[str]) -> int:
+        """Remove examples and their exact answers; returns how many existed. Durable when it returns."""
+        removed = self._parts().store.delete(scope, ids)
+        self._parts().refresh()
+        return removed
+
+    def clear(self, scope: str | None = None) -> int:
+        """Remove every example, exact answer and decision of a scope, or of all; returns how many examples."""
+        removed = self._parts().store.clear(scope)
+        self._parts().refresh()
+        return removed
+
+    def warm(self, scope: str) -> None:
+        """Load a scope now, so that its first request does not fall back."""
+        pool = self._parts().pool
+        if pool:
+            pool.warm(scope)
+
+    def maintain(self) -> MaintainReport:
+        """One round in place: learn from the log, publish, evict, follow the feed, adopt, re-cluster."""
+        parts = self._parts()
+        learned = parts.learner.run_until_drained()
+        evicted = sum(parts.manager.keep_within_limit(scope) for scope in parts.store.scopes())
+        changed = parts.refresh()
+        if parts.pool:
+            parts.pool.maintain()
+        return MaintainReport(learned, changed, evicted)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything submitted so far is stored; False if that takes longer than `timeout` seconds."""
+        return self._parts().writer.flush(timeout)
+
+    def close(self) -> None:
+        """Drain the writer, stop every loop, release the store."""
+        self._local.close()
+
+    # private --------------------------------------------------------------------------------------------------
+
+    def _parts(self) -> local.Parts:
+        """This process's parts; built anew in a forked child, where threads and connections are gone."""
+        if os.getpid() != self._pid:
+            with self._lock:
+                if os.getpid() != self._pid:
+                    self._local = local.Parts(self._plan, self.counters)
+                    self._pid = os.getpid()
+        return self._local
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self.settings.deadline, time.monotonic)
+
+    def _submit(self, function: Callable[..., object], *args: object) -> None:
+        try:
+            self._parts().writer.submit(function, *args)
+        except Exception as error:
+            self._count("submit", error)
+
+    def _count(self, where: str, error: Exception) -> None:
+        self.counters.add(where)
+        self.counters.add(f"{where}.{type(error).__name__}")
+        log.debug("IC-Cache %s: %s: %s", where, type(error).__name__, error)
+
+
+def _check_score(score: float) -> None:
+    if not 0.0 <= score <= 1.0:
+        raise SettingIsWrong(f"feedback must lie in [0, 1]; got {score!r}")

@@ -1,0 +1,138 @@
+"""Builds the local parts of an engine. After a fork the child builds them anew: threads and connections do not
+survive one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+from shared_core.background import Periodic, Writer
+from shared_core.errors import EmbedderDiffers, SettingIsWrong
+from shared_core.guard import Guard
+from shared_core.inference import Embedder
+from shared_core.learning.learner import Learner
+from shared_core.manager.local import LocalManager
+from shared_core.manager.privacy import Redact
+from shared_core.pool import Pool
+from shared_core.router.linear import LinearRouter
+from shared_core.selector import Selector
+from shared_core.settings import Settings
+from shared_core.store import open_store
+from shared_core.store.protocol import Store
+from shared_core.telemetry import Counters
+from shared_core.values import Arm, Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an engine was asked to be."""
+
+    store: Store | str
+    arms: tuple[Arm, ...]
+    reference: str
+    embedder: Embedder | None
+    settings: Settings
+    redact: Redact | None
+    rewarded: bool
+    background: bool
+    clock: Clock
+
+
+class Parts:
+    """One process's store, guard, pool, selector, router, learner, and the threads that keep them current."""
+
+    def __init__(self, plan: Plan, counters: Counters) -> None:
+        settings = plan.settings
+        self._plan = plan
+        self._version = 0
+        self.store = (
+            open_store(plan.store, settings=settings, clock=plan.clock) if isinstance(plan.store, str) else plan.store
+        )
+        self.guard = Guard(settings.workers, time.monotonic)
+        self.pool, self.selector = self._near_tier(plan, counters)
+        self.router = (
+            LinearRouter(plan.arms, plan.reference, settings, counters, can_learn=plan.rewarded) if plan.arms else None
+        )
+        self.manager = LocalManager(
+            self.store, plan.embedder, plan.reference, settings, counters, plan.clock, plan.redact
+        )
+        self.learner = Learner(self.store, plan.reference, settings, clock=plan.clock, owner=uuid4().hex)
+        self.writer = Writer(counters, settings.drain)
+        self.refresh()
+        self._loops = self._start_loops(counters) if plan.background else ()
+
+    def _near_tier(self, plan: Plan, counters: Counters) -> tuple[Pool | None, Selector | None]:
+        """Pool and selector; none without an embedder, so that the exact tier alone needs no FAISS."""
+        if plan.embedder is None:
+            return None, None
+        from shared_core.pool.replica import Replica
+        from shared_core.selector.local import LocalSelector
+
+        claimed = self.store.claim("embedder", plan.embedder.tag)
+        if claimed != plan.embedder.tag:
+            raise EmbedderDiffers(claimed, plan.embedder.tag)
+        pool = Replica(self.store, self.guard, plan.settings, counters)
+        return pool, LocalSelector(plan.embedder, pool, self.guard, plan.settings, counters)
+
+    def _start_loops(self, counters: Counters) -> tuple[Periodic, ...]:
+        settings = self._plan.settings
+        loops = [Periodic("follow", settings.refresh, self.refresh, counters)]
+        if self.router:
+            loops.append(Periodic("learn", settings.learn_every, self.learner.run_until_drained, counters))
+        if self.pool:
+            loops.append(Periodic("cluster", settings.learn_every, self.pool.maintain, counters))
+        return tuple(loops)
+
+    def refresh(self) -> int:
+        """Follow the change feed and adopt a newer checkpoint; returns how many examples changed."""
+        changed = self.pool.refresh() if self.pool else 0
+        if self.router and self.store.checkpoint_version() != self._version:
+            checkpoint = self.store.checkpoint()
+            self.router.adopt(checkpoint)
+            self._version = checkpoint.version
+        return changed
+
+    def poke(self) -> None:
+        """Look at the change feed soon: this process has just changed it."""
+        if self._loops:
+            self._loops[0].poke()
+
+    def close(self) -> None:
+        """Drain the writer, stop the loops, and close the store if the engine opened it."""
+        self.writer.close()
+        for loop in self._loops:
+            loop.close()
+        self.guard.close()
+        if self.pool:
+            self.pool.close()
+        if isinstance(self._plan.store, str):
+            self.store.close()
+
+
+def plan(
+    store: Store | str,
+    arms: Sequence[Arm],
+    reference: str | None,
+    embedder: Embedder | None,
+    settings: Settings,
+    redact: Redact | None,
+    *,
+    rewarded: bool,
+    background: bool,
+    clock: Clock,
+) -> Plan:
+    """Check what was asked for.
+
+    Raises:
+        SettingIsWrong: Arms without names of their own, or a reference that is none of them.
+    """
+    names = [arm.name for arm in arms]
+    if len(set(names)) != len(names):
+        raise SettingIsWrong(f"arms need names of their own; got {names}")
+    if arms and reference not in names:
+        raise SettingIsWrong(f"reference={reference!r} is none of the arms {names}; name the model to be matched")
+    if any(arm.cost < 0 for arm in arms):
+        raise SettingIsWrong("costs must not be negative; give 1.0 to the reference and less to cheaper arms")
+    return Plan(store, tuple(arms), reference or "", embedder, settings, redact, rewarded, background, clock)
