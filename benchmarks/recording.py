@@ -43,14 +43,15 @@ class Recordings:
         self._known: dict[str, Recorded] = {}
         if self._packed.exists():
             with gzip.open(self._packed, "rt", encoding="utf-8") as lines:
-                self._read(lines.read().splitlines())
+                self._read(lines.read().rstrip("\n").split("\n"))
         if self._journal.exists():
-            self._read(self._journal.read_text(encoding="utf-8").splitlines())
+            self._read(self._journal.read_text(encoding="utf-8").rstrip("\n").split("\n"))
 
     def _read(self, lines: Sequence[str]) -> None:
         for line in lines:
             row = json.loads(line)
-            self._known[row.pop("key")] = Recorded(**row)
+            key = row.pop("key")
+            self._known[key] = Recorded(**row)
 
     def __len__(self) -> int:
         return len(self._known)
