@@ -63,7 +63,7 @@ class Settings(BaseSettings):
 
     # the request path (DESIGN.md §4.5)
     deadline: float = Field(0.25, gt=0, description="Seconds that IC-Cache may hold a request, all steps together.")
-    workers: int = Field(8, ge=1, le=64, description="Threads for embedder and store calls of the request path.")
+    workers: int = Field(4, ge=1, le=64, description="Threads each for embedder and store calls of the request path.")
     refresh: float = Field(0.25, gt=0, description="Seconds between looks at the change feed and checkpoint.")
     learn_every: float = Field(2.0, gt=0, description="Seconds between rounds of the background learner.")
     drain: float = Field(5.0, ge=0, description="Seconds that flush, close and exit wait for pending records.")

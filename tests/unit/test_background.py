@@ -1,0 +1,89 @@
+"""The writer keeps order, drains, and counts what it drops; loops survive failures."""
+
+import threading
+
+from shared_core.background import Periodic, Writer
+from shared_core.telemetry import Counters
+
+
+def test_jobs_run_in_order_and_flush_waits_for_them():
+    done = []
+    writer = Writer(Counters(), drain=5)
+    for n in range(500):
+        assert writer.submit(done.append, n)
+    assert writer.flush(5)
+    assert done == list(range(500))
+    writer.close()
+
+
+def test_a_failing_job_is_counted_and_the_next_one_runs():
+    counters, done = Counters(), []
+    writer = Writer(counters, drain=5)
+
+    def fail():
+        raise OSError("disk full")
+
+    writer.submit(fail)
+    writer.submit(done.append, 1)
+    assert writer.flush(5)
+    assert done == [1]
+    assert counters["writer.failed"] == 1
+    assert counters["writer.failed.OSError"] == 1
+    writer.close()
+
+
+def test_flush_gives_up_in_time_and_close_counts_what_is_lost():
+    counters, release, running = Counters(), threading.Event(), threading.Event()
+    writer = Writer(counters, drain=0.01)
+
+    def block():
+        running.set()
+        release.wait()
+
+    writer.submit(block)
+    assert running.wait(5)
+    writer.submit(lambda: None)
+    assert not writer.flush(0.01)
+    writer.close()
+    assert counters["writer.dropped"] >= 1
+    release.set()
+
+
+def test_after_close_nothing_is_taken():
+    counters = Counters()
+    writer = Writer(counters, drain=1)
+    writer.close()
+    assert not writer.submit(print)
+    assert counters["writer.dropped"] == 1
+
+
+def test_flush_from_within_a_job_does_not_wait_for_itself():
+    writer, answers = Writer(Counters(), drain=5), []
+    writer.submit(lambda: answers.append(writer.flush(5)))
+    assert writer.flush(5)
+    assert answers == [False]
+    writer.close()
+
+
+def test_a_loop_runs_when_poked_and_survives_failures():
+    counters, runs, twice = Counters(), [], threading.Event()
+
+    def step():
+        runs.append(1)
+        if len(runs) >= 2:
+            twice.set()
+        raise ValueError("first round fails")
+
+    loop = Periodic("follow", 0.001, step, counters)
+    assert twice.wait(5)
+    loop.close()
+    assert counters["follow.failed"] >= 1
+
+
+def test_a_closed_loop_never_runs_again():
+    runs = []
+    loop = Periodic("follow", 1000, lambda: runs.append(1), Counters())
+    loop.close()
+    loop.poke()
+    assert not any(t.name == "iccache-follow" and t.is_alive() for t in threading.enumerate())
+    assert runs == []
