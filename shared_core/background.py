@@ -82,7 +82,7 @@ class Writer:
                 return
             try:
                 job()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the loop must go on
                 self._counters.add("writer.failed")
                 self._counters.add(f"writer.failed.{type(error).__name__}")
                 log.warning("IC-Cache could not store a record: %s: %s", type(error).__name__, error)
@@ -124,6 +124,6 @@ class Periodic:
                 return
             try:
                 self._function()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the loop must go on
                 self._counters.add(f"{self._name}.failed")
                 log.info("IC-Cache %s round failed: %s: %s", self._name, type(error).__name__, error)

@@ -27,11 +27,24 @@ from shared_core.prompt import render
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
-from shared_core.values import Arm, Clock, Decision, Feedback, Hit, Insertion, Outcome, Request, Route, Selection, Source
+from shared_core.values import (
+    Arm,
+    Clock,
+    Decision,
+    Feedback,
+    Hit,
+    Insertion,
+    Outcome,
+    Request,
+    Route,
+    Selection,
+    Source,
+)
 
 log = logging.getLogger("iccache")
 
 Reward: TypeAlias = Callable[[Request, str], float | None]
+
 
 @dataclass(frozen=True, slots=True)
 class MaintainReport:
@@ -104,7 +117,7 @@ class Engine:
         try:
             parts = self._parts()
             answer = parts.guard.call("store", self._deadline(), parts.store.exact, request.exact_key)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - fail open, counted
             self._count("lookup", error)
             return None
         if answer is None:
@@ -124,7 +137,7 @@ class Engine:
         identity = decision_id or uuid4().hex
         try:
             return self._decide(request, identity)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - fail open, counted
             self._count("fallback", error)
             reason = f"fallback: {type(error).__name__}: {error}"
             route = Route(self._reference, reason=reason)
@@ -171,7 +184,7 @@ class Engine:
             parts.guard.call("store", self._deadline(), parts.manager.observe_exact, decision, outcome)
             if admit:
                 parts.writer.submit(parts.manager.keep_observed, decision, outcome)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - fail open, counted
             self._count("observe", error)
         return decision.id
 
@@ -282,7 +295,7 @@ class Engine:
     def _submit(self, function: Callable[..., object], *args: object) -> None:
         try:
             self._parts().writer.submit(function, *args)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - fail open, counted
             self._count("submit", error)
 
     def _count(self, where: str, error: Exception) -> None:

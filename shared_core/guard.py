@@ -76,7 +76,7 @@ class Guard:
                 return
             try:
                 future.set_result(context.run(function, *args, **kwargs))
-            except BaseException as error:  # handed to the caller, whatever it is
+            except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is
                 future.set_exception(error)
 
         try:

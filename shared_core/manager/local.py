@@ -164,9 +164,7 @@ class LocalManager:
                 self._unrated.popitem(last=False)
 
 
-def record_of(
-    decision: Decision, outcome: Outcome, *, exact_key: str = "", admitted_id: str = ""
-) -> DecisionRecord:
+def record_of(decision: Decision, outcome: Outcome, *, exact_key: str = "", admitted_id: str = "") -> DecisionRecord:
     """What is kept of a decision: ids and features, no text."""
     request: Request = decision.request
     route = decision.route
