@@ -1,0 +1,137 @@
+"""JSON objects with a schema version, read field by field, each as the type that it must have."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Final, NoReturn
+
+from shared_core.values import Average
+
+SCHEMA: Final = 1
+MAX_VALUE_BYTES: Final = 64 * 2**20  # of one JSON value; more than any model answers
+
+_INTEGER_LIMIT: Final = 2**63
+
+
+class Unreadable(Exception):
+    """Stored bytes are corrupt, too large, too deep, or of an unknown version. Stores skip and count them."""
+
+
+def dump(fields: Mapping[str, object]) -> bytes:
+    """`fields` as one line of JSON with the schema version ``v``.
+
+    Raises:
+        ValueError: A number is not finite, or the JSON is larger than can be read back.
+        TypeError: A value is not JSON.
+    """
+    line = json.dumps({"v": SCHEMA, **fields}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return within(line.encode("utf-8", "surrogatepass"))
+
+
+def within(data: bytes, limit: int = MAX_VALUE_BYTES) -> bytes:
+    """`data`, or ValueError if it has more than `limit` bytes."""
+    if len(data) > limit:
+        raise ValueError(f"a value of {len(data)} bytes cannot be stored; at most {limit} can")
+    return data
+
+
+def raw_bytes(data: object, limit: int) -> bytes:
+    """`data`, or Unreadable if it is not bytes or has more than `limit` of them."""
+    if not isinstance(data, bytes):
+        raise Unreadable(f"{type(data).__name__} where bytes were stored")
+    if len(data) > limit:
+        raise Unreadable(f"{len(data)} bytes are too large")
+    return data
+
+
+class Fields:
+    """The fields of one stored JSON object. Whatever is missing or of another type is `Unreadable`."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, data: object) -> None:
+        raw = raw_bytes(data, MAX_VALUE_BYTES)
+        try:
+            fields = json.loads(raw.decode("utf-8", "surrogatepass"), parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise Unreadable(f"JSON: {error}") from error
+        if not isinstance(fields, dict) or fields.get("v") != SCHEMA:
+            raise Unreadable("an unknown version")
+        self._fields: dict[str, object] = fields
+
+    def expect(self, name: str, value: str) -> None:
+        """Check that the text `name` is `value`, the identity that the object was stored under."""
+        if self.text(name) != value:
+            raise Unreadable(f"the {name} is not the one that it was stored under")
+
+    def text(self, name: str) -> str:
+        """A string."""
+        return _text(self._fields.get(name))
+
+    def number(self, name: str) -> float:
+        """A finite number."""
+        return _number(self._fields.get(name))
+
+    def integer(self, name: str) -> int:
+        """An integer of 64 bits."""
+        return _integer(self._fields.get(name))
+
+    def flag(self, name: str) -> bool:
+        """A truth value."""
+        value = self._fields.get(name)
+        if not isinstance(value, bool):
+            raise Unreadable(f"{name} is no truth value")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings."""
+        return tuple(_text(value) for value in self._list(name))
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of finite numbers."""
+        return tuple(_number(value) for value in self._list(name))
+
+    def average(self, name: str) -> Average:
+        """A pair of value and count."""
+        pair = self._list(name)
+        if len(pair) != 2:
+            raise Unreadable(f"{name} is no pair")
+        return Average(_number(pair[0]), _integer(pair[1]))
+
+    def table(self, name: str) -> dict[str, object]:
+        """An object of any content."""
+        value = self._fields.get(name)
+        if not isinstance(value, dict):
+            raise Unreadable(f"{name} is no object")
+        return value
+
+    def _list(self, name: str) -> list[object]:
+        value = self._fields.get(name)
+        if not isinstance(value, list):
+            raise Unreadable(f"{name} is no list")
+        return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise Unreadable(f"{name} is not JSON")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise Unreadable("no text")
+    return value
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= _INTEGER_LIMIT:
+        raise Unreadable("no integer of 64 bits")
+    return value
+
+
+def _number(value: object) -> float:
+    number = float(value) if isinstance(value, float) else float(_integer(value))
+    if not math.isfinite(number):
+        raise Unreadable("a number that is not finite")
+    return number
