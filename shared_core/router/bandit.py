@@ -1,0 +1,151 @@
+"""Bayesian linear Thompson sampling: pure functions over frozen state.
+
+The reward of an arm is modelled as ``r = w·x + noise``, the noise Gaussian with variance `NOISE`, the weights with a
+Gaussian prior. The posterior is then Gaussian with ``precision = prior + Σ x xᵀ / NOISE`` and mean
+``precision⁻¹ shift``, ``shift = prior precision · prior mean + Σ x r / NOISE`` (Agrawal and Goyal 2013; Bishop 2006,
+eq. 3.50 and 3.51). The paper (§4.2, §5) asks for a contextual bandit with Thompson sampling and gives no formula.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+
+NOISE: Final = 0.25  # variance: the largest that a reward in [0, 1] can have, so confidence is never overstated
+KNOWN_AFTER: Final = 10  # rewards from which an arm's exploration share begins to fade
+
+# Quadrature: every Gaussian is cut at these standard deviations, and each piece takes a 16-point Gauss rule.
+_CUTS: Final = np.array([-8.0, -4.0, 0.0, 4.0, 8.0])
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+_ROOT2: Final = math.sqrt(2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Posterior:
+    """What is believed about the weights of one arm.
+
+    Attributes:
+        precision: Inverse covariance of the weights, (d, d), symmetric positive definite.
+        shift: Precision times mean, (d,).
+        count: Rewards observed.
+    """
+
+    precision: Array
+    shift: Array
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Head:
+    """A posterior solved for prediction.
+
+    Attributes:
+        weights: Posterior mean, (d,).
+        whitener: Inverse of the precision's lower Cholesky factor, (d, d): ``|whitener x|`` is the deviation at x.
+        count: Rewards observed.
+    """
+
+    weights: Array
+    whitener: Array
+    count: int
+
+
+def prior(mean: Array, std: Array) -> Posterior:
+    """The posterior before any reward: independent weights with this mean and standard deviation, each (d,)."""
+    precision = 1.0 / np.square(std)
+    return Posterior(np.diag(precision), precision * mean)
+
+
+def observe(posterior: Posterior, x: Array, reward: float) -> Posterior:
+    """The posterior after one more `reward` in [0, 1] at context `x` (d,).
+
+    One observation at a time, in the order of the log: floating-point sums depend on their order, so only this makes
+    the posterior independent of how the log was cut into batches, to the last bit.
+    """
+    return Posterior(
+        posterior.precision + np.outer(x, x) / NOISE,
+        posterior.shift + x * (reward / NOISE),
+        posterior.count + 1,
+    )
+
+
+def solve(posterior: Posterior) -> Head:
+    """Factor a posterior once, so that each prediction is two small products.
+
+    Raises:
+        numpy.linalg.LinAlgError: The precision is not positive definite.
+    """
+    whitener = np.linalg.inv(np.linalg.cholesky(posterior.precision))
+    return Head(whitener.T @ (whitener @ posterior.shift), whitener, posterior.count)
+
+
+def predict(head: Head, x: Array) -> tuple[float, float]:
+    """Mean and standard deviation of the expected reward at context `x` (d,). The noise is not included."""
+    spread = head.whitener @ x
+    return float(head.weights @ x), math.sqrt(float(spread @ spread))
+
+
+def thompson(means: Array, stds: Array, rng: np.random.Generator) -> Array:
+    """One independent draw from each arm's posterior, (n,)."""
+    return means + stds * rng.standard_normal(len(means))
+
+
+def guard(means: Array, stds: Array, reference: int, target: float, confidence: float) -> NDArray[np.bool_]:
+    """Which arms may answer, (n,): the reference, and those of which we are sure enough.
+
+    Sure enough: the mean less `confidence` standard deviations is at least `target` times the reference's mean. A
+    linear model may predict outside [0, 1]; neither the bar nor what is held against it may profit from that, so the
+    reference's mean is taken within [0, 1] and an arm's mean counts as 1 at most.
+    """
+    bar = target * min(1.0, max(0.0, float(means[reference])))
+    allowed: NDArray[np.bool_] = np.minimum(means, 1.0) - confidence * stds >= bar
+    allowed[reference] = True
+    return allowed
+
+
+def exploration_shares(counts: NDArray[np.int64], explorable: NDArray[np.bool_], explore: float) -> Array:
+    """The share of requests that each arm is given regardless of its posterior, (n,); at most `explore` in total.
+
+    ``explore · min(1, KNOWN_AFTER / count)`` for each explorable arm, divided by how many there are
+    (docs/decisions/0011-exploration-fades.md).
+    """
+    fading: Array = np.minimum(1.0, KNOWN_AFTER / np.maximum(counts, 1).astype(np.float64))
+    shares: Array = explorable.astype(np.float64) * fading * (explore / max(1, int(explorable.sum())))
+    return shares
+
+
+def win_probabilities(locations: Array, stds: Array) -> Array:
+    """Probability that each of n independent Gaussians, all with positive deviation, is the greatest, (n,).
+
+    For two, their difference is Gaussian. For more, ``P_i = ∫ φ_i(t) Π_{j≠i} Φ_j(t) dt`` by quadrature.
+    """
+    if len(locations) == 1:
+        return np.ones(1)
+    if len(locations) == 2:
+        z = (locations[0] - locations[1]) / math.hypot(stds[0], stds[1])
+        return np.array([_below(z), _below(-z)])
+    return _win_by_quadrature(locations[:, None], stds[:, None])
+
+
+def _win_by_quadrature(locations: Array, stds: Array) -> Array:
+    # In each piece no Gaussian moves by more than four of its own deviations, so that the rule is exact to about
+    # 1e-9 however different the deviations are. Pieces of no width add nothing.
+    edges = np.sort((locations + stds * _CUTS).ravel())
+    half = np.diff(edges)[:, None] / 2
+    points = (edges[:-1, None] + half + half * _NODES).ravel()
+    z = (points - locations) / stds
+    density = np.exp(-z * z / 2) / stds * (half * _WEIGHTS).ravel()
+    below = np.array([_below(value) for value in z.ravel().tolist()]).reshape(z.shape)
+    wins: Array = np.array([row @ np.delete(below, i, axis=0).prod(axis=0) for i, row in enumerate(density)])
+    return wins / float(wins.sum())
+
+
+def _below(z: float) -> float:
+    """The standard normal distribution function, exact in both tails."""
+    return math.erfc(z / -_ROOT2) / 2

@@ -1,0 +1,72 @@
+"""The context of the bandit: what is known about a request and the examples that an arm would see.
+
+Raw features, all but the last group in [0, 1] (a similarity below 0 counts as 0):
+
+====== ==============================================================================================
+0      1, the bias
+1      number of examples, `FULL` of them or more giving 1
+2, 3   greatest and mean similarity of the examples
+4, 5   greatest and mean utility of the examples
+6      twice the standard deviation of their utilities
+7      logarithm of the conversation's length, `LONG` characters or more giving 1
+8-15   random projection of the request's unit vector, of norm about 1 (Johnson and Lindenstrauss 1984)
+====== ==============================================================================================
+
+Features 1 to 6 are 0 for an arm that is shown no examples. The whole is multiplied by `SCALE`, which keeps the norm
+of the context near 1 (0.5 to about 1.7).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from shared_core.router.bandit import Array
+from shared_core.values import Arm, Request, Selection
+
+FEATURES: Final = "summary-projection-1"  # names what the numbers mean: change it with any change to them
+PROJECTED: Final = 8
+DIMENSION: Final = 8 + PROJECTED
+SCALE: Final = 0.5
+FULL: Final = 8  # examples
+LONG: Final = 32_768  # characters
+_PROJECTION_SEED: Final = 20_251_013
+
+
+def context(request: Request, selection: Selection, arm: Arm) -> Array:
+    """The context vector of `arm` for this request, (DIMENSION,)."""
+    x = np.zeros(DIMENSION)
+    x[0] = 1.0
+    if arm.uses_examples and selection.examples:
+        x[1:7] = _summary(selection)
+    x[7] = min(1.0, math.log1p(_length(request)) / math.log1p(LONG))
+    if selection.vector is not None:
+        x[8:] = _projection(len(selection.vector)) @ selection.vector
+    x *= SCALE
+    return x
+
+
+def _summary(selection: Selection) -> tuple[float, ...]:
+    n = len(selection.examples)
+    similarities = [max(0.0, e.similarity) for e in selection.examples]
+    utilities = [e.utility for e in selection.examples]
+    mean = sum(utilities) / n
+    deviation = math.sqrt(sum((u - mean) ** 2 for u in utilities) / n)
+    return min(1.0, n / FULL), max(similarities), sum(similarities) / n, max(utilities), mean, 2 * deviation
+
+
+def _length(request: Request) -> int:
+    return sum(len(m.text) for m in request.messages if m.role != "system")
+
+
+@lru_cache(maxsize=8)
+def _projection(dimension: int) -> Array:
+    """Gaussian matrix (PROJECTED, dimension) that keeps the expected squared norm of a vector."""
+    # The legacy generator is the one whose stream NumPy promises never to change; stored posteriors rely on it.
+    rng = np.random.RandomState(_PROJECTION_SEED)
+    matrix = rng.standard_normal((PROJECTED, dimension)) / math.sqrt(PROJECTED)
+    matrix.setflags(write=False)
+    return matrix

@@ -1,0 +1,212 @@
+"""The router for now: one Bayesian linear head per arm, Thompson sampling, a quality guard, exploration."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shared_core.errors import SettingIsWrong
+from shared_core.router import state
+from shared_core.router.bandit import (
+    Array,
+    Head,
+    Posterior,
+    exploration_shares,
+    guard,
+    predict,
+    solve,
+    thompson,
+    win_probabilities,
+)
+from shared_core.router.features import context
+from shared_core.settings import Settings
+from shared_core.telemetry import Counters
+from shared_core.values import Arm, ArmScore, Checkpoint, Request, Route, Selection, digest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """What one checkpoint made the router believe; replaced as a whole, so that a request sees one version only."""
+
+    heads: tuple[Head, ...]
+    rated: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """How the arms stand for one request; every array has one entry an arm."""
+
+    contexts: tuple[Array, ...]
+    means: Array
+    stds: Array
+    samples: Array
+    scores: Array
+    eligible: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    shares: Array
+
+
+class LinearRouter:
+    """Chooses an arm by Thompson sampling among those that the quality guard lets in (paper §4.2, DESIGN.md §4.13).
+
+    ``score_i = sample_i - cost_weight · cost_i``. Safe to use from any thread.
+
+    Args:
+        arms: The candidate models.
+        reference: Name of the arm whose quality is the measure; always eligible.
+        settings: `quality_target`, `confidence`, `cost_weight`, `explore` and `seed` are used.
+        counters: Where ignored checkpoint entries are counted.
+        can_learn: False if neither feedback, reward function nor judge is to be expected: as long as nothing has been
+            rated, the reference then answers everything, and one warning says so.
+
+    Raises:
+        SettingIsWrong: Two arms share a name, or the reference is none of them.
+    """
+
+    def __init__(
+        self, arms: Sequence[Arm], reference: str, settings: Settings, counters: Counters, *, can_learn: bool = True
+    ) -> None:
+        names = [arm.name for arm in arms]
+        if len(set(names)) < len(names):
+            raise SettingIsWrong(f"two arms share a name: {names}; give each arm its own")
+        if reference not in names:
+            raise SettingIsWrong(f"the reference {reference!r} is not an arm; name one of {names}")
+        self._arms = tuple(arms)
+        self._reference = names.index(reference)
+        self._costs = settings.cost_weight * np.array([arm.cost for arm in arms])
+        self._shown = np.array([arm.uses_examples and arm.name != reference for arm in arms])
+        self._settings = settings
+        self._counters = counters
+        self._can_learn = can_learn
+        self._warning = threading.Lock()
+        self._warned = False
+        self._snapshot = self._believe({}, 0)
+
+    def adopt(self, checkpoint: Checkpoint) -> None:
+        """Use what the learner published from now on.
+
+        Entries over other features, or that cannot be used, are ignored and counted as ``router.state_ignored``; the
+        arms that they were about start from the prior.
+        """
+        posteriors, ignored = state.read(checkpoint)
+        if ignored:
+            self._counters.add("router.state_ignored", ignored)
+        self._snapshot = self._believe(posteriors, checkpoint.version)
+
+    def route(self, request: Request, selection: Selection, decision_id: str) -> Route:
+        """The arm that answers. Equal state, seed and decision id give the equal route, in any thread order.
+
+        Raises:
+            ValueError: The selection holds a value that is not finite.
+        """
+        snapshot = self._snapshot
+        rng = _generator(self._settings.seed, decision_id)
+        turn = rng.random()
+        standing = self._stand(snapshot, request, selection, rng)
+        explored = bool(turn < standing.shares.sum())
+        if explored:
+            chosen = int(np.searchsorted(np.cumsum(standing.shares), turn, side="right"))
+        else:
+            chosen = int(np.argmax(np.where(standing.eligible, standing.scores, -np.inf)))
+        return Route(
+            arm=self._arms[chosen].name,
+            scores=self._explain(standing),
+            propensity=self._propensity(standing, chosen),
+            explored=explored,
+            reason=self._reason(snapshot, standing, chosen, explored),
+            features=tuple(standing.contexts[chosen].tolist()),
+            version=snapshot.version,
+        )
+
+    def _believe(self, posteriors: Mapping[str, Posterior], version: int) -> _Snapshot:
+        heads = tuple(
+            solve(posteriors.get(arm.name) or state.initial(reference=i == self._reference))
+            for i, arm in enumerate(self._arms)
+        )
+        return _Snapshot(heads, sum(p.count for p in posteriors.values()), version)
+
+    def _stand(
+        self, snapshot: _Snapshot, request: Request, selection: Selection, rng: np.random.Generator
+    ) -> _Standing:
+        contexts = tuple(context(request, selection, arm) for arm in self._arms)
+        predicted = np.array([predict(head, x) for head, x in zip(snapshot.heads, contexts, strict=True)])
+        if not np.isfinite(predicted).all():
+            raise ValueError("a similarity, a utility or the embedding of this request is not a finite number")
+        means, stds = predicted[:, 0], predicted[:, 1]
+        samples = thompson(means, stds, rng)
+        if snapshot.rated:
+            eligible = guard(means, stds, self._reference, self._settings.quality_target, self._settings.confidence)
+        else:
+            eligible = np.arange(len(means)) == self._reference  # a prior is no evidence
+        return _Standing(
+            contexts, means, stds, samples, samples - self._costs, eligible, self._explore(snapshot, selection)
+        )
+
+    def _explore(self, snapshot: _Snapshot, selection: Selection) -> Array:
+        if not snapshot.rated and not self._can_learn:
+            self._warn()
+            return np.zeros(len(self._arms))
+        counts = np.array([head.count for head in snapshot.heads])
+        return exploration_shares(counts, self._shown & bool(selection.examples), self._settings.explore)
+
+    def _propensity(self, standing: _Standing, chosen: int) -> float:
+        share = float(standing.shares[chosen])
+        if not standing.eligible[chosen]:
+            return share
+        wins = np.zeros(len(self._arms))
+        among = standing.eligible
+        wins[among] = win_probabilities((standing.means - self._costs)[among], standing.stds[among])
+        return float((1.0 - standing.shares.sum()) * wins[chosen] + share)
+
+    def _explain(self, standing: _Standing) -> tuple[ArmScore, ...]:
+        return tuple(
+            ArmScore(
+                arm.name,
+                float(standing.means[i]),
+                float(standing.stds[i]),
+                float(standing.samples[i]),
+                arm.cost,
+                bool(standing.eligible[i]),
+                float(standing.scores[i]),
+            )
+            for i, arm in enumerate(self._arms)
+        )
+
+    def _reason(self, snapshot: _Snapshot, standing: _Standing, chosen: int, explored: bool) -> str:
+        name, reference = self._arms[chosen].name, self._arms[self._reference].name
+        if explored:
+            share, count = standing.shares[chosen], snapshot.heads[chosen].count
+            return (
+                f"{name} is given {share:.1%} of the requests with examples to learn about it ({count} rewards so far)."
+            )
+        if not snapshot.rated:
+            return f"Nothing has been rated yet, so the reference {reference} answers."
+        bar = f"{self._settings.quality_target:.0%} of {reference}'s expected {standing.means[self._reference]:.2f}"
+        if standing.eligible.sum() == 1:
+            return f"No other arm is sure enough to reach {bar}."
+        mean, std = standing.means[chosen], standing.stds[chosen]
+        if chosen == self._reference:
+            return f"{name} scored best, cost counted, among the arms that are sure enough to reach {bar}."
+        return f"{name} is expected to reach {mean:.2f} ± {std:.2f}, enough for {bar}, and scored best, cost counted."
+
+    def _warn(self) -> None:
+        with self._warning:
+            if self._warned:
+                return
+            self._warned = True
+        logger.warning(
+            "IC-Cache has no feedback, no reward function and no judge, so it cannot learn which arm is good enough: "
+            "the reference %r answers everything. Give a reward or call feedback.",
+            self._arms[self._reference].name,
+        )
+
+
+def _generator(seed: int, decision_id: str) -> np.random.Generator:
+    """The decision's own random stream: it depends on nothing that other requests or threads do."""
+    return np.random.Generator(np.random.Philox(key=int(digest([seed, decision_id])[:32], 16)))
