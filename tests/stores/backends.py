@@ -1,0 +1,88 @@
+"""The stores under test, each opened the same way, and a way behind each one's back to damage what it holds."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+from shared_core.settings import Settings
+from shared_core.store.protocol import Store
+from shared_core.store.sqlite import SqliteStore
+from shared_core.values import Clock
+
+Part: TypeAlias = Literal[
+    "entry", "statistics", "vector", "texts", "exact", "decision", "feedback", "checkpoint", "weights"
+]
+
+
+class Backend(Protocol):
+    """Where the data of one test lives."""
+
+    durable: bool  # what one store wrote, the next one opened here sees; `peek` and `damage` work
+
+    def open(self, settings: Settings, clock: Clock, feed_length: int) -> Store:
+        """A store on this data. Tests close it."""
+
+    def peek(self, part: Part, key: str, scope: str = "") -> bytes:
+        """The stored bytes of a part: `key` is an example's id (with its scope), an exact key, a decision's id, a
+        feedback's offset; the checkpoint (its JSON) and its weights need none."""
+
+    def damage(self, part: Part, data: bytes, key: str = "", scope: str = "") -> None:
+        """Write `data` where `peek` would read."""
+
+
+class MemoryBackend:
+    durable = False
+
+    def open(self, settings: Settings, clock: Clock, feed_length: int) -> Store:
+        return SqliteStore(None, settings=settings, clock=clock, feed_length=feed_length)
+
+    def peek(self, part: Part, key: str, scope: str = "") -> bytes:
+        raise NotImplementedError
+
+    def damage(self, part: Part, data: bytes, key: str = "", scope: str = "") -> None:
+        raise NotImplementedError
+
+
+class SqliteBackend:
+    durable = True
+
+    PLACES: dict[Part, tuple[str, str, str]] = {
+        "entry": ("examples", "entry", "id = :key AND scope = :scope"),
+        "statistics": ("examples", "statistics", "id = :key AND scope = :scope"),
+        "vector": ("examples", "vector", "id = :key AND scope = :scope"),
+        "texts": ("examples", "texts", "id = :key AND scope = :scope"),
+        "exact": ("exact", "answer", "key = :key"),
+        "decision": ("decisions", "record", "id = :key"),
+        "feedback": ("feedback", "judgement", "offset = CAST(:key AS INTEGER)"),
+        "checkpoint": ("checkpoint", "head", "1"),
+        "weights": ("checkpoint", "arrays", "1"),
+    }
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self, settings: Settings, clock: Clock, feed_length: int) -> Store:
+        return SqliteStore(self.path, settings=settings, clock=clock, feed_length=feed_length)
+
+    def peek(self, part: Part, key: str = "", scope: str = "") -> bytes:
+        table, column, where = self.PLACES[part]
+        connection = sqlite3.connect(self.path)
+        with connection:
+            row = connection.execute(
+                f"SELECT {column} FROM {table} WHERE {where}", {"key": key, "scope": scope}
+            ).fetchone()
+        connection.close()
+        assert isinstance(row[0], bytes)
+        return row[0]
+
+    def damage(self, part: Part, data: bytes, key: str = "", scope: str = "") -> None:
+        table, column, where = self.PLACES[part]
+        connection = sqlite3.connect(self.path)
+        with connection:
+            done = connection.execute(
+                f"UPDATE {table} SET {column} = :data WHERE {where}", {"data": data, "key": key, "scope": scope}
+            )
+        connection.close()
+        assert done.rowcount == 1

@@ -1,0 +1,79 @@
+"""Values for store tests, each whole and different from the next."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shared_core.values import (
+    Average,
+    Checkpoint,
+    DecisionRecord,
+    Entry,
+    ExactAnswer,
+    Example,
+    Feedback,
+    Statistics,
+    Texts,
+    digest,
+)
+
+START = 1_700_000_000.0  # where FakeClock begins
+DIMENSION = 8
+
+
+def exact_key(scope: str, name: str) -> str:
+    """A key as `Request.exact_key` makes it: the scope is a part of it."""
+    return digest([scope, name])
+
+
+def make_example(
+    id: str = "e1",
+    scope: str = "s",
+    task: str = "t",
+    created_at: float = START,
+    exact_key: str = "",
+    answer: str = "",
+    statistics: Statistics = Statistics(),
+) -> Example:
+    texts = Texts(f"query of {id} in {scope}", answer or f"answer of {id} in {scope}\nsecond line ✓ 한국어")
+    rng = np.random.default_rng(abs(hash((id, scope))) % 2**32)
+    vector = rng.normal(size=DIMENSION).astype(np.float32)
+    entry = Entry(id, scope, task, "traffic", "large", created_at, texts.size, exact_key, statistics)
+    return Example(entry, texts, vector / np.linalg.norm(vector))
+
+
+def make_exact(key: str = "k1", scope: str = "s", created_at: float = START, payload: bytes = b"") -> ExactAnswer:
+    return ExactAnswer(key, scope, payload or f'{{"key":"{key}"}}\n\x00\xff'.encode("latin-1"), "large", "d1", created_at)
+
+
+def make_decision(id: str = "d1", scope: str = "s", created_at: float = START, arm: str = "small") -> DecisionRecord:
+    return DecisionRecord(
+        id=id,
+        scope=scope,
+        task="t",
+        arm=arm,
+        features=(0.1, -2.5, 1 / 3),
+        example_ids=("e1", "e2"),
+        propensity=0.95,
+        explored=True,
+        version=3,
+        created_at=created_at,
+        exact_key="k1",
+        admitted_id="e9",
+        prompt_tokens=12,
+        completion_tokens=7,
+    )
+
+
+def make_feedback(decision_id: str = "d1", rater: str = "user", score: float = 0.7, at: float = START) -> Feedback:
+    return Feedback(decision_id, rater, score, at)
+
+
+def make_statistics(n: int = 1) -> Statistics:
+    return Statistics(Average(1 / 3, n), Average(0.25, n + 1), 0.1 * n, START + n, 0.01 * n, n)
+
+
+def make_checkpoint(version: int = 1, offset: int = 0) -> Checkpoint:
+    rng = np.random.default_rng(version)
+    arrays = {"A": rng.normal(size=(3, 3)), "b": rng.normal(size=3), "scalar": np.array(1 / 3)}
+    return Checkpoint(version, offset, arrays, {"arms": ["small", "large"], "rounds": version})
