@@ -1,0 +1,36 @@
+"""Which of the relevant examples go into one prompt together (paper §4.1: diversity and order)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared_core.values import Vector
+
+ROUNDING: Final = 1e-6  # a unit float32 vector's cosine with itself may fall this far short of 1
+
+
+def by_utility(utility: NDArray[np.float32], similarity: NDArray[np.float32], ids: Sequence[str]) -> tuple[int, ...]:
+    """Positions, the most useful first; ties by similarity, then by id, so that the order is always the same."""
+    return tuple(sorted(range(len(ids)), key=lambda i: (-utility[i], -similarity[i], ids[i])))
+
+
+def without_duplicates(vectors: Vector, order: Sequence[int], limit: float, most: int) -> tuple[int, ...]:
+    """The first `most` positions of `order` whose vectors are no near-duplicates of one taken before.
+
+    Args:
+        vectors: Unit vectors of shape (k, dimension).
+        order: Positions in `vectors`, the most useful first.
+        limit: Cosine from which two examples count as duplicates; the more useful one stays.
+        most: How many to take.
+    """
+    taken: list[int] = []
+    for position in order:
+        if len(taken) == most:
+            break
+        if not taken or float(np.max(vectors[taken] @ vectors[position])) < limit - ROUNDING:
+            taken.append(position)
+    return tuple(taken)

@@ -1,0 +1,26 @@
+"""How useful an example is expected to be, as long as no model of it is trained (paper §4.1, stage 1)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNRATED: Final = 0.5  # `Average.value` before the first rating
+
+
+def quality_weight(quality: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What quality in [0, 1] leaves of similarity, in [0, 1]: ``min(1, quality / 0.5)``, of shape (k,).
+
+    An unrated example counts in full, because only trusted writers' answers are admitted. One whose answer was
+    rated worse than that loses in proportion, down to nothing. A better one wins nothing: ratings spread over
+    [0, 1] and cosines over a far narrower range, so a plain product would rank a well-rated example on another
+    subject above an unrated one on the very subject (docs/decisions/0022-utility.md).
+    """
+    return np.minimum(np.float32(1), np.maximum(np.float32(0), quality) / np.float32(UNRATED))
+
+
+def utility(similarity: NDArray[np.float32], quality: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``max(similarity, 0) · quality_weight(quality)`` in [0, 1], of shape (k,)."""
+    return np.maximum(np.float32(0), similarity) * quality_weight(quality)
