@@ -1,0 +1,184 @@
+"""How the Redis store reaches its server: the address, the timeouts, what the server must be like.
+
+An address is ``redis://[user:password@]host[:port][/db][?pool=name]``, ``rediss://…`` for TLS, or
+``unix:///path/to/socket[?db=n&password=…&pool=name]``. A server in cluster mode is found out and served as one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
+
+from shared_core.errors import ExtraIsMissing, SettingIsWrong, StoreIsUnusable
+
+try:
+    import redis
+    import redis.backoff
+    import redis.cluster
+    import redis.connection
+    import redis.retry
+except ImportError as error:
+    raise ExtraIsMissing("redis", "redis") from error
+
+_parse_url: Callable[[str], dict[str, Any]] = redis.connection.parse_url
+logger = logging.getLogger(__name__)
+
+Client: TypeAlias = "redis.Redis | redis.cluster.RedisCluster"
+
+OLDEST_VERSION: Final = (6, 2)  # ZADD GT, exclusive stream ranges
+DEFAULT_POOL: Final = "iccache"
+TIMEOUTS: Final = {"socket_timeout": 2.0, "socket_connect_timeout": 1.0}  # seconds; the address may set others
+
+_POOL: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # no brace: the name is the hash tag
+_SPELLING: Final = "redis://[user:password@]host[:port][/db][?pool=name] or unix:///path/to/socket[?pool=name]"
+_OPTIONS: Final = frozenset({"db", "username", "password", "client_name", "max_connections", *TIMEOUTS})
+_TLS: Final = "ssl_"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a pool lives. `label` names it without any secret; `options` may hold the password."""
+
+    label: str
+    pool: str
+    options: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Address({self.label!r})"
+
+
+def parse_address(url: str) -> Address:
+    """Read the address of a pool.
+
+    Raises:
+        SettingIsWrong: It cannot be read. The message never quotes it, since it may hold a password.
+    """
+    try:
+        parts = urlsplit(url)
+        options = _parse_url(url)
+        host, port = parts.hostname or "localhost", parts.port or 6379
+    except ValueError:
+        raise SettingIsWrong(f"the Redis URL cannot be read; write {_SPELLING}, special characters as %XX") from None
+    over_tcp = parts.scheme != "unix"
+    if over_tcp and ("@" in parts.path + parts.query + parts.fragment or not re.fullmatch(r"/?\d*", parts.path)):
+        raise SettingIsWrong(
+            f"the Redis URL's path is not a database number; write {_SPELLING}, special characters of a password as %XX"
+        )
+    if not over_tcp and not options.get("path"):
+        raise SettingIsWrong(f"the Redis URL names no socket; write {_SPELLING}")
+    pool = str(options.pop("pool", DEFAULT_POOL))
+    if not _POOL.fullmatch(pool):
+        raise SettingIsWrong(f"{pool!r} cannot name a pool; use 1 to 100 letters, digits, dots, hyphens, underscores")
+    query = {pair.partition("=")[0] for pair in parts.query.split("&") if pair} - {"pool"}
+    if unknown := sorted(name for name in query if name not in _OPTIONS and not name.startswith(_TLS)):
+        raise SettingIsWrong(f"the Redis URL has unknown options {', '.join(unknown)}; known: {sorted(_OPTIONS)}")
+    if over_tcp:
+        where = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}/{options.get('db', 0)}"
+    else:
+        where = f"unix://{options['path']}"
+    return Address(f"{where}?pool={pool}", pool, options)
+
+
+@contextmanager
+def translated(label: str) -> Iterator[None]:
+    """Turn the client's exceptions into ours and Python's own, so that no caller has to import redis.
+
+    Raises:
+        StoreIsUnusable: The server refuses us: wrong user or password, or a command that the user may not run.
+        TimeoutError: It did not answer in time. What was being written may have been written.
+        ConnectionError: It cannot be reached.
+        OSError: It answered with an error (out of memory, read-only replica, …).
+    """
+    try:
+        yield
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise StoreIsUnusable(f"{label} refuses this user: {error}") from error
+    except redis.TimeoutError as error:
+        raise TimeoutError(f"{label} did not answer in time") from error
+    except redis.ConnectionError as error:
+        raise ConnectionError(f"{label} cannot be reached: {error}") from error
+    except redis.RedisError as error:
+        raise OSError(f"{label}: {error}") from error
+
+
+def connect(address: Address) -> Client:
+    """A client of this server, which has been asked whether it can hold a pool.
+
+    Raises:
+        StoreIsUnusable: It is older than 6.2, evicts keys, or refuses us.
+        OSError: See `translated`.
+    """
+    # A broken connection is tried once more, at once: after a restart of the server every pooled one is broken. A
+    # timeout is not: the server is slow already, and the request path has given up by then.
+    retry = redis.retry.Retry(redis.backoff.NoBackoff(), 1, (redis.ConnectionError,))
+    options: dict[str, Any] = {**TIMEOUTS, **address.options}
+    # RESP2 and undecoded replies, whatever the library's default becomes: the shapes that the store reads.
+    options |= {"protocol": 2, "decode_responses": False, "encoding_errors": "surrogatepass", "retry": retry}
+    try:
+        with translated(address.label):
+            client = redis.Redis(connection_pool=redis.ConnectionPool(**options))
+            in_cluster_mode = _check(client, address.label)
+            if not in_cluster_mode:
+                return client
+            client.close()
+            return _cluster(address, options)
+    except TypeError as error:
+        raise SettingIsWrong(f"{address.label}: {error}") from error
+
+
+def _cluster(address: Address, options: Mapping[str, Any]) -> redis.cluster.RedisCluster:
+    if "path" in options:
+        raise StoreIsUnusable(f"{address.label} is a cluster; name it by host and port")
+    kept = {name: value for name, value in options.items() if name not in {"connection_class", "db"}}
+    if options.get("connection_class") is redis.SSLConnection:
+        kept["ssl"] = True
+    return redis.cluster.RedisCluster(**({"host": "localhost"} | kept))
+
+
+def _check(client: redis.Redis, label: str) -> bool:
+    """Refuse a server that cannot hold a pool; returns whether it is in cluster mode."""
+    try:
+        info: Mapping[str, Any] = client.info()
+    except redis.ResponseError as error:
+        if isinstance(error, redis.exceptions.NoPermissionError) or "unknown command" in str(error):
+            logger.warning("%s does not let us see INFO: version, eviction and persistence go unchecked", label)
+            return False
+        raise
+    version = str(info.get("redis_version", ""))
+    if (numbers := _version(version)) is not None and numbers < OLDEST_VERSION:
+        raise StoreIsUnusable(f"{label} is Redis {version}; IC-Cache needs 6.2 or newer")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise StoreIsUnusable(
+            f"{label} has maxmemory-policy {policy}, which deletes stored examples when memory runs short; "
+            "run CONFIG SET maxmemory-policy noeviction (and set it in redis.conf)"
+        )
+    if not info.get("aof_enabled", 0):
+        _check_snapshots(client, label)
+    return info.get("redis_mode") == "cluster"
+
+
+def _check_snapshots(client: redis.Redis, label: str) -> None:
+    try:
+        saves = str(client.config_get("save").get("save", ""))
+    except redis.ResponseError:
+        logger.warning("%s does not let us see CONFIG: whether it keeps snapshots goes unchecked", label)
+        return
+    if not saves:
+        warnings.warn(
+            f"{label} keeps nothing on disk (appendonly no, no save points): a restart empties the pool; "
+            "run CONFIG SET appendonly yes",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+def _version(text: str) -> tuple[int, int] | None:
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else None

@@ -1,0 +1,241 @@
+"""The writes of the Redis store: one Lua script each, so that each happens wholly or not at all.
+
+Every script gets the pool's prefix ``{iccache:<pool>}:`` as its only declared key. It names the one cluster slot that
+holds the whole pool; the script derives the keys below from it.
+
+    claims                          hash    fact → value
+    scopes                          set     scopes that hold examples
+    ages:<scope>                    zset    example id by created_at
+    entry|statistics|texts|vector|answer:<scope>
+                                    hash    example id → encoded part (`answer`: key of its exact answer)
+    decision:<id>, exact:<key>      string  encoded value, with the time to live as PEXPIRE
+    decisions:<scope>, exacts:<scope>
+                                    zset    what `clear` has to find, by the time it expires
+    leavings                        zset    scopes that hold decisions or exact answers, by the last of those times
+    changes                         stream  the change feed, ids ``<seq>-0``
+    feedback, feedback:last         stream and counter: the feedback log, ids ``<offset>-0``
+    judged:<decision id>            hash    rater → token of the call that wrote the judgement
+    checkpoint                      hash    version, offset, head, arrays, token of the call that published it
+    lease:<name>                    hash    token, and while it is held owner and expires
+
+A script that writes to the feed takes the time in microseconds as ARGV[1] and the length of the feed as ARGV[2].
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_KEYS: Final = """
+local prefix = KEYS[1]
+local function key(kind, name) return prefix .. kind .. ':' .. name end
+"""
+
+# A sequence number is the time in microseconds, or one more than the last where the clock stands behind it. So a
+# server that lost its newest writes (a crash, a failover) never gives a number out twice, and a replica that saw the
+# lost ones finds its own position missing and reloads. The mark '0-1' says that the feed is whole from its start.
+_FEED: Final = (
+    _KEYS
+    + """
+local changes = prefix .. 'changes'
+local last
+local function tell(kind, scope, id)
+  if not last then
+    local newest = redis.call('XREVRANGE', changes, '+', '-', 'COUNT', 1)[1]
+    if newest then
+      last = tonumber(string.match(newest[1], '^%d+'))
+    else
+      redis.call('XADD', changes, '0-1', 'kind', 'origin', 'scope', '', 'id', '')
+      last = 0
+    end
+  end
+  last = math.max(last + 1, tonumber(ARGV[1]))
+  redis.call('XADD', changes, 'MAXLEN', '~', ARGV[2], string.format('%.0f-0', last),
+    'kind', kind, 'scope', scope, 'id', id)
+end
+"""
+)
+
+_REMOVE: Final = (
+    _FEED
+    + """
+local parts = {'entry', 'statistics', 'texts', 'vector', 'answer'}
+local function remove(scope, id)
+  local existed = redis.call('ZREM', key('ages', scope), id)
+  local answer = redis.call('HGET', key('answer', scope), id)
+  for _, part in ipairs(parts) do redis.call('HDEL', key(part, scope), id) end
+  if answer then
+    redis.call('DEL', key('exact', answer))
+    redis.call('ZREM', key('exacts', scope), answer)
+  end
+  if existed == 1 then tell('delete', scope, id) end
+  return existed
+end
+local function unlist(scope)
+  if redis.call('EXISTS', key('ages', scope)) == 0 then redis.call('SREM', prefix .. 'scopes', scope) end
+end
+"""
+)
+
+# ARGV 3: now in seconds; 4-8: decision (id, scope, value, expires at, milliseconds to live), all empty if there is
+# none; 9-13: exact answer, likewise; then for each example: id, scope, created at, entry, statistics, texts, vector,
+# exact key.
+RECORD: Final = (
+    _FEED
+    + """
+local function prune(shelf)
+  return redis.call('ZRANGEBYSCORE', shelf, '-inf', ARGV[3], 'LIMIT', 0, 8)
+end
+local function leave(kind, i)
+  local id, scope, value, expires, ttl = unpack(ARGV, i, i + 4)
+  if id == '' then return end
+  redis.call('SET', key(kind, id), value, 'PX', ttl)
+  local shelf = key(kind .. 's', scope)
+  redis.call('ZADD', shelf, expires, id)
+  for _, old in ipairs(prune(shelf)) do
+    redis.call('ZREM', shelf, old)
+    redis.call('DEL', key(kind, old))
+  end
+  if redis.call('PTTL', shelf) < tonumber(ttl) then redis.call('PEXPIRE', shelf, ttl) end
+  redis.call('ZADD', prefix .. 'leavings', 'GT', expires, scope)
+  for _, old in ipairs(prune(prefix .. 'leavings')) do redis.call('ZREM', prefix .. 'leavings', old) end
+end
+leave('decision', 4)
+leave('exact', 9)
+for i = 14, #ARGV, 8 do
+  local id, scope, created, entry, statistics, texts, vector, answer = unpack(ARGV, i, i + 7)
+  redis.call('HSET', key('entry', scope), id, entry)
+  redis.call('HSET', key('statistics', scope), id, statistics)
+  redis.call('HSET', key('texts', scope), id, texts)
+  redis.call('HSET', key('vector', scope), id, vector)
+  if answer == '' then
+    redis.call('HDEL', key('answer', scope), id)
+  else
+    redis.call('HSET', key('answer', scope), id, answer)
+  end
+  redis.call('ZADD', key('ages', scope), created, id)
+  redis.call('SADD', prefix .. 'scopes', scope)
+  tell('put', scope, id)
+end
+"""
+)
+
+# ARGV 3: scope; then ids. Returns how many existed.
+DELETE: Final = (
+    _REMOVE
+    + """
+local existed = 0
+for i = 4, #ARGV do existed = existed + remove(ARGV[3], ARGV[i]) end
+unlist(ARGV[3])
+return existed
+"""
+)
+
+# ARGV 3: scope; 4: at most how many of each kind. Returns how many examples went, and whether anything is left.
+CLEAR: Final = (
+    _REMOVE
+    + """
+local scope = ARGV[3]
+local existed = 0
+for _, id in ipairs(redis.call('ZRANGE', key('ages', scope), 0, ARGV[4] - 1)) do
+  existed = existed + remove(scope, id)
+end
+unlist(scope)
+for _, kind in ipairs({'decision', 'exact'}) do
+  local shelf = key(kind .. 's', scope)
+  for _, id in ipairs(redis.call('ZRANGE', shelf, 0, ARGV[4] - 1)) do
+    redis.call('DEL', key(kind, id))
+    redis.call('ZREM', shelf, id)
+  end
+end
+local left = redis.call('EXISTS', key('ages', scope), key('decisions', scope), key('exacts', scope))
+if left == 0 then redis.call('ZREM', prefix .. 'leavings', scope) end
+return {existed, left}
+"""
+)
+
+# ARGV: scope; then ids. Returns entries, statistics and vectors, as they stand together.
+ROWS: Final = (
+    _KEYS
+    + """
+return {
+  redis.call('HMGET', key('entry', ARGV[1]), unpack(ARGV, 2)),
+  redis.call('HMGET', key('statistics', ARGV[1]), unpack(ARGV, 2)),
+  redis.call('HMGET', key('vector', ARGV[1]), unpack(ARGV, 2)),
+}
+"""
+)
+
+# ARGV: fact; value.
+CLAIM: Final = (
+    _KEYS
+    + """
+redis.call('HSETNX', prefix .. 'claims', ARGV[1], ARGV[2])
+return redis.call('HGET', prefix .. 'claims', ARGV[1])
+"""
+)
+
+# ARGV: decision id; rater; token of this call; value; milliseconds to remember the judgement.
+# A call that is sent again after its reply was lost finds its own token and is told the same as the first time.
+FEEDBACK: Final = (
+    _KEYS
+    + """
+local judged = key('judged', ARGV[1])
+local before = redis.call('HGET', judged, ARGV[2])
+if before then return before == ARGV[3] and 1 or 0 end
+redis.call('HSET', judged, ARGV[2], ARGV[3])
+redis.call('PEXPIRE', judged, ARGV[5])
+local offset = redis.call('INCR', prefix .. 'feedback:last')
+redis.call('XADD', prefix .. 'feedback', string.format('%.0f-0', offset), 'value', ARGV[4])
+return 1
+"""
+)
+
+# ARGV 3: lease name; 4: its token; 5, 6: expected version and offset; 7: token of this call; 8-11: version, offset,
+# head, arrays; then for each example: scope, id, statistics.
+PUBLISH: Final = (
+    _FEED
+    + """
+local stored = redis.call('HMGET', prefix .. 'checkpoint', 'version', 'offset', 'call')
+if stored[3] == ARGV[7] then return 1 end
+if (stored[1] or '0') ~= ARGV[5] or (stored[2] or '0') ~= ARGV[6] then return 0 end
+if redis.call('HGET', key('lease', ARGV[3]), 'token') ~= ARGV[4] then return 0 end
+redis.call('HSET', prefix .. 'checkpoint', 'call', ARGV[7], 'version', ARGV[8], 'offset', ARGV[9],
+  'head', ARGV[10], 'arrays', ARGV[11])
+for i = 12, #ARGV, 3 do
+  local scope, id, statistics = unpack(ARGV, i, i + 2)
+  if redis.call('HEXISTS', key('entry', scope), id) == 1 then
+    redis.call('HSET', key('statistics', scope), id, statistics)
+    tell('statistics', scope, id)
+  end
+end
+return 1
+"""
+)
+
+# ARGV: lease name; owner; now; expires at. Returns the token, or nothing while another owner holds the lease.
+ACQUIRE: Final = (
+    _KEYS
+    + """
+local lease = key('lease', ARGV[1])
+local held = redis.call('HMGET', lease, 'owner', 'expires', 'token')
+local token = held[3]
+if held[1] and tonumber(held[2]) > tonumber(ARGV[3]) then
+  if held[1] ~= ARGV[2] then return false end
+else
+  token = redis.call('HINCRBY', lease, 'token', 1)
+end
+redis.call('HSET', lease, 'owner', ARGV[2], 'expires', ARGV[4])
+return tonumber(token)
+"""
+)
+
+# ARGV: lease name; token.
+RELEASE: Final = (
+    _KEYS
+    + """
+local lease = key('lease', ARGV[1])
+if redis.call('HGET', lease, 'token') == ARGV[2] then redis.call('HDEL', lease, 'owner', 'expires') end
+"""
+)
+
+ALL: Final = (RECORD, DELETE, CLEAR, ROWS, CLAIM, FEEDBACK, PUBLISH, ACQUIRE, RELEASE)
