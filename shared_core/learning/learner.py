@@ -1,0 +1,114 @@
+"""The learner: one at a time, it turns the feedback log into the next checkpoint (DESIGN.md §4.8)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from shared_core.learning.round import Round, advance, examples_of, resume
+from shared_core.settings import Settings
+from shared_core.store.protocol import Lease, Store
+from shared_core.values import Checkpoint, Clock, Feedback
+
+logger = logging.getLogger(__name__)
+
+LEASE: Final = "learner"
+LEASE_SECONDS: Final = 60.0  # a round takes well under a second; after a crash another learner waits this long
+BATCH: Final = 1000  # feedback entries a round
+
+
+@dataclass(frozen=True, slots=True)
+class LearnReport:
+    """What learning did.
+
+    Attributes:
+        consumed: Feedback entries that the published checkpoint took in, orphans included.
+        orphans: Those whose decision was unknown or expired; passed over for good.
+        published: True if a checkpoint was published. False with nothing consumed: there was no feedback, another
+            learner holds the lease, or it published first; nothing is lost, the entries stay in the log.
+        version: The newest checkpoint version known, 0 if it was not looked at.
+        unusable: Entries whose score is no number in [0, 1]; passed over.
+    """
+
+    consumed: int = 0
+    orphans: int = 0
+    published: bool = False
+    version: int = 0
+    unusable: int = 0
+
+
+class Learner:
+    """Consumes the feedback log: arm posteriors, mean rewards, example statistics.
+
+    Checkpoint, log offset and statistics are published in one transaction, on the condition that nobody published
+    since they were read. So a learner may be killed at any moment, and every entry counts exactly once.
+
+    Args:
+        store: Where log, decisions, examples and checkpoints are.
+        reference: Name of the reference arm; empty if there are no arms.
+        settings: `quality_target` is used.
+        clock: Seconds since the epoch.
+        owner: Names this learner in the lease; must be unique among the processes that share the store.
+    """
+
+    def __init__(self, store: Store, reference: str, settings: Settings, clock: Clock, owner: str) -> None:
+        self._store = store
+        self._reference = reference
+        self._settings = settings
+        self._clock = clock
+        self._owner = owner
+        self._lock = threading.Lock()  # the same owner may take its lease twice: two threads, one after the other
+
+    def round(self) -> LearnReport:
+        """Learn from the next at most `BATCH` entries of the log."""
+        with self._lock:
+            lease = self._store.acquire(LEASE, self._owner, LEASE_SECONDS)
+            if lease is None:
+                return LearnReport()
+            try:
+                return self._learn(lease)
+            finally:
+                self._store.release(lease)
+
+    def run_until_drained(self) -> LearnReport:
+        """Learn until the log is drained or another learner is in the way; the sum of all rounds."""
+        total = LearnReport()
+        while True:
+            step = self.round()
+            total = LearnReport(
+                total.consumed + step.consumed,
+                total.orphans + step.orphans,
+                total.published or step.published,
+                max(total.version, step.version),
+                total.unusable + step.unusable,
+            )
+            if step.consumed < BATCH:
+                return total
+
+    def _learn(self, lease: Lease) -> LearnReport:
+        checkpoint = self._store.checkpoint()
+        log = self._store.feedback(checkpoint.offset, BATCH)
+        if not log:
+            return LearnReport(version=checkpoint.version)
+        round_ = self._fold(checkpoint, [feedback for _, feedback in log])
+        after = advance(checkpoint, round_, offset=log[-1][0])
+        statistics = {key: round_.statistics[key] for key in round_.touched}
+        if not self._store.publish(after, (checkpoint.version, checkpoint.offset), statistics, lease):
+            return LearnReport(version=checkpoint.version)
+        return LearnReport(len(log), round_.orphans, True, after.version, round_.unusable)
+
+    def _fold(self, checkpoint: Checkpoint, log: Sequence[Feedback]) -> Round:
+        round_, ignored = resume(checkpoint, self._reference, self._settings.quality_target)
+        if ignored:
+            logger.warning("%d entries of checkpoint %d cannot be used here", ignored, checkpoint.version)
+        records = self._store.decisions(list(dict.fromkeys(feedback.decision_id for feedback in log)))
+        for scope, ids in examples_of(list(records.values())).items():
+            for row in self._store.rows(scope, ids):
+                round_.statistics[scope, row.entry.id] = row.entry.statistics
+        now = self._clock()
+        for feedback in log:
+            round_.take(feedback, records.get(feedback.decision_id), now)
+        return round_

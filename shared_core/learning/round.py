@@ -1,0 +1,122 @@
+"""What one batch of the feedback log teaches: a fold over its entries, one by one, in the order of the log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from shared_core.learning.statistics import credited, helped, rated
+from shared_core.router import state
+from shared_core.router.bandit import Posterior, observe
+from shared_core.router.features import DIMENSION
+from shared_core.values import Average, Checkpoint, DecisionRecord, Feedback, Statistics
+
+REWARDS: Final = "rewards"  # metadata: arm → [mean reward, how many], of everything that was ever rated
+
+
+@dataclass(slots=True)
+class Round:
+    """The state of learning while a batch is folded in.
+
+    Attributes:
+        reference: Name of the reference arm.
+        target: Share of the reference's mean reward from which an offload is successful.
+        posteriors: By arm.
+        rewards: Plain mean reward by arm.
+        statistics: Of the examples that still exist, by (scope, id), before and after.
+        touched: Those of them that changed.
+        orphans: Entries whose decision is unknown or expired.
+        unusable: Entries whose score is no number in [0, 1].
+    """
+
+    reference: str
+    target: float
+    posteriors: dict[str, Posterior]
+    rewards: dict[str, Average]
+    statistics: dict[tuple[str, str], Statistics] = field(default_factory=dict)
+    touched: set[tuple[str, str]] = field(default_factory=set)
+    orphans: int = 0
+    unusable: int = 0
+
+    def take(self, feedback: Feedback, record: DecisionRecord | None, now: float) -> None:
+        """Learn from one entry; `record` is its decision, None if the store has it no more."""
+        if record is None:
+            self.orphans += 1
+            return
+        if not 0.0 <= feedback.score <= 1.0:  # false for NaN, too
+            self.unusable += 1
+            return
+        self._learn_arm(record, feedback.score)
+        # A rater's clock may run ahead; a time that has not come would hold the decay of the value back.
+        self._learn_examples(record, feedback.score, min(feedback.at, now))
+
+    def _learn_arm(self, record: DecisionRecord, score: float) -> None:
+        self.rewards[record.arm] = self.rewards.get(record.arm, Average()).update(score, rate=0.0)
+        if len(record.features) != DIMENSION or not all(map(math.isfinite, record.features)):
+            return  # a fallback or an exact hit has none; those of another release cannot be read
+        before = self.posteriors.get(record.arm) or state.initial(reference=record.arm == self.reference)
+        self.posteriors[record.arm] = observe(before, np.array(record.features), score)
+
+    def _learn_examples(self, record: DecisionRecord, score: float, at: float) -> None:
+        own = (record.scope, record.admitted_id)
+        if own in self.statistics:
+            self._set(own, rated(self.statistics[own], score))
+        offloaded = record.arm != self.reference and score >= self.target * self._expected()
+        for example_id in record.example_ids:
+            key = (record.scope, example_id)
+            if key not in self.statistics:
+                continue  # deleted meanwhile
+            statistics = helped(self.statistics[key], score)
+            if offloaded:
+                statistics = credited(statistics, 1.0 / len(record.example_ids), at)
+            self._set(key, statistics)
+
+    def _expected(self) -> float:
+        """The reference's mean reward so far; what the prior expects while it has none."""
+        rewards = self.rewards.get(self.reference)
+        return rewards.value if rewards else state.PRIOR_REFERENCE
+
+    def _set(self, key: tuple[str, str], statistics: Statistics) -> None:
+        self.statistics[key] = statistics
+        self.touched.add(key)
+
+
+def resume(checkpoint: Checkpoint, reference: str, target: float) -> tuple[Round, int]:
+    """Learning as the checkpoint left it, and how many of its entries were ignored as foreign or unusable."""
+    posteriors, ignored = state.read(checkpoint)
+    saved = checkpoint.meta.get(REWARDS)
+    rewards: dict[str, Average] = {}
+    for arm, entry in saved.items() if isinstance(saved, Mapping) else ():
+        match entry:
+            case [float(mean), int(count)]:
+                rewards[arm] = Average(mean, count)
+            case _:
+                ignored += 1
+    return Round(reference, target, posteriors, rewards), ignored
+
+
+def advance(checkpoint: Checkpoint, round_: Round, offset: int) -> Checkpoint:
+    """The checkpoint after a round that consumed the log up to `offset`; what others keep in it is carried over."""
+    arrays, meta = state.write(round_.posteriors)
+    rewards = {arm: [average.value, average.count] for arm, average in round_.rewards.items()}
+    return Checkpoint(
+        version=checkpoint.version + 1,
+        offset=offset,
+        arrays={**checkpoint.arrays, **arrays},
+        meta={**checkpoint.meta, **meta, REWARDS: rewards},
+    )
+
+
+def examples_of(records: Sequence[DecisionRecord]) -> dict[str, list[str]]:
+    """Ids of the examples that these decisions say something about, by scope, each once."""
+    ids: dict[str, dict[str, None]] = {}
+    for record in records:
+        of_scope = ids.setdefault(record.scope, {})
+        of_scope.update(dict.fromkeys(record.example_ids))
+        if record.admitted_id:
+            of_scope[record.admitted_id] = None
+    return {scope: list(of_scope) for scope, of_scope in ids.items() if of_scope}
