@@ -1,0 +1,139 @@
+"""Generations ↔ our own JSON: what the exact tier stores of a LangChain answer.
+
+Stored bytes are never given to `langchain_core.load`: they are parsed as JSON, checked against this schema, and each
+message is built by its own validating class. Decoding gives new objects each time, so nobody shares memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, Generation
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA: Final = 1
+MAX_BYTES: Final = 4 * 1024 * 1024  # an answer with the log probabilities of some thousand tokens fits
+MAX_DEPTH: Final = 64  # tool arguments and parsed objects nest by a dozen; deeper is an attack on the parser
+
+
+class CannotBeStored(ValueError):
+    """An answer that JSON does not give back as it was."""
+
+
+class CannotBeRead(ValueError):
+    """Stored bytes that are not an answer of this schema."""
+
+
+class _Message(BaseModel):
+    """What is kept of an AIMessage. Its id is not: it names the run that wrote it, not the one that is served."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    content: str | list[str | dict[str, Any]]
+    additional_kwargs: dict[str, Any]
+    response_metadata: dict[str, Any]
+    name: str | None
+    tool_calls: list[dict[str, Any]]
+    invalid_tool_calls: list[dict[str, Any]]
+    usage_metadata: dict[str, Any] | None
+
+
+class _Generation(BaseModel):
+    """One generation: a text, or a message."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    text: str | None
+    message: _Message | None
+    info: dict[str, Any] | None
+
+
+class _Answer(BaseModel):
+    """Everything that one call returned."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    schema_version: int
+    generations: list[_Generation]
+
+
+def encode(generations: Sequence[Generation]) -> bytes:
+    """The JSON of one answer, UTF-8.
+
+    Live Pydantic objects (``additional_kwargs["parsed"]`` of structured output) become plain dicts.
+
+    Raises:
+        CannotBeStored: No generation, a message that is not an AIMessage, a value that JSON does not know, or an
+            answer beyond `MAX_BYTES` or `MAX_DEPTH`.
+    """
+    if not generations:
+        raise CannotBeStored("an answer without a generation")
+    value = {"schema_version": SCHEMA, "generations": [_plain(generation) for generation in generations]}
+    try:
+        data = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_as_dict).encode()
+        decode(data)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CannotBeStored(f"{type(error).__name__}: {error}") from error
+    return data
+
+
+def decode(data: bytes) -> list[Generation]:
+    """New generations from stored bytes; messages have no id.
+
+    Raises:
+        CannotBeRead: The bytes are too many, too deep, not JSON, or not of this schema.
+    """
+    if len(data) > MAX_BYTES:
+        raise CannotBeRead(f"{len(data)} bytes; at most {MAX_BYTES} are read")
+    try:
+        value = json.loads(data)
+        _check_depth(value)
+        answer = _Answer.model_validate(value)
+        if answer.schema_version != SCHEMA or not answer.generations:
+            raise CannotBeRead(f"schema {answer.schema_version} with {len(answer.generations)} generations")
+        return [_live(generation) for generation in answer.generations]
+    except (ValueError, TypeError, RecursionError) as error:  # TypeError: LangChain's own check of tool calls
+        raise CannotBeRead(f"{type(error).__name__}: {error}") from error
+
+
+def _plain(generation: Generation) -> dict[str, object]:
+    if not isinstance(generation, ChatGeneration):
+        return {"text": generation.text, "message": None, "info": generation.generation_info}
+    message = generation.message
+    if not isinstance(message, AIMessage):
+        raise CannotBeStored(f"a {type(message).__name__} as an answer")
+    kept = {name: getattr(message, name) for name in _Message.model_fields}
+    return {"text": None, "message": kept, "info": generation.generation_info}
+
+
+def _live(stored: _Generation) -> Generation:
+    if stored.message is not None:
+        return ChatGeneration(message=AIMessage(**dict(stored.message)), generation_info=stored.info)
+    if stored.text is not None:
+        return Generation(text=stored.text, generation_info=stored.info)
+    raise CannotBeRead("a generation with neither text nor message")
+
+
+def _as_dict(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"a {type(value).__name__} in the answer is no JSON value")
+
+
+def _check_depth(value: object) -> None:
+    """Level by level, not by recursion, which is what the limit protects."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return
+    raise CannotBeRead(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _children(value: object) -> Sequence[object]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else ()
