@@ -91,7 +91,7 @@ class SentenceTransformerEmbedder:
 
     def _model(self) -> SentenceTransformer:
         if self._loaded is None:
-            from sentence_transformers import SentenceTransformer  # noqa: PLC0415  # takes seconds, and an extra
+            from sentence_transformers import SentenceTransformer  # takes seconds, and is an extra
 
             try:
                 self._loaded = SentenceTransformer(self._source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared_core.values import Entry, Example, Outcome, Request, Source, Texts, Vector, digest, fold
 
 
-def refusal(  # noqa: PLR0917  # each is one fact of the decision
+def refusal(
     request: Request, outcome: Outcome, arm: str, reference: str, score: float | None, trust: float
 ) -> str | None:
     """Why this answer may not become an example, in one word for a counter, or None if it may.
