@@ -1,0 +1,99 @@
+"""Which answers may become examples, and what redaction lets through."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from shared_core.errors import SettingIsWrong
+from shared_core.manager.admission import example_id, example_of, refusal
+from shared_core.manager.privacy import redacted
+from shared_core.values import Message, Outcome, Request, Texts
+
+ASKED = Request((Message("system", "Be brief."), Message("user", "heat it")), "heat it")
+TALK = (Message("user", "hi"), Message("assistant", "hello"), Message("user", "heat it"))
+ANSWERED = Outcome("climate set")
+
+
+def why_not(request=ASKED, outcome=ANSWERED, arm="large", score=None, trust=0.8):
+    return refusal(request, outcome, arm, "large", score, trust)
+
+
+def test_a_clean_answer_of_the_reference_is_admitted():
+    assert why_not() is None
+
+
+@pytest.mark.parametrize(
+    ("request_changes", "outcome_changes", "reason"),
+    [
+        ({"store": False}, {}, "no_store"),
+        ({}, {"finished": False}, "unfinished"),
+        ({}, {"tool_calls": True}, "tool_calls"),
+        ({"query": " \n"}, {}, "empty_query"),
+        ({}, {"answer": "\t"}, "empty_answer"),
+        ({"messages": TALK}, {}, "history"),
+        ({"messages": (Message("user", "what is this?", extra='{"image":"…"}'),)}, {}, "not_text"),
+        ({}, {"answer": "half an emoji \ud83d"}, "not_unicode"),
+        ({"query": "\udc00"}, {}, "not_unicode"),
+    ],
+)
+def test_each_refusal_has_its_reason(request_changes, outcome_changes, reason):
+    request, outcome = replace(ASKED, **request_changes), replace(ANSWERED, **outcome_changes)
+    assert why_not(request, outcome) == reason
+    assert why_not(request, outcome, arm="small", score=1.0) == reason
+
+
+def test_a_later_turn_is_admitted_if_the_query_stands_for_the_whole_conversation():
+    assert why_not(replace(ASKED, messages=TALK, condensed=True)) is None
+
+
+def test_marks_on_a_system_message_do_not_stand_in_the_way():
+    marked = replace(ASKED, messages=(Message("system", "Be brief.", extra='{"cache":1}'), Message("user", "heat it")))
+    assert why_not(marked) is None
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"), [(None, "untrusted"), (0.79, "untrusted"), (0.8, None), (1.0, None), (0.0, "untrusted")]
+)
+def test_another_arms_answer_needs_explicit_good_feedback(score, expected):
+    assert why_not(arm="small", score=score) == expected
+
+
+def test_the_references_answer_needs_no_feedback():
+    assert why_not(score=None, trust=1.0) is None
+
+
+def test_an_example_carries_what_it_was_made_of():
+    texts, vector = Texts("heat it", "climate sét"), np.array([1, 0], dtype=np.float32)
+    example = example_of(texts, vector, scope="me", task="t", source="traffic", writer="big", now=7.0, exact_key="k")
+    entry = example.entry
+    assert (entry.scope, entry.task, entry.source, entry.writer) == ("me", "t", "traffic", "big")
+    assert (entry.created_at, entry.exact_key, entry.size) == (7.0, "k", 7 + 12)
+    assert entry.id == example_id("me", "t", "heat it")
+    assert example.texts is texts
+    assert example.vector is vector
+    assert entry.statistics.quality.count == 0
+
+
+def test_the_id_is_the_querys_own_within_scope_and_task():
+    same = example_id("s", "t", "heat  the hall\n")
+    assert same == example_id("s", "t", "heat the hall")
+    others = {("s2", "t", "heat the hall"), ("s", "t2", "heat the hall"), ("s", "t", "Heat the hall"), ("st", "", "x")}
+    assert len({same, *(example_id(*other) for other in others)}) == 5
+
+
+def test_redaction_is_applied_to_the_text():
+    assert redacted("call Ann", lambda text: text.replace("Ann", "NAME")) == "call NAME"
+    assert redacted("call Ann", None) == "call Ann"
+
+
+def test_redaction_that_fails_lets_nothing_through_and_says_nothing_of_the_text():
+    def broken(text):
+        raise KeyError(text)
+
+    with pytest.raises(SettingIsWrong, match="redact raised KeyError") as caught:
+        redacted("secret", broken)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__suppress_context__
+    with pytest.raises(SettingIsWrong, match="redact returned NoneType, not str"):
+        redacted("secret", lambda text: None)
