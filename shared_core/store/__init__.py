@@ -1,1 +1,50 @@
+"""Where everything persists. `open_store` chooses by URL; `protocol.Store` says what a store does."""
 
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from shared_core.errors import SettingIsWrong
+from shared_core.settings import Settings
+from shared_core.store.protocol import Store
+from shared_core.store.sqlite import SqliteStore
+from shared_core.values import Clock
+
+
+def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Store:
+    """Open the store that `url` names.
+
+    Args:
+        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``memory://``, ``redis://…``, ``rediss://…`` or
+            ``unix://…``.
+        settings: Gives times to live, and what the Redis connection may take.
+        clock: Decides what has expired.
+
+    Raises:
+        SettingIsWrong: `url` names no store.
+        StoreIsUnusable: The store cannot be opened or used as it is set up.
+        ExtraIsMissing: A Redis URL, without the package redis.
+    """
+    scheme = url.partition("://")[0]
+    if url == "memory://":
+        return SqliteStore(None, settings=settings, clock=clock)
+    if scheme == "sqlite":
+        return SqliteStore(_sqlite_path(url), settings=settings, clock=clock)
+    if scheme in ("redis", "rediss", "unix"):
+        from shared_core.store.redis import RedisStore  # the package redis is an extra
+
+        return RedisStore.open(url, settings=settings, clock=clock)
+    raise SettingIsWrong(
+        f"no store has the scheme {scheme!r}; use sqlite:///file.db, redis://host:port/db, rediss://host:port/db, "
+        "unix:///path/to/redis.sock or memory://"
+    )
+
+
+def _sqlite_path(url: str) -> Path:
+    path = url.removeprefix("sqlite:///")
+    if path in (url, "", ":memory:"):
+        raise SettingIsWrong(
+            f"{url!r} names no file; use sqlite:///relative.db, sqlite:////absolute/path.db, or memory://"
+        )
+    return Path(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 
 from shared_core.values import (
@@ -36,7 +38,7 @@ def make_example(
     statistics: Statistics = Statistics(),
 ) -> Example:
     texts = Texts(f"query of {id} in {scope}", answer or f"answer of {id} in {scope}\nsecond line ✓ 한국어")
-    rng = np.random.default_rng(abs(hash((id, scope))) % 2**32)
+    rng = np.random.default_rng(zlib.crc32(f"{scope}/{id}".encode()))
     vector = rng.normal(size=DIMENSION).astype(np.float32)
     entry = Entry(id, scope, task, "traffic", "large", created_at, texts.size, exact_key, statistics)
     return Example(entry, texts, vector / np.linalg.norm(vector))

@@ -12,6 +12,8 @@ from shared_core.store.redis import RedisStore
 from shared_core.values import Clock
 from tests.stores.backends import Part
 
+EXPIRY_BYTES = 8  # in front of a value that expires
+
 
 class RedisBackend:
     durable = True
@@ -25,7 +27,35 @@ class RedisBackend:
         return RedisStore.open(self.url, settings=settings, clock=clock, feed_length=feed_length)
 
     def peek(self, part: Part, key: str = "", scope: str = "") -> bytes:
-        raise NotImplementedError("the Redis store's own layout goes here")
+        if part in ("exact", "decision"):
+            data = self.client.get(f"{self.prefix}{part}:{key}")[EXPIRY_BYTES:]
+        elif part == "feedback":
+            [(_, fields)] = self.client.xrange(f"{self.prefix}feedback", f"{key}-0", f"{key}-0")
+            data = fields[b"value"]
+        elif part in ("checkpoint", "weights"):
+            data = self.client.hget(f"{self.prefix}checkpoint", "head" if part == "checkpoint" else "arrays")
+        else:
+            data = self.client.hget(f"{self.prefix}{part}:{scope}", key)
+        assert isinstance(data, bytes)
+        return data
 
     def damage(self, part: Part, data: bytes, key: str = "", scope: str = "") -> None:
-        raise NotImplementedError("the Redis store's own layout goes here")
+        self.peek(part, key, scope)
+        if part in ("exact", "decision"):
+            place = f"{self.prefix}{part}:{key}"
+            expiry = self.client.getrange(place, 0, EXPIRY_BYTES - 1)
+            self.client.set(place, expiry + data, keepttl=True)
+        elif part == "feedback":
+            self._rewrite_feedback(int(key), data)
+        elif part in ("checkpoint", "weights"):
+            self.client.hset(f"{self.prefix}checkpoint", "head" if part == "checkpoint" else "arrays", data)
+        else:
+            self.client.hset(f"{self.prefix}{part}:{scope}", key, data)
+
+    def _rewrite_feedback(self, offset: int, data: bytes) -> None:
+        """A stream's entries cannot be changed in place: write the whole stream anew."""
+        log = f"{self.prefix}feedback"
+        entries = self.client.xrange(log)
+        self.client.delete(log)
+        for entry_id, fields in entries:
+            self.client.xadd(log, {"value": data} if entry_id == b"%d-0" % offset else fields, id=entry_id)

@@ -1,0 +1,213 @@
+"""One SQLite file: how it is opened, migrated, written and read.
+
+Writes go through one connection under a lock; SQLite takes one writer at a time anyway. Reads borrow from a small
+pool of connections, each used by one thread at a time, and see the last committed state: in WAL mode they wait
+neither for a writer nor for its fsync. Other processes may use the same file in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from shared_core.errors import StoreIsUnusable
+
+APPLICATION: Final = 0x49434361  # "ICCa" in the file's header, so that another program's database is recognised
+BUSY_SECONDS: Final = 5.0  # how long a write waits for other processes' writes before it fails
+
+# One step for each schema version; a released step is never edited, the next one is added.
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        "CREATE TABLE claims (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        """CREATE TABLE examples (
+            scope TEXT NOT NULL, id TEXT NOT NULL, created_at REAL NOT NULL, exact_key TEXT NOT NULL,
+            entry BLOB NOT NULL, statistics BLOB NOT NULL, vector BLOB NOT NULL, texts BLOB NOT NULL,
+            UNIQUE (scope, id))""",
+        "CREATE INDEX examples_by_age ON examples (scope, created_at, id)",
+        """CREATE TABLE changes (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, scope TEXT NOT NULL, id TEXT NOT NULL)""",
+        """CREATE TABLE exact (
+            key TEXT PRIMARY KEY, scope TEXT NOT NULL, created_at REAL NOT NULL, answer BLOB NOT NULL)""",
+        "CREATE INDEX exact_by_age ON exact (created_at)",
+        """CREATE TABLE decisions (
+            id TEXT PRIMARY KEY, scope TEXT NOT NULL, created_at REAL NOT NULL, record BLOB NOT NULL)""",
+        "CREATE INDEX decisions_by_age ON decisions (created_at)",
+        """CREATE TABLE feedback (
+            offset INTEGER PRIMARY KEY AUTOINCREMENT, decision_id TEXT NOT NULL, rater TEXT NOT NULL,
+            at REAL NOT NULL, judgement BLOB NOT NULL, UNIQUE (decision_id, rater))""",
+        """CREATE TABLE checkpoint (
+            one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, offset INTEGER NOT NULL,
+            head BLOB NOT NULL, arrays BLOB NOT NULL)""",
+        """CREATE TABLE leases (
+            name TEXT PRIMARY KEY, owner TEXT NOT NULL, token INTEGER NOT NULL, expires_at REAL NOT NULL)""",
+    ),
+)
+
+
+class Database:
+    """An open SQLite database of the newest schema.
+
+    Args:
+        path: The file, made with mode 0600 if it is new; None keeps everything in memory, on one connection.
+
+    Raises:
+        StoreIsUnusable: The file cannot be made or opened, is no database of ours, or is newer than this program.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.label = "memory://" if path is None else f"sqlite:///{path}"
+        self._uri = "file::memory:" if path is None else _prepare(path, self.label)
+        self._in_memory = path is None
+        self._pid = os.getpid()
+        self._closed = False
+        self._writing = threading.Lock()
+        self._pooling = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._writer = self._open_writer()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed, synced to the disk, when the block ends; rolled back if it raises."""
+        self._require_usable()
+        with self._writing:
+            self._require_usable()
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:  # SQLite itself rolls back when the disk is full
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows of one SELECT."""
+        self._require_usable()
+        if self._in_memory:
+            with self._writing:
+                self._require_usable()
+                return self._writer.execute(sql, parameters).fetchall()
+        with self._pooling:
+            reader = self._idle.pop() if self._idle else None
+        reader = reader or self._connect()
+        try:
+            return reader.execute(sql, parameters).fetchall()
+        finally:
+            self._put_back(reader)
+
+    def close(self) -> None:
+        """Close every connection; ones in use are closed by their users. Does nothing the second time."""
+        if os.getpid() != self._pid:
+            return  # closing what a parent process opened would drop its locks
+        with self._writing, self._pooling:
+            self._closed = True
+            self._writer.close()
+            while self._idle:
+                self._idle.pop().close()
+
+    def _put_back(self, reader: sqlite3.Connection) -> None:
+        with self._pooling:
+            if self._closed:
+                reader.close()
+            else:
+                self._idle.append(reader)
+
+    def _require_usable(self) -> None:
+        if self._closed:
+            raise StoreIsUnusable(f"{self.label} is closed; open it again")
+        if os.getpid() != self._pid:
+            raise StoreIsUnusable(
+                f"{self.label} was opened before this process was forked, which SQLite does not survive; "
+                "open the store in the new process (with gunicorn: in post_fork, or without --preload)"
+            )
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+
+    def _open_writer(self) -> sqlite3.Connection:
+        with _explained(self.label):
+            writer = self._connect()
+            try:
+                _migrate(writer, self.label)
+                _choose_durability(writer, self.label)
+            except BaseException:
+                writer.close()
+                raise
+            return writer
+
+
+def _prepare(path: Path, label: str) -> str:
+    """The URI of a file that exists with mode 0600. An existing file is not opened here, which could drop its locks."""
+    path = path.absolute()
+    if not path.parent.is_dir():
+        raise StoreIsUnusable(f"{label}: the folder {path.parent} does not exist; create it, or name another path")
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        _make_private(path)
+    except OSError as error:
+        raise StoreIsUnusable(
+            f"{label} cannot be created ({error.strerror}); name a path in a folder that this user may write to"
+        ) from error
+    return f"file:{quote(str(path))}?mode=rw"
+
+
+def _make_private(path: Path) -> None:
+    for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+        try:
+            if file.is_file() and file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+        except OSError:  # another user's file, or gone meanwhile: opening it will tell
+            continue
+
+
+def _migrate(writer: sqlite3.Connection, label: str) -> None:
+    writer.execute("BEGIN IMMEDIATE")
+    version = writer.execute("PRAGMA user_version").fetchone()[0]
+    application = writer.execute("PRAGMA application_id").fetchone()[0]
+    tables = writer.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+    if tables and application != APPLICATION:
+        raise StoreIsUnusable(f"{label} is the SQLite database of another program; name another path")
+    if version > len(MIGRATIONS):
+        raise StoreIsUnusable(
+            f"{label} was written by a newer iccache (schema {version}, this one knows {len(MIGRATIONS)}); "
+            "run: pip install -U iccache, or name another path"
+        )
+    for statements in MIGRATIONS[version:]:
+        for statement in statements:
+            writer.execute(statement)
+    if version < len(MIGRATIONS):
+        writer.execute(f"PRAGMA application_id = {APPLICATION}")
+        writer.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    writer.execute("COMMIT")
+
+
+def _choose_durability(writer: sqlite3.Connection, label: str) -> None:
+    mode = writer.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode not in ("wal", "memory"):
+        raise StoreIsUnusable(f"{label} cannot use WAL on its file system; put it on a local disk")
+    writer.execute("PRAGMA synchronous = FULL")
+
+
+@contextmanager
+def _explained(label: str) -> Iterator[None]:
+    """Turn what SQLite says on opening into `StoreIsUnusable`, but for a file that is only busy."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            problem = f"{label} is not a SQLite database; name another path, or move that file away"
+        else:
+            problem = (
+                f"{label} cannot be opened ({error}); check that the file and its folder can be written to, "
+                "and that the disk is neither full nor failing"
+            )
+        raise StoreIsUnusable(problem) from error

@@ -1,0 +1,386 @@
+"""The embedded store: one SQLite file, shared by the threads and processes of one machine (DESIGN.md §4.6, §4.7).
+
+Each row keeps encoded values beside the few columns that are searched or compared, so that a value that cannot be
+read can still be expired and deleted. Only an explicit write of the same id replaces it.
+"""
+
+# ruff: noqa: S608 — what is put into SQL text are constants of this file; values are always parameters
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+from shared_core.errors import FeedWasTrimmed
+from shared_core.settings import Settings
+from shared_core.store.codec import (
+    decode_checkpoint,
+    decode_decision,
+    decode_exact,
+    decode_feedback,
+    decode_row,
+    decode_texts,
+    encode_checkpoint,
+    encode_decision,
+    encode_exact,
+    encode_example,
+    encode_feedback,
+    encode_statistics,
+)
+from shared_core.store.database import Database
+from shared_core.store.fields import Unreadable
+from shared_core.store.protocol import Change, ChangeKind, Lease, Row
+from shared_core.values import (
+    Checkpoint,
+    Clock,
+    DecisionRecord,
+    ExactAnswer,
+    Example,
+    Feedback,
+    Statistics,
+    Texts,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FEED_LENGTH: Final = 100_000  # changes; a replica that misses more than a pool's worth is faster to reload
+EXPIRED_PER_WRITE: Final = 64  # expired rows that one write removes: more than it adds, little enough not to be felt
+CONSUMED_PER_PUBLISH: Final = 1000  # of the oldest log entries, how many a publication looks at to drop them
+PUT_BATCH: Final = 256  # examples in one transaction of `put`; others' writes get their turn in between
+
+_LISTED: Final = "scope = ? AND id IN (SELECT value FROM json_each(?))"
+
+
+class SqliteStore:
+    """A `Store` in one SQLite file, or in this process's memory.
+
+    Args:
+        path: The file, made (mode 0600) if it is new; None for memory.
+        settings: `exact_ttl` and `decision_ttl` are used.
+        clock: Decides what has expired.
+        feed_length: How many changes the feed keeps, at least 1.
+
+    Raises:
+        StoreIsUnusable: The file cannot be made, opened or understood.
+    """
+
+    def __init__(
+        self, path: Path | None, *, settings: Settings, clock: Clock = time.time, feed_length: int = FEED_LENGTH
+    ) -> None:
+        self._database = Database(path)
+        self._exact_ttl = settings.exact_ttl
+        self._decision_ttl = settings.decision_ttl
+        self._clock = clock
+        self._feed_length = feed_length
+        self._unreadable = 0
+        self._counting = threading.Lock()
+
+    @property
+    def label(self) -> str:
+        """``sqlite:///path`` or ``memory://``."""
+        return self._database.label
+
+    @property
+    def unreadable(self) -> int:
+        """How many stored values were skipped because they could not be read."""
+        return self._unreadable
+
+    def claim(self, name: str, value: str) -> str:
+        """See `Store.claim`."""
+        with self._database.writing() as connection:
+            connection.execute("INSERT INTO claims VALUES (?, ?) ON CONFLICT DO NOTHING", (name, value))
+            return str(connection.execute("SELECT value FROM claims WHERE name = ?", (name,)).fetchone()[0])
+
+    # examples -------------------------------------------------------------------------------------------------
+
+    def record(
+        self,
+        decision: DecisionRecord | None = None,
+        example: Example | None = None,
+        exact: ExactAnswer | None = None,
+    ) -> None:
+        """See `Store.record`."""
+        with self._changing() as connection:
+            if decision is not None:
+                connection.execute(
+                    "INSERT OR REPLACE INTO decisions (id, scope, created_at, record) VALUES (?, ?, ?, ?)",
+                    (decision.id, decision.scope, decision.created_at, encode_decision(decision)),
+                )
+            if example is not None:
+                _put(connection, example)
+            if exact is not None:
+                connection.execute(
+                    "INSERT OR REPLACE INTO exact (key, scope, created_at, answer) VALUES (?, ?, ?, ?)",
+                    (exact.key, exact.scope, exact.created_at, encode_exact(exact)),
+                )
+
+    def put(self, examples: Sequence[Example]) -> None:
+        """See `Store.put`."""
+        for start in range(0, len(examples), PUT_BATCH):
+            with self._changing() as connection:
+                for example in examples[start : start + PUT_BATCH]:
+                    _put(connection, example)
+
+    def delete(self, scope: str, ids: Sequence[str]) -> int:
+        """See `Store.delete`."""
+        listed = (scope, json.dumps(list(ids)))
+        with self._changing() as connection:
+            connection.execute(
+                f"DELETE FROM exact WHERE scope = ? AND key IN (SELECT exact_key FROM examples WHERE {_LISTED})",
+                (scope, *listed),
+            )
+            return _remove(connection, _LISTED, listed)
+
+    def clear(self, scope: str | None = None) -> int:
+        """See `Store.clear`."""
+        condition, parameters = ("1", ()) if scope is None else ("scope = ?", (scope,))
+        with self._changing() as connection:
+            for table in ("exact", "decisions"):
+                connection.execute(f"DELETE FROM {table} WHERE {condition}", parameters)
+            if scope is None:
+                connection.execute("DELETE FROM claims")
+            return _remove(connection, condition, parameters)
+
+    def scopes(self) -> Sequence[str]:
+        """See `Store.scopes`."""
+        return [scope for (scope,) in self._database.read("SELECT DISTINCT scope FROM examples ORDER BY scope")]
+
+    def count(self, scope: str) -> int:
+        """See `Store.count`."""
+        return int(self._database.read("SELECT COUNT(*) FROM examples WHERE scope = ?", (scope,))[0][0])
+
+    def oldest(self, scope: str, n: int) -> Sequence[str]:
+        """See `Store.oldest`."""
+        rows = self._database.read(
+            "SELECT id FROM examples WHERE scope = ? ORDER BY created_at, id LIMIT ?", (scope, max(0, n))
+        )
+        return [example_id for (example_id,) in rows]
+
+    def texts(self, scope: str, ids: Sequence[str]) -> Mapping[str, Texts]:
+        """See `Store.texts`."""
+        rows = self._database.read(f"SELECT id, texts FROM examples WHERE {_LISTED}", (scope, json.dumps(list(ids))))
+        read = ((example_id, self._readable(decode_texts, data)) for example_id, data in rows)
+        return {example_id: texts for example_id, texts in read if texts is not None}
+
+    def rows(self, scope: str, ids: Sequence[str]) -> Sequence[Row]:
+        """See `Store.rows`."""
+        rows = self._database.read(
+            f"SELECT id, entry, statistics, vector FROM examples WHERE {_LISTED}", (scope, json.dumps(list(ids)))
+        )
+        read = (self._readable(decode_row, scope, *parts) for parts in rows)
+        return [row for row in read if row is not None]
+
+    def scan(self, scope: str, batch: int = 1024) -> Iterator[Sequence[Row]]:
+        """See `Store.scan`. Each batch is one read, so that a slow consumer holds no transaction open."""
+        after = (-math.inf, "")
+        while rows := self._database.read(
+            "SELECT created_at, id, entry, statistics, vector FROM examples "
+            "WHERE scope = ? AND (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?",
+            (scope, *after, batch),
+        ):
+            read = (self._readable(decode_row, scope, *parts) for _, *parts in rows)
+            yield [row for row in read if row is not None]
+            after = rows[-1][:2]
+
+    def position(self) -> int:
+        """See `Store.position`."""
+        return int(self._database.read("SELECT COALESCE(MAX(seq), 0) FROM changes")[0][0])
+
+    def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
+        """See `Store.changes`. Sequence numbers have no gaps, so a gap after `after` means that the feed was trimmed.
+
+        A position beyond the feed's end, from a file that was since put back or replaced, counts as trimmed too.
+        """
+        rows = self._database.read(
+            "SELECT seq, kind, scope, id FROM changes WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        )
+        complete = rows[0][0] == after + 1 if rows else after <= self.position()
+        if not complete:
+            raise FeedWasTrimmed(f"{self.label} no longer holds every change after {after}; reload the scope")
+        return [Change(*row) for row in rows]
+
+    # exact tier -----------------------------------------------------------------------------------------------
+
+    def exact(self, key: str) -> ExactAnswer | None:
+        """See `Store.exact`."""
+        oldest = self._clock() - self._exact_ttl
+        rows = self._database.read("SELECT answer FROM exact WHERE key = ? AND created_at > ?", (key, oldest))
+        return self._readable(decode_exact, key, rows[0][0]) if rows else None
+
+    def forget_exact(self, key: str) -> bool:
+        """See `Store.forget_exact`."""
+        with self._database.writing() as connection:
+            return connection.execute("DELETE FROM exact WHERE key = ?", (key,)).rowcount > 0
+
+    # decisions and feedback -----------------------------------------------------------------------------------
+
+    def decisions(self, ids: Sequence[str]) -> Mapping[str, DecisionRecord]:
+        """See `Store.decisions`."""
+        rows = self._database.read(
+            "SELECT id, record FROM decisions WHERE id IN (SELECT value FROM json_each(?)) AND created_at > ?",
+            (json.dumps(list(ids)), self._clock() - self._decision_ttl),
+        )
+        read = (self._readable(decode_decision, *parts) for parts in rows)
+        return {record.id: record for record in read if record is not None}
+
+    def append_feedback(self, feedback: Feedback) -> bool:
+        """See `Store.append_feedback`."""
+        values = (feedback.decision_id, feedback.rater, feedback.at, encode_feedback(feedback))
+        with self._database.writing() as connection:
+            inserted = connection.execute(
+                "INSERT INTO feedback (decision_id, rater, at, judgement) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                values,
+            )
+            return inserted.rowcount > 0
+
+    def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
+        """See `Store.feedback`. Only an empty answer means that the log has ended."""
+        sql = "SELECT offset, judgement FROM feedback WHERE offset > ? ORDER BY offset LIMIT ?"
+        while rows := self._database.read(sql, (after, limit)):
+            read = ((offset, self._readable(decode_feedback, data)) for offset, data in rows)
+            if found := [(offset, feedback) for offset, feedback in read if feedback is not None]:
+                return found
+            after = rows[-1][0]
+        return []
+
+    # learning -------------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> Checkpoint:
+        """See `Store.checkpoint`."""
+        rows = self._database.read("SELECT head, arrays FROM checkpoint")
+        checkpoint = self._readable(decode_checkpoint, *rows[0]) if rows else None
+        return checkpoint or Checkpoint()
+
+    def checkpoint_version(self) -> int:
+        """See `Store.checkpoint_version`."""
+        rows = self._database.read("SELECT version FROM checkpoint")
+        return int(rows[0][0]) if rows else 0
+
+    def publish(
+        self,
+        checkpoint: Checkpoint,
+        expected: tuple[int, int],
+        statistics: Mapping[tuple[str, str], Statistics],
+        lease: Lease,
+    ) -> bool:
+        """See `Store.publish`. Feedback that was learned from and whose decisions have expired leaves the log."""
+        encoded = encode_checkpoint(checkpoint)
+        updates = [(encode_statistics(learned), *example) for example, learned in statistics.items()]
+        with self._changing() as connection:
+            current = connection.execute("SELECT version, offset FROM checkpoint").fetchone() or (0, 0)
+            newest = connection.execute("SELECT token FROM leases WHERE name = ?", (lease.name,)).fetchone()
+            if current != expected or newest != (lease.token,):
+                return False
+            connection.execute(
+                "INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?, ?, ?)",
+                (checkpoint.version, checkpoint.offset, encoded.head, encoded.arrays),
+            )
+            for update in updates:
+                _update_statistics(connection, *update)
+            connection.execute(
+                "DELETE FROM feedback WHERE offset <= ? AND at <= ? AND offset IN "
+                f"(SELECT offset FROM feedback ORDER BY offset LIMIT {CONSUMED_PER_PUBLISH})",
+                (checkpoint.offset, self._clock() - self._decision_ttl),
+            )
+            return True
+
+    def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
+        """See `Store.acquire`. A renewal keeps its token; a lease that had expired gets a new one."""
+        now = self._clock()
+        with self._database.writing() as connection:
+            row = connection.execute("SELECT owner, token, expires_at FROM leases WHERE name = ?", (name,)).fetchone()
+            holder, token, expires_at = row or ("", 0, 0.0)
+            held = now < expires_at
+            if held and holder != owner:
+                return None
+            lease = Lease(name, owner, token if held else token + 1, now + ttl)
+            connection.execute(
+                "INSERT OR REPLACE INTO leases (name, owner, token, expires_at) VALUES (?, ?, ?, ?)",
+                (lease.name, lease.owner, lease.token, lease.expires_at),
+            )
+            return lease
+
+    def release(self, lease: Lease) -> None:
+        """See `Store.release`."""
+        with self._database.writing() as connection:
+            connection.execute(
+                "UPDATE leases SET expires_at = 0 WHERE name = ? AND owner = ? AND token = ?",
+                (lease.name, lease.owner, lease.token),
+            )
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._database.close()
+
+    # ----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that, at its end, trims the feed and drops a few expired rows."""
+        with self._database.writing() as connection:
+            yield connection
+            connection.execute(
+                "DELETE FROM changes WHERE seq <= (SELECT MAX(seq) FROM changes) - ?", (self._feed_length,)
+            )
+            now = self._clock()
+            for table, ttl in (("exact", self._exact_ttl), ("decisions", self._decision_ttl)):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE rowid IN "
+                    f"(SELECT rowid FROM {table} WHERE created_at <= ? LIMIT {EXPIRED_PER_WRITE})",
+                    (now - ttl,),
+                )
+
+    def _readable(self, decode: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return decode(*args, **kwargs)
+        except Unreadable:
+            with self._counting:
+                self._unreadable += 1
+            return None
+
+
+def _put(connection: sqlite3.Connection, example: Example) -> None:
+    entry, encoded = example.entry, encode_example(example)
+    connection.execute(
+        "INSERT INTO examples (scope, id, created_at, exact_key, entry, statistics, vector, texts) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (scope, id) DO UPDATE SET created_at = excluded.created_at, "
+        "exact_key = excluded.exact_key, entry = excluded.entry, statistics = excluded.statistics, "
+        "vector = excluded.vector, texts = excluded.texts",
+        (
+            entry.scope,
+            entry.id,
+            entry.created_at,
+            entry.exact_key,
+            encoded.entry,
+            encoded.statistics,
+            encoded.vector,
+            encoded.texts,
+        ),
+    )
+    _feed(connection, "put", entry.scope, entry.id)
+
+
+def _update_statistics(connection: sqlite3.Connection, statistics: bytes, scope: str, example_id: str) -> None:
+    updated = connection.execute(
+        "UPDATE examples SET statistics = ? WHERE scope = ? AND id = ?", (statistics, scope, example_id)
+    )
+    if updated.rowcount:
+        _feed(connection, "statistics", scope, example_id)
+
+
+def _remove(connection: sqlite3.Connection, condition: str, parameters: tuple[str, ...]) -> int:
+    connection.execute(
+        f"INSERT INTO changes (kind, scope, id) SELECT 'delete', scope, id FROM examples WHERE {condition}", parameters
+    )
+    return connection.execute(f"DELETE FROM examples WHERE {condition}", parameters).rowcount
+
+
+def _feed(connection: sqlite3.Connection, kind: ChangeKind, scope: str, example_id: str) -> None:
+    connection.execute("INSERT INTO changes (kind, scope, id) VALUES (?, ?, ?)", (kind, scope, example_id))
