@@ -10,8 +10,9 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ class RedisServer:
         """Start and wait until the server accepts connections; its data of an earlier start is loaded."""
         args = ["--dir", str(self.folder), "--unixsocket", str(self.socket), "--port", str(self.port)]
         for name, value in self.options.items():
-            args += ["--" + name.replace("_", "-"), value]
+            args += ["--" + name.replace("_", "-"), *(value.split() or [""])]
         self._process = subprocess.Popen(
             ["sh", "-c", WITH_US, "sh", redis_binary(), *args],
             stdin=subprocess.PIPE,
@@ -121,6 +122,14 @@ class RedisServer:
         """Let a paused process go on."""
         os.kill(self._pid, signal.SIGCONT)
 
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Return when `condition` holds; fail if it does not within `START_SECONDS`."""
+        end = time.monotonic() + START_SECONDS
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError("the server did not get there:\n" + "".join(self.log[-20:]))
+            time.sleep(0.01)
+
     def remove(self) -> None:
         """Kill the server and delete its folder."""
         self.kill()
@@ -136,7 +145,7 @@ class RedisServer:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One server for the whole run. Tests that kill or configure a server start their own."""
-    with RedisServer() as server:
+    with RedisServer(save="3600 1") as server:
         yield server
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from shared_core.errors import ExtraIsMissing, SettingIsWrong, StoreIsUnusable
 
@@ -72,10 +72,11 @@ def parse_address(url: str) -> Address:
         )
     if not over_tcp and not options.get("path"):
         raise SettingIsWrong(f"the Redis URL names no socket; write {_SPELLING}")
-    pool = str(options.pop("pool", DEFAULT_POOL))
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    pool = query.pop("pool", DEFAULT_POOL)
+    options.pop("pool", None)
     if not _POOL.fullmatch(pool):
         raise SettingIsWrong(f"{pool!r} cannot name a pool; use 1 to 100 letters, digits, dots, hyphens, underscores")
-    query = {pair.partition("=")[0] for pair in parts.query.split("&") if pair} - {"pool"}
     if unknown := sorted(name for name in query if name not in _OPTIONS and not name.startswith(_TLS)):
         raise SettingIsWrong(f"the Redis URL has unknown options {', '.join(unknown)}; known: {sorted(_OPTIONS)}")
     if over_tcp:
