@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -56,7 +55,7 @@ class Round:
 
     def _learn_arm(self, record: DecisionRecord, score: float) -> None:
         self.rewards[record.arm] = self.rewards.get(record.arm, Average()).update(score, rate=0.0)
-        if len(record.features) != DIMENSION or not all(map(math.isfinite, record.features)):
+        if len(record.features) != DIMENSION:
             return  # a fallback or an exact hit has none; those of another release cannot be read
         before = self.posteriors.get(record.arm) or state.initial(reference=record.arm == self.reference)
         self.posteriors[record.arm] = observe(before, np.array(record.features), score)

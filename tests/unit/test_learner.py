@@ -1,0 +1,386 @@
+"""The learner: what feedback teaches, and that each entry counts exactly once whatever happens."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from shared_core.learning import learner as module
+from shared_core.learning.learner import Learner, LearnReport
+from shared_core.learning.statistics import credited, decayed
+from shared_core.router import state
+from shared_core.router.bandit import observe
+from shared_core.router.features import DIMENSION
+from shared_core.settings import Settings
+from shared_core.store import open_store
+from shared_core.values import Average, Checkpoint, DecisionRecord, Entry, Example, Feedback, Statistics, Texts
+
+NOW = 1_000_000.0
+
+
+class FakeClock:
+    def __init__(self):
+        self.now = NOW
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def store(clock):
+    opened = open_store("memory://", settings=Settings(), clock=clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def learner(store, clock):
+    return make(store, clock)
+
+
+def make(store, clock, owner="one", **settings):
+    return Learner(store, "large", Settings(**settings), clock, owner)
+
+
+def add_example(store, example_id, scope="s"):
+    entry = Entry(example_id, scope, "t", "traffic", "large", NOW, 10)
+    store.record(example=Example(entry, Texts("query", "answer"), np.ones(4, dtype=np.float32) / 2))
+
+
+def features(seed):
+    return tuple(np.random.default_rng(seed).normal(scale=0.3, size=DIMENSION).tolist())
+
+
+def decide(store, decision_id, arm="small", *, scope="s", examples=(), admitted="", x=None):
+    record = DecisionRecord(
+        id=decision_id,
+        scope=scope,
+        task="t",
+        arm=arm,
+        features=features(len(decision_id)) if x is None else x,
+        example_ids=tuple(examples),
+        propensity=0.5,
+        explored=False,
+        version=0,
+        created_at=NOW,
+        admitted_id=admitted,
+    )
+    store.record(decision=record)
+    return record
+
+
+def rate(store, decision_id, score, rater="user", at=NOW):
+    feedback = Feedback(decision_id, rater, score, at)
+    assert store.append_feedback(feedback)
+    return feedback
+
+
+def traffic(store, n, first=0):
+    """`n` rated decisions of both arms; what they are is fixed by their number."""
+    made = []
+    for i in range(first, first + n):
+        arm = "large" if i % 3 == 0 else "small"
+        record = decide(store, f"d{i}", arm, examples=("e1", "e2") if arm == "small" else (), x=features(i))
+        made.append((record, rate(store, record.id, (i * 7 % 11) / 10)))
+    return made
+
+
+def one_pass(made):
+    """The posteriors of a learner that saw everything at once and was never disturbed."""
+    posteriors = {}
+    for record, feedback in made:
+        before = posteriors.get(record.arm) or state.initial(reference=record.arm == "large")
+        posteriors[record.arm] = observe(before, np.array(record.features), feedback.score)
+    return posteriors
+
+
+def assert_learned_exactly(store, made):
+    got, ignored = state.read(store.checkpoint())
+    want = one_pass(made)
+    assert ignored == 0
+    assert set(got) == set(want)
+    for arm, posterior in want.items():
+        assert got[arm].precision.tobytes() == posterior.precision.tobytes()
+        assert got[arm].shift.tobytes() == posterior.shift.tobytes()
+        assert got[arm].count == posterior.count
+    assert store.checkpoint().offset == len(made)
+
+
+def statistics(store, example_id, scope="s"):
+    (row,) = store.rows(scope, [example_id])
+    return row.entry.statistics
+
+
+class Disturbed:
+    """A store in whose `publish` something happens before or after."""
+
+    def __init__(self, store, before=lambda: None, after=lambda: None):
+        self._store, self._before, self._after = store, before, after
+        self.dead = False
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def publish(self, *args):
+        self._before()
+        result = self._store.publish(*args)
+        self._after()
+        return result
+
+    def release(self, lease):
+        if not self.dead:  # a killed process gives nothing back
+            self._store.release(lease)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killed(store, *, before):
+    def die():
+        doomed.dead = True
+        raise Killed
+
+    doomed = Disturbed(store, **{"before" if before else "after": die})
+    return doomed
+
+
+class TestPosteriors:
+    def test_they_equal_one_pass_whatever_the_rounds(self, store, learner):
+        made = []
+        for n in (1, 5, 0, 17, 3):
+            made += traffic(store, n, first=len(made))
+            assert learner.round().consumed == n
+        assert_learned_exactly(store, made)
+
+    def test_a_long_log_is_taken_in_batches_until_it_is_drained(self, store, learner, monkeypatch):
+        monkeypatch.setattr(module, "BATCH", 10)
+        made = traffic(store, 35)
+        assert learner.round() == LearnReport(consumed=10, published=True, version=1)
+        assert learner.run_until_drained() == LearnReport(consumed=25, published=True, version=4)
+        assert_learned_exactly(store, made)
+
+    def test_two_raters_of_one_decision_are_two_rewards(self, store, learner):
+        record = decide(store, "d0")
+        made = [(record, rate(store, "d0", 1.0, "user")), (record, rate(store, "d0", 0.5, "judge"))]
+        learner.round()
+        assert_learned_exactly(store, made)
+
+    @pytest.mark.parametrize("x", [(), (1.0, 2.0)])
+    def test_features_that_cannot_be_read_move_no_posterior_but_count_as_reward(self, store, learner, x):
+        decide(store, "d0", "large", x=x)
+        rate(store, "d0", 1.0)
+        assert learner.round().consumed == 1
+        assert state.read(store.checkpoint()) == ({}, 0)
+        assert store.checkpoint().meta["rewards"] == {"large": [1.0, 1]}
+
+    def test_without_feedback_nothing_is_published(self, store, learner):
+        assert learner.round() == LearnReport()
+        assert store.checkpoint_version() == 0
+
+    def test_what_others_keep_in_the_checkpoint_is_carried_over(self, store, learner):
+        lease = store.acquire("learner", "someone", 60)
+        other = Checkpoint(1, 0, {"centroids": np.arange(3.0)}, {"threshold": 0.4})
+        assert store.publish(other, (0, 0), {}, lease)
+        store.release(lease)
+        made = traffic(store, 4)
+        assert learner.round().version == 2
+        assert store.checkpoint().arrays["centroids"].tolist() == [0, 1, 2]
+        assert store.checkpoint().meta["threshold"] == 0.4
+        assert_learned_exactly(store, made)
+
+
+class TestOrphans:
+    def test_they_are_counted_and_passed(self, store, learner):
+        rate(store, "never decided", 1.0)
+        made = traffic(store, 2)
+        rate(store, "nor this", 0.0)
+        report = learner.round()
+        assert (report.consumed, report.orphans, report.published) == (4, 2, True)
+        assert store.checkpoint().offset == 4
+        assert learner.round().consumed == 0
+        assert state.read(store.checkpoint())[0].keys() == one_pass(made).keys()
+
+    def test_a_decision_that_expired_makes_one(self, store, learner, clock):
+        traffic(store, 1)
+        clock.now += Settings().decision_ttl + 1
+        assert learner.round().orphans == 1
+
+    @pytest.mark.parametrize("score", [math.nan, -0.1, 1.1])
+    def test_a_score_that_is_no_reward_is_counted_and_passed(self, store, clock, score):
+        made = traffic(store, 1)
+        store_ = Disturbed(store)
+        bad = replace(made[0][1], score=score)
+        store_.feedback = lambda after, limit: [(1, bad)] if after < 1 else []
+        report = make(store_, clock).round()
+        assert (report.consumed, report.unusable) == (1, 1)
+        assert state.read(store.checkpoint())[0] == {}
+
+
+class TestKilled:
+    @pytest.mark.parametrize("before", [True, False])
+    def test_another_learner_takes_over_and_the_result_is_that_of_one_pass(self, store, clock, before):
+        for example_id in ("e1", "e2"):
+            add_example(store, example_id)
+        made = traffic(store, 12)
+        with pytest.raises(Killed):
+            make(killed(store, before=before), clock, "doomed").round()
+        assert store.checkpoint_version() == (0 if before else 1)
+        heir = make(store, clock, "heir")
+        made += traffic(store, 6, first=12)
+        assert heir.round() == LearnReport()  # the dead one's lease still holds
+        clock.now += module.LEASE_SECONDS + 1
+        heir.run_until_drained()
+        assert_learned_exactly(store, made)
+        assert statistics(store, "e1").helpfulness.count == 12
+
+    def test_an_error_gives_the_lease_back(self, store, clock):
+        traffic(store, 3)
+
+        def fail():
+            raise OSError("disk full")
+
+        with pytest.raises(OSError, match="disk full"):
+            make(Disturbed(store, before=fail), clock, "one").round()
+        assert make(store, clock, "two").round().consumed == 3
+
+
+class TestContention:
+    def test_while_another_holds_the_lease_nothing_happens(self, store, learner):
+        traffic(store, 3)
+        lease = store.acquire("learner", "another", 60)
+        assert learner.round() == LearnReport()
+        assert learner.run_until_drained() == LearnReport()
+        store.release(lease)
+        assert learner.round().consumed == 3
+
+    def test_a_lease_that_ran_out_publishes_nothing_and_counts_nothing_twice(self, store, clock):
+        made = traffic(store, 8)
+        faster = make(store, clock, "faster")
+
+        def stall():
+            clock.now += module.LEASE_SECONDS + 1
+            assert faster.round().published
+
+        report = make(Disturbed(store, before=stall), clock, "slow").round()
+        assert (report.consumed, report.published) == (0, False)
+        assert_learned_exactly(store, made)
+        made += traffic(store, 2, first=8)
+        assert make(store, clock, "slow").round().published
+        assert_learned_exactly(store, made)
+
+
+class TestStatistics:
+    @pytest.fixture(autouse=True)
+    def examples(self, store):
+        for example_id in ("e1", "e2"):
+            add_example(store, example_id)
+
+    def test_the_rating_of_an_answer_is_the_quality_of_the_example_it_became(self, store, learner):
+        decide(store, "d0", "large", admitted="e1")
+        rate(store, "d0", 0.9)
+        learner.round()
+        assert statistics(store, "e1") == Statistics(quality=Average(0.9, 1))
+        assert statistics(store, "e2") == Statistics()
+
+    def test_the_rating_of_an_answer_is_the_helpfulness_of_its_examples(self, store, learner):
+        decide(store, "d0", "small", examples=["e1", "e2"])
+        rate(store, "d0", 0.2)
+        learner.round()
+        decide(store, "d1", "small", examples=["e2"])
+        rate(store, "d1", 0.4)
+        learner.round()
+        assert statistics(store, "e1").helpfulness == Average(0.2, 1)
+        assert statistics(store, "e2").helpfulness == Average(0.2, 1).update(0.4)
+        assert statistics(store, "e2").quality == Average()
+
+    def offload_value(self, store, learner, arm, score, reference_scores=(0.5, 0.7), examples=("e1", "e2")):
+        for i, reference_score in enumerate(reference_scores):
+            decide(store, f"r{i}", "large")
+            rate(store, f"r{i}", reference_score)
+        decide(store, "d", arm, examples=examples)
+        rate(store, "d", score)
+        learner.round()
+        return statistics(store, "e1").offload_value
+
+    def test_a_successful_offload_is_shared_by_its_examples(self, store, learner):
+        assert self.offload_value(store, learner, "small", 0.55) == 0.5  # 0.55 ≥ 0.9 · mean of 0.5 and 0.7
+        assert statistics(store, "e2").offload_value == 0.5
+        assert statistics(store, "e1").offload_at == NOW
+
+    def test_a_poor_answer_is_no_successful_offload(self, store, learner):
+        assert self.offload_value(store, learner, "small", 0.53) == 0.0
+
+    def test_the_reference_offloads_nothing(self, store, learner):
+        assert self.offload_value(store, learner, "large", 1.0) == 0.0
+
+    def test_before_the_reference_was_rated_it_is_held_to_be_good(self, store, learner):
+        assert self.offload_value(store, learner, "small", 0.71, ()) == 0.0  # 0.9 · 0.8 is 0.72
+        decide(store, "more", "small", examples=["e1"])
+        rate(store, "more", 0.73)
+        learner.round()
+        assert statistics(store, "e1").offload_value == 1.0
+
+    def test_the_mean_reward_of_the_reference_outlives_a_round(self, store, learner):
+        decide(store, "r", "large", x=())  # a fallback counts as well
+        rate(store, "r", 0.2)
+        learner.round()
+        assert self.offload_value(store, learner, "small", 0.2, ()) == 0.5
+
+    def test_offload_value_decays_by_a_tenth_an_hour(self, store, learner):
+        self.offload_value(store, learner, "small", 1.0, examples=("e1",))
+        decide(store, "later", "small", examples=["e1"])
+        rate(store, "later", 1.0, at=NOW - 2 * 3600)
+        learner.round()
+        assert statistics(store, "e1").offload_value == pytest.approx(1.0 + 0.81)
+        assert statistics(store, "e1").offload_at == NOW
+
+    def test_a_clock_that_runs_ahead_does_not_stop_the_decay(self, store, learner):
+        decide(store, "d", "small", examples=["e1"])
+        rate(store, "d", 1.0, at=NOW + 1e6)
+        learner.round()
+        assert statistics(store, "e1").offload_at == NOW
+
+    def test_scopes_do_not_mix(self, store, learner):
+        add_example(store, "e1", scope="other")
+        decide(store, "d0", "small", scope="other", examples=["e1"])
+        rate(store, "d0", 1.0)
+        learner.round()
+        assert statistics(store, "e1", "s") == Statistics()
+        assert statistics(store, "e1", "other").helpfulness.count == 1
+
+    def test_an_example_that_is_gone_stops_nothing(self, store, learner):
+        decide(store, "d0", "small", examples=["gone", "e1"], admitted="gone too")
+        rate(store, "d0", 1.0)
+        assert learner.round().published
+        assert statistics(store, "e1").helpfulness.count == 1
+        assert store.rows("s", ["gone", "gone too"]) == []
+
+    def test_only_what_changed_is_fed_to_the_replicas(self, store, learner):
+        before = store.position()
+        decide(store, "d0", "small", examples=["e2"])
+        rate(store, "d0", 1.0)
+        learner.round()
+        assert [(c.kind, c.id) for c in store.changes(before)] == [("statistics", "e2")]
+
+
+def test_credits_commute():
+    credits = [(1.0, 0.0), (0.5, 7200.0), (0.25, 3600.0)]
+    forward = backward = Statistics()
+    for credit, at in credits:
+        forward = credited(forward, credit, at)
+    for credit, at in reversed(credits):
+        backward = credited(backward, credit, at)
+    assert forward.offload_value == pytest.approx(backward.offload_value)
+    assert forward.offload_value == pytest.approx(0.81 + 0.5 + 0.25 * 0.9)
+    assert forward.offload_at == backward.offload_at == 7200.0
+
+
+def test_a_value_of_long_ago_is_worth_nothing():
+    assert decayed(1.0, 1.7e9) == 0.0
