@@ -232,11 +232,18 @@ class SqliteStore:
 
     def append_feedback(self, feedback: Feedback) -> bool:
         """See `Store.append_feedback`."""
-        values = (feedback.decision_id, feedback.rater, feedback.at, encode_feedback(feedback))
+        parameters = {
+            "decision_id": feedback.decision_id,
+            "rater": feedback.rater,
+            "at": feedback.at,
+            "judgement": encode_feedback(feedback),
+        }
         with self._database.writing() as connection:
+            # not ON CONFLICT DO NOTHING, which would use up an offset
             inserted = connection.execute(
-                "INSERT INTO feedback (decision_id, rater, at, judgement) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                values,
+                "INSERT INTO feedback (decision_id, rater, at, judgement) SELECT :decision_id, :rater, :at, :judgement "
+                "WHERE NOT EXISTS (SELECT 1 FROM feedback WHERE decision_id = :decision_id AND rater = :rater)",
+                parameters,
             )
             return inserted.rowcount > 0
 

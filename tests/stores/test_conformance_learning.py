@@ -1,0 +1,190 @@
+"""Every store keeps the promises of `Store` to the learner: checkpoints, publication, leases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from shared_core.store.protocol import Lease, Store
+from shared_core.values import Checkpoint
+from tests.fakes import FakeClock
+from tests.stores.backends import Backend
+from tests.stores.conftest import DECISION_TTL, OpenStore
+from tests.stores.makers import make_checkpoint, make_example, make_feedback, make_statistics
+
+
+def leased(store: Store, owner: str = "me", ttl: float = 60.0) -> Lease:
+    lease = store.acquire("learn", owner, ttl)
+    assert lease is not None
+    return lease
+
+
+def assert_checkpoint(store: Store, expected: Checkpoint) -> None:
+    found = store.checkpoint()
+    assert (found.version, found.offset, found.meta) == (expected.version, expected.offset, expected.meta)
+    assert set(found.arrays) == set(expected.arrays)
+    for name, array in expected.arrays.items():
+        assert found.arrays[name].dtype == np.float64
+        assert found.arrays[name].shape == array.shape
+        assert found.arrays[name].tobytes() == array.tobytes()
+    assert store.checkpoint_version() == expected.version
+
+
+def test_before_the_first_checkpoint_there_is_an_empty_one(store: Store) -> None:
+    assert_checkpoint(store, Checkpoint())
+
+
+def test_a_published_checkpoint_comes_back_to_the_last_bit(store: Store) -> None:
+    arrays = {
+        "edge": np.array([np.nan, -0.0, np.inf, 5e-324, 1 / 3]),
+        "empty": np.zeros((0, 3)),
+        "scalar": np.array(2 / 3),
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "weights": np.random.default_rng(0).normal(size=(64, 64)),
+    }
+    checkpoint = Checkpoint(1, 12, arrays, {"arms": ["a"], "nested": {"x": 0.1, "none": None, "ko": "한"}})
+    assert store.publish(checkpoint, (0, 0), {}, leased(store)) is True
+    assert_checkpoint(store, checkpoint)
+
+
+def test_publication_feeds_the_new_statistics(store: Store) -> None:
+    examples = [make_example("e1"), make_example("e2"), make_example("e1", "other")]
+    store.put(examples)
+    store.delete("s", ["e2"])
+    before = store.position()
+    statistics = {
+        ("s", "e1"): make_statistics(1),
+        ("s", "e2"): make_statistics(2),
+        ("s", "never"): make_statistics(3),
+        ("none", "e1"): make_statistics(4),
+    }
+    assert store.publish(make_checkpoint(), (0, 0), statistics, leased(store)) is True
+    (row,) = store.rows("s", ["e1", "e2", "never"])
+    assert row.entry == replace(examples[0].entry, statistics=make_statistics(1))
+    assert np.array_equal(row.vector, examples[0].vector)
+    assert store.rows("other", ["e1"])[0].entry == examples[2].entry
+    assert (store.count("s"), store.count("none")) == (1, 0)
+    assert list(store.scopes()) == ["other", "s"]
+    assert [(c.kind, c.scope, c.id) for c in store.changes(before)] == [("statistics", "s", "e1")]
+    assert store.texts("s", ["e1"]) == {"e1": examples[0].texts}
+
+
+@pytest.mark.parametrize("expected", [(0, 0), (1, 4), (2, 5), (1, 6)])
+def test_publication_is_refused_on_another_version_or_offset(store: Store, expected: tuple[int, int]) -> None:
+    store.record(example=make_example())
+    lease = leased(store)
+    first = make_checkpoint(1, 5)
+    assert store.publish(first, (0, 0), {}, lease) is True
+    before = store.position()
+    assert store.publish(make_checkpoint(2, 9), expected, {("s", "e1"): make_statistics()}, lease) is False
+    assert_checkpoint(store, first)
+    assert store.rows("s", ["e1"])[0].entry == make_example().entry
+    assert store.position() == before
+    second = make_checkpoint(2, 9)
+    assert store.publish(second, (1, 5), {}, lease) is True
+    assert_checkpoint(store, second)
+
+
+def test_publication_is_refused_to_a_lease_that_was_lost(store: Store, clock: FakeClock) -> None:
+    store.record(example=make_example())
+    old = leased(store, "slow", ttl=10)
+    clock.advance(11)
+    new = leased(store, "fast")
+    before = store.position()
+    assert store.publish(make_checkpoint(), (0, 0), {("s", "e1"): make_statistics()}, old) is False
+    assert_checkpoint(store, Checkpoint())
+    assert store.rows("s", ["e1"])[0].entry == make_example().entry
+    assert store.position() == before
+    assert store.publish(make_checkpoint(), (0, 0), {}, new) is True
+
+
+def test_publication_is_refused_to_a_lease_that_never_was(store: Store) -> None:
+    assert store.publish(make_checkpoint(), (0, 0), {}, Lease("learn", "me", 1, 1e12)) is False
+    assert_checkpoint(store, Checkpoint())
+
+
+def test_publication_after_clear_leaves_nothing_behind(store: Store) -> None:
+    store.record(example=make_example())
+    store.clear()
+    assert store.publish(make_checkpoint(), (0, 0), {("s", "e1"): make_statistics()}, leased(store)) is True
+    assert (store.count("s"), list(store.scopes()), list(store.rows("s", ["e1"]))) == (0, [], [])
+    assert_checkpoint(store, make_checkpoint())
+    store.clear()
+    assert_checkpoint(store, make_checkpoint())
+
+
+def test_a_lease_is_held_by_one_until_it_expires(store: Store, clock: FakeClock) -> None:
+    first = leased(store, "me", ttl=10)
+    assert (first.name, first.owner, first.expires_at) == ("learn", "me", clock.now + 10)
+    assert store.acquire("learn", "you", 10) is None
+    assert store.acquire("replay", "you", 10) is not None
+    clock.advance(9)
+    renewed = leased(store, "me", ttl=10)
+    assert renewed.expires_at == clock.now + 10
+    clock.advance(9)
+    assert store.acquire("learn", "you", 10) is None
+    clock.advance(2)
+    taken = leased(store, "you")
+    assert taken.token > renewed.token >= first.token
+    assert store.acquire("learn", "me", 10) is None
+
+
+def test_a_renewal_does_not_fence_its_own_holder(store: Store) -> None:
+    first = leased(store)
+    leased(store)
+    assert store.publish(make_checkpoint(), (0, 0), {}, first) is True
+
+
+def test_a_released_lease_is_free_and_tokens_keep_growing(store: Store) -> None:
+    tokens = []
+    for owner in ("me", "you", "me", "me"):
+        lease = leased(store, owner)
+        tokens.append(lease.token)
+        store.release(lease)
+    assert tokens == sorted(set(tokens))
+
+
+def test_releasing_a_lost_lease_changes_nothing(store: Store, clock: FakeClock) -> None:
+    lost = leased(store, "slow", ttl=10)
+    clock.advance(11)
+    held = leased(store, "fast")
+    store.release(lost)
+    assert store.acquire("learn", "third", 10) is None
+    assert store.publish(make_checkpoint(), (0, 0), {}, held) is True
+
+
+def test_leases_and_checkpoints_outlive_the_store(durable: Backend, open_backend: OpenStore) -> None:
+    first = open_backend()
+    lease = leased(first)
+    assert first.publish(make_checkpoint(3, 7), (0, 0), {}, lease) is True
+    first.close()
+    second = open_backend()
+    assert_checkpoint(second, make_checkpoint(3, 7))
+    assert second.acquire("learn", "you", 10) is None
+    second.release(lease)
+    assert leased(second, "you").token > lease.token
+
+
+def test_offsets_are_never_used_again(store: Store, clock: FakeClock) -> None:
+    for number in range(4):
+        store.append_feedback(make_feedback(f"d{number}", at=clock.now))
+    clock.advance(DECISION_TTL + 1)
+    lease = leased(store)
+    assert store.publish(make_checkpoint(1, 4), (0, 0), {}, lease) is True
+    assert store.publish(make_checkpoint(2, 4), (1, 4), {}, lease) is True
+    late = make_feedback("d9", at=clock.now)
+    assert store.append_feedback(late) is True
+    assert list(store.feedback(4)) == [(5, late)]
+
+
+def test_feedback_that_nobody_learned_from_is_never_dropped(store: Store, clock: FakeClock) -> None:
+    given = [make_feedback(f"d{number}", at=clock.now) for number in range(4)]
+    for feedback in given:
+        store.append_feedback(feedback)
+    clock.advance(DECISION_TTL + 1)
+    assert store.publish(make_checkpoint(1, 2), (0, 0), {}, leased(store)) is True
+    store.record(example=make_example())
+    store.append_feedback(make_feedback("d9", at=clock.now))
+    assert [feedback for _, feedback in store.feedback(2)][:2] == given[2:]
