@@ -12,7 +12,6 @@ call again if its connection broke, so that a call may be applied twice; then `r
 from __future__ import annotations
 
 import secrets
-import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar, get_args
@@ -41,10 +40,10 @@ Argument: TypeAlias = str | bytes | int | float
 FEED_LENGTH: Final = 100_000  # changes that a replica may sleep through before it must reload; about 10 MB
 PUT_BATCH: Final = 200  # examples a script; 200 of 384 dimensions are half a megabyte and some milliseconds
 CLEAR_BATCH: Final = 500  # of each kind a script
+CONSUMED: Final = 1000  # of the oldest log entries, how many a publication looks at to drop them
 READ_BATCH: Final = 1000  # ids a command; Lua can hand on no more than some thousand arguments
 
 _KINDS: Final = frozenset(get_args(ChangeKind))
-_EXPIRES: Final = struct.Struct(">d")  # seconds since the epoch, in front of every value that expires
 _NOBODY: Final = ("",) * 5
 
 
@@ -115,13 +114,19 @@ class RedisStore:
         now = self._clock()
         args: list[Argument] = [now]
         if decision:
-            args += [decision.id, decision.scope]
-            args += self._expiring(codec.encode_decision(decision), now, self._settings.decision_ttl)
+            expires = decision.created_at + self._settings.decision_ttl
+            args += [
+                decision.id,
+                decision.scope,
+                codec.encode_decision(decision),
+                expires,
+                _milliseconds(expires - now),
+            ]
         else:
             args += _NOBODY
         if exact:
-            args += [exact.key, exact.scope]
-            args += self._expiring(codec.encode_exact(exact), now, self._settings.exact_ttl)
+            expires = exact.created_at + self._settings.exact_ttl
+            args += [exact.key, exact.scope, codec.encode_exact(exact), expires, _milliseconds(expires - now)]
         else:
             args += _NOBODY
         for example in examples:
@@ -219,8 +224,9 @@ class RedisStore:
 
     def exact(self, key: str) -> ExactAnswer | None:
         """The stored answer of this key, unless it expired."""
-        data = self._unexpired(self._command("GET", f"exact:{key}"))
-        return self._decoded(lambda value: codec.decode_exact(key, value), data)
+        answer = self._decoded(lambda data: codec.decode_exact(key, data), self._command("GET", f"exact:{key}"))
+        alive_since = self._clock() - self._settings.exact_ttl
+        return answer if answer and answer.created_at > alive_since else None
 
     def forget_exact(self, key: str) -> bool:
         """Remove one exact answer; True if it was there."""
@@ -231,13 +237,12 @@ class RedisStore:
     def decisions(self, ids: Sequence[str]) -> Mapping[str, DecisionRecord]:
         """Records of these decisions; one round trip for up to `READ_BATCH` of them."""
         found: dict[str, DecisionRecord] = {}
+        alive_since = self._clock() - self._settings.decision_ttl
         for batch in _batches(ids, READ_BATCH):
             stored = self._command("MGET", *(f"decision:{name}" for name in batch))
             for name, data in zip(batch, stored, strict=True):
-                decision = self._decoded(
-                    lambda value, name=name: codec.decode_decision(name, value), self._unexpired(data)
-                )
-                if decision is not None:
+                decision = self._decoded(lambda value, name=name: codec.decode_decision(name, value), data)
+                if decision and decision.created_at > alive_since:
                     found[name] = decision
         return found
 
@@ -248,15 +253,21 @@ class RedisStore:
         """
         remember = _milliseconds(self._settings.decision_ttl)
         call, value = secrets.token_hex(8), codec.encode_feedback(feedback)
-        return bool(self._run(scripts.FEEDBACK, feedback.decision_id, feedback.rater, call, value, remember))
+        args = (feedback.decision_id, feedback.rater, call, value, feedback.at, remember)
+        return bool(self._run(scripts.FEEDBACK, *args))
 
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
-        """Log entries with offset > `after`, oldest first."""
+        """Log entries with offset > `after`, oldest first. Only an empty answer means that the log has ended."""
         found: list[tuple[int, Feedback]] = []
-        for offset, fields in self._command("XRANGE", "feedback", f"({after}-0", "+", "COUNT", limit):
-            entry = self._decoded(codec.decode_feedback, fields.get(b"value"))
-            if entry is not None:
-                found.append((_number(offset), entry))
+        while not found:
+            entries = self._command("XRANGE", "feedback", f"({after}-0", "+", "COUNT", limit)
+            if not entries:
+                break
+            for stream_id, fields in entries:
+                after = _number(stream_id)
+                judgement = self._decoded(codec.decode_feedback, fields.get(b"value"))
+                if judgement is not None:
+                    found.append((after, judgement))
         return found
 
     # learning -------------------------------------------------------------------------------------------------
@@ -279,10 +290,11 @@ class RedisStore:
     ) -> bool:
         """Replace the checkpoint and the statistics in one script; False if another was faster.
 
-        The server does nothing else meanwhile: 1000 statistics hold it for about 5 ms.
+        Feedback that was learned from and whose decisions have expired leaves the log, `CONSUMED` entries a call. The server does nothing else meanwhile: 1000 statistics hold it for about 5 ms.
         """
         encoded = codec.encode_checkpoint(checkpoint)
         args: list[Argument] = [lease.name, lease.token, *expected, secrets.token_hex(8)]
+        args += [CONSUMED, self._clock() - self._settings.decision_ttl]
         args += [checkpoint.version, checkpoint.offset, encoded.head, encoded.arrays]
         for (scope, example_id), learned in statistics.items():
             args += [scope, example_id, codec.encode_statistics(learned)]
@@ -340,16 +352,6 @@ class RedisStore:
             with self._lock:
                 self._unreadable += 1
             return None
-
-    def _expiring(self, data: bytes, now: float, ttl: float) -> list[Argument]:
-        return [_EXPIRES.pack(now + ttl) + data, now + ttl, _milliseconds(ttl)]
-
-    def _unexpired(self, data: bytes | None) -> bytes | None:
-        """The value behind its expiry time; None once that has passed. What is too short decodes as unreadable."""
-        if data is None or len(data) < _EXPIRES.size:
-            return data
-        (expires,) = _EXPIRES.unpack_from(data)
-        return None if expires <= self._clock() else data[_EXPIRES.size :]
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -63,9 +63,8 @@ local function remove(scope, id)
   local existed = redis.call('ZREM', key('ages', scope), id)
   local answer = redis.call('HGET', key('answer', scope), id)
   for _, part in ipairs(parts) do redis.call('HDEL', key(part, scope), id) end
-  if answer then
+  if answer and redis.call('ZREM', key('exacts', scope), answer) == 1 then
     redis.call('DEL', key('exact', answer))
-    redis.call('ZREM', key('exacts', scope), answer)
   end
   if existed == 1 then tell('delete', scope, id) end
   return existed
@@ -174,7 +173,7 @@ return redis.call('HGET', prefix .. 'claims', ARGV[1])
 """
 )
 
-# ARGV: decision id; rater; token of this call; value; milliseconds to remember the judgement.
+# ARGV: decision id; rater; token of this call; value; when it was given; milliseconds to remember it.
 # A call that is sent again after its reply was lost finds its own token and is told the same as the first time.
 FEEDBACK: Final = (
     _KEYS
@@ -183,15 +182,16 @@ local judged = key('judged', ARGV[1])
 local before = redis.call('HGET', judged, ARGV[2])
 if before then return before == ARGV[3] and 1 or 0 end
 redis.call('HSET', judged, ARGV[2], ARGV[3])
-redis.call('PEXPIRE', judged, ARGV[5])
+redis.call('PEXPIRE', judged, ARGV[6])
 local offset = redis.call('INCR', prefix .. 'feedback:last')
-redis.call('XADD', prefix .. 'feedback', string.format('%.0f-0', offset), 'value', ARGV[4])
+redis.call('XADD', prefix .. 'feedback', string.format('%.0f-0', offset), 'at', ARGV[5], 'value', ARGV[4])
 return 1
 """
 )
 
-# ARGV 3: lease name; 4: its token; 5, 6: expected version and offset; 7: token of this call; 8-11: version, offset,
-# head, arrays; then for each example: scope, id, statistics.
+# ARGV 3: lease name; 4: its token; 5, 6: expected version and offset; 7: token of this call; 8: of how many of the oldest
+# log entries those go that are consumed and 9: were given by then; 10-13: version, offset, head, arrays; then for each
+# example: scope, id, statistics.
 PUBLISH: Final = (
     _FEED
     + """
@@ -199,15 +199,25 @@ local stored = redis.call('HMGET', prefix .. 'checkpoint', 'version', 'offset', 
 if stored[3] == ARGV[7] then return 1 end
 if (stored[1] or '0') ~= ARGV[5] or (stored[2] or '0') ~= ARGV[6] then return 0 end
 if redis.call('HGET', key('lease', ARGV[3]), 'token') ~= ARGV[4] then return 0 end
-redis.call('HSET', prefix .. 'checkpoint', 'call', ARGV[7], 'version', ARGV[8], 'offset', ARGV[9],
-  'head', ARGV[10], 'arrays', ARGV[11])
-for i = 12, #ARGV, 3 do
+redis.call('HSET', prefix .. 'checkpoint', 'call', ARGV[7], 'version', ARGV[10], 'offset', ARGV[11],
+  'head', ARGV[12], 'arrays', ARGV[13])
+for i = 14, #ARGV, 3 do
   local scope, id, statistics = unpack(ARGV, i, i + 2)
   if redis.call('HEXISTS', key('entry', scope), id) == 1 then
     redis.call('HSET', key('statistics', scope), id, statistics)
     tell('statistics', scope, id)
   end
 end
+local kept = 0
+for _, entry in ipairs(redis.call('XRANGE', prefix .. 'feedback', '-', ARGV[11] .. '-0', 'COUNT', ARGV[8])) do
+  local given
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == 'at' then given = tonumber(entry[2][i + 1]) end
+  end
+  if not given or given > tonumber(ARGV[9]) then break end
+  kept = tonumber(string.match(entry[1], '^%d+')) + 1
+end
+if kept > 0 then redis.call('XTRIM', prefix .. 'feedback', 'MINID', string.format('%.0f-0', kept)) end
 return 1
 """
 )

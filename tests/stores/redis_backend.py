@@ -12,8 +12,6 @@ from shared_core.store.redis import RedisStore
 from shared_core.values import Clock
 from tests.stores.backends import Part
 
-EXPIRY_BYTES = 8  # in front of a value that expires
-
 
 class RedisBackend:
     durable = True
@@ -28,7 +26,7 @@ class RedisBackend:
 
     def peek(self, part: Part, key: str = "", scope: str = "") -> bytes:
         if part in ("exact", "decision"):
-            data = self.client.get(f"{self.prefix}{part}:{key}")[EXPIRY_BYTES:]
+            data = self.client.get(f"{self.prefix}{part}:{key}")
         elif part == "feedback":
             [(_, fields)] = self.client.xrange(f"{self.prefix}feedback", f"{key}-0", f"{key}-0")
             data = fields[b"value"]
@@ -42,9 +40,7 @@ class RedisBackend:
     def damage(self, part: Part, data: bytes, key: str = "", scope: str = "") -> None:
         self.peek(part, key, scope)
         if part in ("exact", "decision"):
-            place = f"{self.prefix}{part}:{key}"
-            expiry = self.client.getrange(place, 0, EXPIRY_BYTES - 1)
-            self.client.set(place, expiry + data, keepttl=True)
+            self.client.set(f"{self.prefix}{part}:{key}", data, keepttl=True)
         elif part == "feedback":
             self._rewrite_feedback(int(key), data)
         elif part in ("checkpoint", "weights"):
@@ -58,4 +54,4 @@ class RedisBackend:
         entries = self.client.xrange(log)
         self.client.delete(log)
         for entry_id, fields in entries:
-            self.client.xadd(log, {"value": data} if entry_id == b"%d-0" % offset else fields, id=entry_id)
+            self.client.xadd(log, fields | {b"value": data} if entry_id == b"%d-0" % offset else fields, id=entry_id)

@@ -233,7 +233,7 @@ def test_expired_values_are_swept_as_new_ones_arrive(redis_url: str, raw: redis.
     pool = redis_url.partition("pool=")[2]
     store.record(make_decision("old"))
     clock.advance(Settings().decision_ttl + 1)
-    store.record(make_decision("new"))
+    store.record(make_decision("new", created_at=clock()))
     assert raw.keys(f"{{iccache:{pool}}}:decision:*") == [f"{{iccache:{pool}}}:decision:new".encode()]
     assert raw.zrange(f"{{iccache:{pool}}}:decisions:s", 0, -1) == [b"new"]
 
