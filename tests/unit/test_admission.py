@@ -95,5 +95,6 @@ def test_redaction_that_fails_lets_nothing_through_and_says_nothing_of_the_text(
         redacted("secret", broken)
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
+    assert caught.value.__cause__ is None
     with pytest.raises(SettingIsWrong, match="redact returned NoneType, not str"):
         redacted("secret", lambda text: None)
