@@ -19,8 +19,6 @@ Part: TypeAlias = Literal[
 class Backend(Protocol):
     """Where the data of one test lives."""
 
-    durable: bool  # what one store wrote, the next one opened here sees; `peek` and `damage` work
-
     def open(self, settings: Settings, clock: Clock, feed_length: int) -> Store:
         """A store on this data. Tests close it."""
 
@@ -33,21 +31,17 @@ class Backend(Protocol):
 
 
 class MemoryBackend:
-    durable = False
-
     def open(self, settings: Settings, clock: Clock, feed_length: int) -> Store:
         return SqliteStore(None, settings=settings, clock=clock, feed_length=feed_length)
 
     def peek(self, part: Part, key: str, scope: str = "") -> bytes:
-        raise NotImplementedError
+        raise NotImplementedError("memory cannot be reached from outside")
 
     def damage(self, part: Part, data: bytes, key: str = "", scope: str = "") -> None:
-        raise NotImplementedError
+        raise NotImplementedError("memory cannot be reached from outside")
 
 
 class SqliteBackend:
-    durable = True
-
     PLACES: dict[Part, tuple[str, str, str]] = {
         "entry": ("examples", "entry", "id = :key AND scope = :scope"),
         "statistics": ("examples", "statistics", "id = :key AND scope = :scope"),

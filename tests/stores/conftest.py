@@ -17,6 +17,9 @@ DECISION_TTL = 1000.0
 
 OpenStore = Callable[..., Store]
 
+# for tests of what is left when a store is closed, and of what is found damaged: memory holds nothing outside itself
+durable_stores = pytest.mark.parametrize("backend", ["sqlite", "redis"], indirect=True)
+
 
 @pytest.fixture
 def settings() -> Settings:
@@ -56,11 +59,3 @@ def open_backend(backend: Backend, settings: Settings, clock: FakeClock) -> Iter
 @pytest.fixture
 def store(open_backend: OpenStore) -> Store:
     return open_backend()
-
-
-@pytest.fixture
-def durable(backend: Backend) -> Backend:
-    """The backend, where it outlives a store; others are skipped."""
-    if not backend.durable:
-        pytest.skip("this store holds nothing outside itself")
-    return backend

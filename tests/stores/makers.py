@@ -45,7 +45,9 @@ def make_example(
 
 
 def make_exact(key: str = "k1", scope: str = "s", created_at: float = START, payload: bytes = b"") -> ExactAnswer:
-    return ExactAnswer(key, scope, payload or f'{{"key":"{key}"}}\n\x00\xff'.encode("latin-1"), "large", "d1", created_at)
+    return ExactAnswer(
+        key, scope, payload or f'{{"key":"{key}"}}\n\x00\xff'.encode("latin-1"), "large", "d1", created_at
+    )
 
 
 def make_decision(id: str = "d1", scope: str = "s", created_at: float = START, arm: str = "small") -> DecisionRecord:

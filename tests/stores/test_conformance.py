@@ -11,8 +11,7 @@ from shared_core.errors import FeedWasTrimmed, StoreIsUnusable
 from shared_core.store.protocol import Store
 from shared_core.values import Example, Texts
 from tests.fakes import FakeClock
-from tests.stores.backends import Backend
-from tests.stores.conftest import DECISION_TTL, EXACT_TTL, OpenStore
+from tests.stores.conftest import DECISION_TTL, EXACT_TTL, OpenStore, durable_stores
 from tests.stores.makers import (
     START,
     exact_key,
@@ -380,7 +379,8 @@ def test_a_closed_store_says_so(store: Store) -> None:
             use()
 
 
-def test_what_was_written_is_there_for_the_next(durable: Backend, open_backend: OpenStore) -> None:
+@durable_stores
+def test_what_was_written_is_there_for_the_next(open_backend: OpenStore) -> None:
     first = open_backend()
     example = make_example(exact_key="k1", statistics=make_statistics())
     first.claim("embedder", "minilm")
@@ -399,7 +399,8 @@ def test_what_was_written_is_there_for_the_next(durable: Backend, open_backend: 
     assert fed(second, position) == [("put", "s", "e2")]
 
 
-def test_two_open_stores_see_each_other(durable: Backend, open_backend: OpenStore) -> None:
+@durable_stores
+def test_two_open_stores_see_each_other(open_backend: OpenStore) -> None:
     here, there = open_backend(), open_backend()
     here.record(example=make_example("e1"))
     there.record(example=make_example("e2"))

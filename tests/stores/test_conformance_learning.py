@@ -10,8 +10,7 @@ import pytest
 from shared_core.store.protocol import Lease, Store
 from shared_core.values import Checkpoint
 from tests.fakes import FakeClock
-from tests.stores.backends import Backend
-from tests.stores.conftest import DECISION_TTL, OpenStore
+from tests.stores.conftest import DECISION_TTL, OpenStore, durable_stores
 from tests.stores.makers import make_checkpoint, make_example, make_feedback, make_statistics
 
 
@@ -155,7 +154,8 @@ def test_releasing_a_lost_lease_changes_nothing(store: Store, clock: FakeClock) 
     assert store.publish(make_checkpoint(), (0, 0), {}, held) is True
 
 
-def test_leases_and_checkpoints_outlive_the_store(durable: Backend, open_backend: OpenStore) -> None:
+@durable_stores
+def test_leases_and_checkpoints_outlive_the_store(open_backend: OpenStore) -> None:
     first = open_backend()
     lease = leased(first)
     assert first.publish(make_checkpoint(3, 7), (0, 0), {}, lease) is True
