@@ -232,7 +232,7 @@ def _fitted(text: str, model: SentenceTransformer) -> str:
     if not limit or len(text) < limit:
         return text
     bounded = shorten(text, 32 * limit)  # tokenising a megabyte would take longer than the request may be held
-    tokens = len(model.tokenizer.tokenize(bounded)) + 2  # and the marks of start and end
+    tokens = len(model.tokenizer(bounded, truncation=False, verbose=False)["input_ids"])
     return bounded if tokens <= limit else shorten(bounded, len(bounded) * limit // tokens)
 
 
