@@ -23,9 +23,9 @@ PRIOR_REWARD: Final = 0.5  # nothing is known of the arm
 PRIOR_REFERENCE: Final = 0.8  # it was chosen as the reference because it is good
 # Standard deviations that the prior grants to the reward, for each raw feature at 1. The projection gets the least:
 # eight weak features together must not keep an arm uncertain for its first hundred rewards.
-_BIAS_STD: Final = 0.4
-_SUMMARY_STD: Final = 0.2
-_PROJECTION_STD: Final = 0.15
+_BIAS_STD: Final = 0.3
+_SUMMARY_STD: Final = 0.6
+_PROJECTION_STD: Final = 0.08
 
 
 def initial(*, reference: bool) -> Posterior:
