@@ -255,9 +255,10 @@ class Engine:
         return removed
 
     def warm(self, scope: str) -> None:
-        """Load a scope now, so that its first request does not fall back."""
+        """Load a scope and the embedder's model now, so that the first request does not fall back."""
         pool = self._parts().pool
-        if pool:
+        if pool and self._plan.embedder:
+            self._plan.embedder.embed(["warm"])
             pool.warm(scope)
 
     def maintain(self) -> MaintainReport:

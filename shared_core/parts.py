@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from shared_core.background import Periodic, Writer
-from shared_core.errors import EmbedderDiffers, SettingIsWrong
+from shared_core.errors import SettingIsWrong
 from shared_core.guard import Guard
 from shared_core.inference import Embedder
 from shared_core.learning.learner import Learner
-from shared_core.manager.local import LocalManager
+from shared_core.manager.local import LocalManager, claim_embedder
 from shared_core.manager.privacy import Redact
 from shared_core.pool import Pool
 from shared_core.router.linear import LinearRouter
@@ -70,9 +70,8 @@ class Parts:
         from shared_core.pool.replica import Replica
         from shared_core.selector.local import LocalSelector
 
-        claimed = self.store.claim("embedder", plan.embedder.tag)
-        if claimed != plan.embedder.tag:
-            raise EmbedderDiffers(claimed, plan.embedder.tag)
+        if self.store.scopes():  # an empty pool is claimed by its first example, once the embedder has proved itself
+            claim_embedder(self.store, plan.embedder)
         pool = Replica(self.store, self.guard, plan.settings, counters)
         return pool, LocalSelector(plan.embedder, pool, self.guard, plan.settings, counters)
 

@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     # selection (paper §4.1)
     candidates: int = Field(16, ge=1, le=256, description="Stage-1 candidates; three times what is shown.")
     max_examples: int = Field(5, ge=0, le=50, description="Examples in a prompt; 5 is the paper's usual count.")
-    example_tokens: int = Field(1024, ge=0, description="Token budget of all examples of a prompt together.")
+    example_tokens: int = Field(1024, ge=0, description="Estimated tokens of all examples of a prompt together.")
     relevance_quantile: float = Field(
         0.9,
         ge=0.0,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import EmbedderDiffers, SettingIsWrong
 from shared_core.inference import Embedder
 from shared_core.manager.admission import example_id, example_of, refusal
 from shared_core.manager.privacy import Redact, redacted
@@ -107,6 +107,7 @@ class LocalManager:
             raise SettingIsWrong("an example needs a query and an answer that are not empty")
         texts = [Texts(redacted(query, self._redact), redacted(answer, self._redact)) for query, answer in pairs]
         vectors = self._embedder.embed([t.query for t in texts])
+        claim_embedder(self._store, self._embedder)
         now = self._clock()
         examples = [
             example_of(t, vector, scope=scope, task=task, source=source, writer=writer, now=now)
@@ -122,7 +123,13 @@ class LocalManager:
         return self._store.delete(scope, self._store.oldest(scope, excess)) if excess > 0 else 0
 
     def _keep(self, decision: Decision, outcome: Outcome, why_not: str | None) -> None:
-        example = None if why_not else self._new_example(decision, outcome)
+        example = None
+        if not why_not:
+            try:
+                example = self._new_example(decision, outcome)
+            except Exception:
+                self._store.record(record_of(decision, outcome))  # the decision is worth keeping in any case
+                raise
         self._counters.add(f"refused.{why_not}" if why_not else "admitted" if example else "known")
         admitted = example.entry.id if example else ""
         exact_key = decision.request.exact_key if outcome.payload is not None else ""
@@ -139,9 +146,12 @@ class LocalManager:
         if self._has_good_answer(request.scope, example_id(request.scope, request.task, texts.query)):
             return None
         vector = decision.selection.vector
+        if vector is None:
+            vector = self._embedder.embed([texts.query])[0]
+        claim_embedder(self._store, self._embedder)
         return example_of(
             texts,
-            self._embedder.embed([texts.query])[0] if vector is None else vector,
+            vector,
             scope=request.scope,
             task=request.task,
             source="traffic",
@@ -162,6 +172,17 @@ class LocalManager:
             self._unrated[decision.id] = (decision, replace(outcome, payload=None))
             if len(self._unrated) > UNRATED_LIMIT:
                 self._unrated.popitem(last=False)
+
+
+def claim_embedder(store: Store, embedder: Embedder) -> None:
+    """Make `embedder` the pool's, or make sure that it is.
+
+    Raises:
+        EmbedderDiffers: The pool was written with another one.
+    """
+    claimed = store.claim("embedder", embedder.tag)
+    if claimed != embedder.tag:
+        raise EmbedderDiffers(claimed, embedder.tag)
 
 
 def record_of(decision: Decision, outcome: Outcome, *, exact_key: str = "", admitted_id: str = "") -> DecisionRecord:
