@@ -7,7 +7,6 @@ read can still be expired and deleted. Only an explicit write of the same id rep
 # ruff: noqa: S608 — what is put into SQL text are constants of this file; values are always parameters
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
 import threading
@@ -15,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from shared_core.errors import FeedWasTrimmed
 from shared_core.settings import Settings
@@ -55,7 +54,7 @@ EXPIRED_PER_WRITE: Final = 64  # expired rows that one write removes: more than 
 CONSUMED_PER_PUBLISH: Final = 1000  # of the oldest log entries, how many a publication looks at to drop them
 PUT_BATCH: Final = 256  # examples in one transaction of `put`; others' writes get their turn in between
 
-_LISTED: Final = "scope = ? AND id IN (SELECT value FROM json_each(?))"
+IDS_PER_STATEMENT: Final = 500  # old SQLite allows 999 parameters
 
 
 class SqliteStore:
@@ -130,13 +129,16 @@ class SqliteStore:
 
     def delete(self, scope: str, ids: Sequence[str]) -> int:
         """See `Store.delete`."""
-        listed = (scope, json.dumps(list(ids)))
         with self._changing() as connection:
-            connection.execute(
-                f"DELETE FROM exact WHERE scope = ? AND key IN (SELECT exact_key FROM examples WHERE {_LISTED})",
-                (scope, *listed),
-            )
-            return _remove(connection, _LISTED, listed)
+            removed = 0
+            for condition, chunk in _listed(ids):
+                listed, parameters = f"scope = ? AND {condition}", (scope, *chunk)
+                connection.execute(
+                    f"DELETE FROM exact WHERE scope = ? AND key IN (SELECT exact_key FROM examples WHERE {listed})",
+                    (scope, *parameters),
+                )
+                removed += _remove(connection, listed, parameters)
+            return removed
 
     def clear(self, scope: str | None = None) -> int:
         """See `Store.clear`."""
@@ -165,15 +167,13 @@ class SqliteStore:
 
     def texts(self, scope: str, ids: Sequence[str]) -> Mapping[str, Texts]:
         """See `Store.texts`."""
-        rows = self._database.read(f"SELECT id, texts FROM examples WHERE {_LISTED}", (scope, json.dumps(list(ids))))
+        rows = self._of_scope("id, texts", scope, ids)
         read = ((example_id, self._readable(decode_texts, data)) for example_id, data in rows)
         return {example_id: texts for example_id, texts in read if texts is not None}
 
     def rows(self, scope: str, ids: Sequence[str]) -> Sequence[Row]:
         """See `Store.rows`."""
-        rows = self._database.read(
-            f"SELECT id, entry, statistics, vector FROM examples WHERE {_LISTED}", (scope, json.dumps(list(ids)))
-        )
+        rows = self._of_scope("id, entry, statistics, vector", scope, ids)
         read = (self._readable(decode_row, scope, *parts) for parts in rows)
         return [row for row in read if row is not None]
 
@@ -223,10 +223,14 @@ class SqliteStore:
 
     def decisions(self, ids: Sequence[str]) -> Mapping[str, DecisionRecord]:
         """See `Store.decisions`."""
-        rows = self._database.read(
-            "SELECT id, record FROM decisions WHERE id IN (SELECT value FROM json_each(?)) AND created_at > ?",
-            (json.dumps(list(ids)), self._clock() - self._decision_ttl),
-        )
+        oldest = self._clock() - self._decision_ttl
+        rows = [
+            row
+            for condition, chunk in _listed(ids)
+            for row in self._database.read(
+                f"SELECT id, record FROM decisions WHERE created_at > ? AND {condition}", (oldest, *chunk)
+            )
+        ]
         read = (self._readable(decode_decision, *parts) for parts in rows)
         return {record.id: record for record in read if record is not None}
 
@@ -344,6 +348,12 @@ class SqliteStore:
                     (now - ttl,),
                 )
 
+    def _of_scope(self, columns: str, scope: str, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        for condition, chunk in _listed(ids):
+            yield from self._database.read(
+                f"SELECT {columns} FROM examples WHERE scope = ? AND {condition}", (scope, *chunk)
+            )
+
     def _readable(self, decode: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         try:
             return decode(*args, **kwargs)
@@ -351,6 +361,13 @@ class SqliteStore:
             with self._counting:
                 self._unreadable += 1
             return None
+
+
+def _listed(ids: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Conditions that together say ``id IN ids``, each with its parameters."""
+    for start in range(0, len(ids), IDS_PER_STATEMENT):
+        chunk = ids[start : start + IDS_PER_STATEMENT]
+        yield f"id IN ({', '.join('?' * len(chunk))})", chunk
 
 
 def _put(connection: sqlite3.Connection, example: Example) -> None:

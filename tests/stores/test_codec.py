@@ -1,0 +1,254 @@
+"""Values survive the codec; bytes that are none are `Unreadable`, and never anything else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors.numpy import save
+
+from shared_core.store.codec import (
+    MAX_ARRAYS_BYTES,
+    decode_checkpoint,
+    decode_decision,
+    decode_exact,
+    decode_feedback,
+    decode_row,
+    decode_texts,
+    encode_checkpoint,
+    encode_decision,
+    encode_exact,
+    encode_example,
+    encode_feedback,
+)
+from shared_core.store.fields import MAX_VALUE_BYTES, Unreadable
+from shared_core.values import (
+    Average,
+    Checkpoint,
+    DecisionRecord,
+    Entry,
+    ExactAnswer,
+    Example,
+    Feedback,
+    Statistics,
+    Texts,
+)
+from tests.stores.makers import make_checkpoint, make_decision, make_exact, make_example, make_feedback
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+counts = st.integers(0, 2**62)
+text = st.text(st.characters(codec=None), max_size=40)  # lone surrogates too: they come out of broken JSON
+averages = st.builds(Average, finite, counts)
+statistics = st.builds(Statistics, averages, averages, finite, finite, finite, counts)
+sources = st.sampled_from(["traffic", "replay", "correction", "import", "synthetic"])
+entries = st.builds(Entry, text, text, text, sources, text, finite, counts, text, statistics)
+vectors = hnp.arrays(
+    np.float32, st.integers(1, 20), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
+)
+examples = st.builds(Example, entries, st.builds(Texts, text, text), vectors)
+answers = st.builds(ExactAnswer, text, text, st.binary(max_size=60), text, text, finite)
+decisions = st.builds(
+    DecisionRecord,
+    *(text, text, text, text),
+    st.lists(finite, max_size=5).map(tuple),
+    st.lists(text, max_size=5).map(tuple),
+    *(finite, st.booleans(), counts, finite, text, text, counts, counts),
+)
+judgements = st.builds(Feedback, text, text, finite, finite)
+arrays = hnp.arrays(np.float64, hnp.array_shapes(min_dims=0, min_side=0, max_dims=3), elements=st.floats())
+plain_json = st.recursive(
+    st.none() | st.booleans() | counts | finite | text,
+    lambda inner: st.lists(inner) | st.dictionaries(text, inner),
+    max_leaves=6,
+)
+checkpoints = st.builds(
+    Checkpoint,
+    counts,
+    counts,
+    st.dictionaries(st.text("abcXYZ_.0123456789", min_size=1), arrays, max_size=3),
+    st.dictionaries(text, plain_json, max_size=3),
+)
+
+
+@given(examples)
+def test_examples_come_back(example: Example) -> None:
+    encoded = encode_example(example)
+    entry = example.entry
+    row = decode_row(entry.scope, entry.id, encoded.entry, encoded.statistics, encoded.vector)
+    assert row.entry == entry
+    assert row.vector.tobytes() == example.vector.tobytes()
+    assert decode_texts(encoded.texts) == example.texts
+
+
+@given(answers, decisions, judgements)
+def test_answers_decisions_and_judgements_come_back(
+    answer: ExactAnswer, decision: DecisionRecord, judgement: Feedback
+) -> None:
+    assert decode_exact(answer.key, encode_exact(answer)) == answer
+    assert decode_decision(decision.id, encode_decision(decision)) == decision
+    assert decode_feedback(encode_feedback(judgement)) == judgement
+
+
+@given(checkpoints)
+def test_checkpoints_come_back_to_the_last_bit(checkpoint: Checkpoint) -> None:
+    encoded = encode_checkpoint(checkpoint)
+    found = decode_checkpoint(encoded.head, encoded.arrays)
+    assert found == checkpoint
+    assert {name: (a.shape, a.tobytes()) for name, a in found.arrays.items()} == {
+        name: (a.shape, a.tobytes()) for name, a in checkpoint.arrays.items()
+    }
+
+
+def test_decoded_weights_can_be_written_to() -> None:
+    encoded = encode_checkpoint(make_checkpoint())
+    decode_checkpoint(encoded.head, encoded.arrays).arrays["A"][0, 0] = 1.0
+
+
+ENCODED = encode_example(make_example("e1", "s"))
+CHECKPOINT = encode_checkpoint(make_checkpoint())
+# name: bytes that can be read, and what reads them
+READERS: dict[str, tuple[bytes, Callable[[object], object]]] = {
+    "entry": (ENCODED.entry, lambda data: decode_row("s", "e1", data, ENCODED.statistics, ENCODED.vector)),
+    "statistics": (ENCODED.statistics, lambda data: decode_row("s", "e1", ENCODED.entry, data, ENCODED.vector)),
+    "vector": (ENCODED.vector, lambda data: decode_row("s", "e1", ENCODED.entry, ENCODED.statistics, data)),
+    "texts": (ENCODED.texts, decode_texts),
+    "exact": (encode_exact(make_exact("k1")), lambda data: decode_exact("k1", data)),
+    "decision": (encode_decision(make_decision("d1")), lambda data: decode_decision("d1", data)),
+    "feedback": (encode_feedback(make_feedback()), decode_feedback),
+    "checkpoint": (CHECKPOINT.head, lambda data: decode_checkpoint(data, CHECKPOINT.arrays)),
+    "weights": (CHECKPOINT.arrays, lambda data: decode_checkpoint(CHECKPOINT.head, data)),
+}
+every_reader = pytest.mark.parametrize("name", READERS)
+of_json = pytest.mark.parametrize("name", [name for name in READERS if name not in ("vector", "weights")])
+
+
+def reads_or_refuses(name: str, data: object) -> bool:
+    """True if `data` was read; any exception but `Unreadable` fails the test."""
+    try:
+        READERS[name][1](data)
+    except Unreadable:
+        return False
+    return True
+
+
+def changed(data: bytes, **fields: object) -> bytes:
+    """The JSON of `data` (its first line, for an exact answer) with other fields."""
+    head, newline, payload = data.partition(b"\n")
+    return json.dumps(json.loads(head) | fields).encode() + newline + payload
+
+
+@every_reader
+@given(st.binary(max_size=300))
+@example(b'{"v":1}')
+@example(b"\xff\xff\xff\xff\xff\xff\xff\x7f{}")
+@example(b"\x02\x00\x00\x00\x00\x00\x00\x00{}")
+def test_noise_is_unreadable(name: str, noise: bytes) -> None:
+    read = reads_or_refuses(name, noise)
+    # 32 finite bytes are a vector, and an empty table holds no weights: those are whole
+    assert not read or (name == "vector" and len(noise) == len(ENCODED.vector)) or name == "weights"
+
+
+@every_reader
+@given(st.data())
+def test_flipped_bytes_never_raise_anything_else(name: str, data: st.DataObject) -> None:
+    wreck = bytearray(READERS[name][0])
+    for _ in range(data.draw(st.integers(1, 4))):
+        wreck[data.draw(st.integers(0, len(wreck) - 1))] = data.draw(st.integers(0, 255))
+    reads_or_refuses(name, bytes(wreck))
+
+
+@every_reader
+def test_what_was_cut_short_is_unreadable(name: str) -> None:
+    whole = READERS[name][0]
+    assert reads_or_refuses(name, whole)
+    end = len(whole) if name != "exact" else whole.index(b"\n") + 1  # a payload of any length is a payload
+    assert not any(reads_or_refuses(name, whole[:length]) for length in range(end))
+
+
+@every_reader
+@pytest.mark.parametrize("data", [None, 1, "text", 2.5, ["list"]], ids=repr)
+def test_what_is_not_bytes_is_unreadable(name: str, data: object) -> None:
+    assert not reads_or_refuses(name, data)
+
+
+@of_json
+@given(st.data())
+def test_fields_of_other_types_never_raise_anything_else(name: str, data: st.DataObject) -> None:
+    whole = READERS[name][0]
+    field = data.draw(st.sampled_from(sorted(json.loads(whole.partition(b"\n")[0]))))
+    value = data.draw(plain_json | st.sampled_from([10**400, -(2**63), [1e308] * 3, {"v": 1}]))
+    reads_or_refuses(name, changed(whole, **{field: value}))
+
+
+@of_json
+@pytest.mark.parametrize("version", [0, 2, 99, "1", None, [1]], ids=repr)
+def test_an_unknown_version_is_unreadable(name: str, version: object) -> None:
+    whole = READERS[name][0]
+    assert reads_or_refuses(name, changed(whole))
+    assert not reads_or_refuses(name, changed(whole, v=version))
+
+
+@of_json
+def test_nesting_without_end_is_unreadable(name: str) -> None:
+    for deep in (b"[" * 1_000_000, b'{"v":1,"id":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"):
+        assert not reads_or_refuses(name, deep)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("entry", {"source": "hearsay"}),
+        ("entry", {"id": "e2"}),
+        ("entry", {"scope": "other"}),
+        ("entry", {"dimension": 7}),
+        ("entry", {"created_at": "now"}),
+        ("entry", {"size": True}),
+        ("entry", {"size": 2**63}),
+        ("statistics", {"quality": [0.5]}),
+        ("statistics", {"quality": [0.5, 0.5]}),
+        ("statistics", {"quality": {"value": 1}}),
+        ("exact", {"key": "k2"}),
+        ("decision", {"id": "d2"}),
+        ("decision", {"explored": 1}),
+        ("decision", {"features": [None]}),
+        ("decision", {"example_ids": [1]}),
+        ("checkpoint", {"meta": []}),
+    ],
+)
+def test_wrong_fields_are_unreadable(name: str, fields: dict[str, object]) -> None:
+    assert not reads_or_refuses(name, changed(READERS[name][0], **fields))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_not_finite_are_unreadable(number: str) -> None:
+    whole = READERS["feedback"][0].replace(b'"score":0.7', b'"score":' + number.encode())
+    assert not reads_or_refuses("feedback", whole)
+    assert not reads_or_refuses("vector", np.array([np.nan] * 8, dtype="<f4").tobytes())
+
+
+def test_weights_of_another_type_are_unreadable() -> None:
+    assert not reads_or_refuses("weights", save({"A": np.zeros(3, dtype=np.float32)}))
+    assert not reads_or_refuses("weights", save({"A": np.zeros(3, dtype=np.int64)}))
+
+
+def test_what_is_too_large_is_neither_read_nor_written() -> None:
+    huge = "x" * MAX_VALUE_BYTES
+    with pytest.raises(ValueError, match="cannot be stored"):
+        encode_example(replace(make_example(), texts=Texts("q", huge)))
+    with pytest.raises(ValueError, match="cannot be stored"):
+        encode_exact(make_exact(payload=huge.encode()))
+    assert not reads_or_refuses("texts", b'{"v":1,"query":"","answer":"' + huge.encode() + b'"}')
+    with pytest.raises(ValueError, match="cannot be stored"):
+        encode_checkpoint(Checkpoint(1, 0, {"A": np.zeros(MAX_ARRAYS_BYTES // 8)}))
+
+
+@pytest.mark.parametrize("vector", [[], [[1.0]], [np.nan], [np.inf]], ids=repr)
+def test_a_vector_that_is_none_is_not_written(vector: list[float]) -> None:
+    with pytest.raises(ValueError, match="vector of example e1"):
+        encode_example(replace(make_example("e1"), vector=np.array(vector, dtype=np.float32)))
