@@ -46,12 +46,17 @@ def record(store: Store, name: str) -> None:
     store.record(decision_of(name), example_of(name), exact)
 
 
-def write_until_killed(url: str, prefix: str, acknowledged: Connection) -> None:
+def name_of(round_number: int, number: int) -> str:
+    """The name of the writer's `number`-th write, from 0."""
+    return f"r{round_number}-{number:05}"
+
+
+def write_until_killed(url: str, round_number: str, acknowledged: Connection) -> None:
     """Record one thing after another and say each name once the store has returned."""
     store = open_store(url, settings=Settings())
     number = 0
     while True:
-        name = f"{prefix}-{number:05}"
+        name = name_of(int(round_number), number)
         try:
             record(store, name)
         except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.faults.children import (
     example_of,
     hear,
     heard_until_the_end,
+    name_of,
     payload_of,
     running,
     write_until_killed,
@@ -26,6 +28,7 @@ from tests.servers import RedisServer
 
 ROUNDS = 20
 MOST_WRITES = 40  # acknowledged before the kill; drawn anew for each round
+LONGEST_WRITE = 0.003  # seconds, about; how far into the writes after those the kill falls, drawn likewise
 
 
 @pytest.fixture
@@ -36,15 +39,19 @@ def durable_server() -> Iterator[RedisServer]:
 
 def acknowledged_before_the_kill(url: str, round_number: int, kill: Callable[[], None] | None) -> list[str]:
     """Let a child write, kill it (or what `kill` kills) after a random number of writes; everything that it said."""
-    enough = random.Random(round_number).randint(1, MOST_WRITES)
-    with running(write_until_killed, url, f"r{round_number}") as (child, line):
+    draw = random.Random(round_number)
+    enough, moment = draw.randint(1, MOST_WRITES), draw.uniform(0.0, LONGEST_WRITE)
+    with running(write_until_killed, url, str(round_number)) as (child, line):
         names = [hear(line).decode() for _ in range(enough)]
+        end = time.perf_counter() + moment
+        while time.perf_counter() < end:
+            pass  # the child writes on, and is somewhere within a write when the moment has come
         (kill or child.kill)()
         names += heard_until_the_end(line)
         return names
 
 
-def check_whole(store: Store, names: list[str]) -> None:
+def check_whole(store: Store, names: list[str], round_number: int) -> None:
     """Every acknowledged name is there; whatever is there is there with all its parts, as it was written."""
     held = store.oldest(SCOPE, 100_000)
     assert set(names) <= set(held)
@@ -63,6 +70,9 @@ def check_whole(store: Store, names: list[str]) -> None:
         assert answer is not None
         assert answer.payload == payload_of(name)
         assert fed.count(name) == 1
+    unwritten = name_of(round_number, sum(name.startswith(f"r{round_number}-") for name in held))
+    assert store.decisions([f"decision-{unwritten}"]) == {}
+    assert store.exact(f"key-{unwritten}") is None
     assert store.unreadable == 0
 
 
@@ -72,7 +82,7 @@ def test_sqlite_writer_killed(tmp_path: Path) -> None:
     for round_number in range(ROUNDS):
         names += acknowledged_before_the_kill(url, round_number, None)
         store = open_store(url, settings=Settings())
-        check_whole(store, names)
+        check_whole(store, names, round_number)
         store.close()
     assert len(names) >= ROUNDS
 
@@ -82,7 +92,7 @@ def test_redis_writer_killed(redis_url: str) -> None:
     for round_number in range(ROUNDS):
         names += acknowledged_before_the_kill(redis_url, round_number, None)
         store = open_store(redis_url, settings=Settings())
-        check_whole(store, names)
+        check_whole(store, names, round_number)
         store.close()
     assert len(names) >= ROUNDS
 
@@ -94,6 +104,6 @@ def test_redis_server_killed(durable_server: RedisServer) -> None:
         names += acknowledged_before_the_kill(url, round_number, durable_server.kill)
         durable_server.start()
         store = open_store(url, settings=Settings())
-        check_whole(store, names)
+        check_whole(store, names, round_number)
         store.close()
     assert len(names) >= ROUNDS
