@@ -22,7 +22,7 @@ from tests.fakes import FakeClock
 from tests.stores.conftest import DECISION_TTL, EXACT_TTL
 from tests.stores.makers import make_checkpoint, make_decision, make_exact, make_example, make_feedback
 
-TIMEOUT = 60
+TIMEOUT = 100
 
 
 @pytest.fixture
@@ -226,24 +226,46 @@ def test_feedback_leaves_when_it_was_learned_and_its_decision_expired(
 # threads and processes ------------------------------------------------------------------------------------------------
 
 
-def test_readers_do_not_wait_for_a_writer(path: Path, store: SqliteStore) -> None:
-    """Another process is in the midst of a transaction: reads answer at once, with what was committed before."""
+class HeldClock(FakeClock):
+    """Holds one thread where it asks for the time, which a write does within its transaction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: threading.Thread | None = None
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self) -> float:
+        if threading.current_thread() is self.held:
+            self.reached.set()
+            assert self.go_on.wait(TIMEOUT)
+        return self.now
+
+
+def test_readers_do_not_wait_for_a_writer(path: Path, settings: Settings) -> None:
+    """While a transaction is open, reads answer with what was committed before it."""
+    clock = HeldClock()
+    store = SqliteStore(path, settings=settings, clock=clock)
     store.record(make_decision(), make_example(), make_exact("k1"))
-    writer = sqlite3.connect(path, isolation_level=None)
-    writer.execute("BEGIN IMMEDIATE")
-    writer.execute("DELETE FROM examples")
+    clock.held = threading.Thread(target=store.delete, args=("s", ["e1"]))
+    clock.held.start()
+    assert clock.reached.wait(TIMEOUT)
     reads: list[Callable[[], object]] = [
         lambda: store.texts("s", ["e1"]),
         lambda: store.rows("s", ["e1"]),
         lambda: store.changes(0),
         lambda: store.exact("k1"),
         lambda: store.decisions(["d1"]),
+        lambda: store.count("s"),
     ]
     with ThreadPoolExecutor(8) as pool:
-        found = [future.result(2) for future in [pool.submit(read) for read in reads * 4]]
+        try:
+            found = [future.result(10) for future in [pool.submit(read) for read in reads * 4]]
+        finally:
+            clock.go_on.set()
     assert all(found)
-    writer.execute("ROLLBACK")
-    writer.close()
+    clock.held.join(TIMEOUT)
+    assert store.count("s") == 0
+    store.close()
 
 
 def test_a_writer_that_waits_too_long_says_so_and_recovers(
