@@ -44,7 +44,12 @@ class Settings(BaseSettings):
     quality_target: float = Field(
         0.9, ge=0.0, le=1.0, description="Share of the reference arm's expected reward that another arm must reach."
     )
-    cost_weight: float = Field(0.2, ge=0.0, description="Reward that one unit of relative cost is worth.")
+    cost_weight: float = Field(
+        0.5,
+        ge=0.0,
+        description="Reward that one unit of relative cost is worth. High, because the quality guard has already kept out "
+        "every arm that is not good enough: among those that are, the cheaper one should win.",
+    )
     confidence: float = Field(
         1.0, ge=0.0, description="Posterior standard deviations below the mean at which the quality guard looks."
     )

@@ -38,12 +38,9 @@ assert not heavy, heavy
 WITHOUT_EXTRAS = """
 import sys
 
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"faiss", "redis", "sentence_transformers", "torch"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".")[0])
+for name in ("faiss", "redis", "sentence_transformers", "torch"):
+    sys.modules[name] = None  # as if it were not installed
 
-sys.meta_path.insert(0, Absent())
 from shared_core.errors import ExtraIsMissing
 from shared_core.store import open_store
 from shared_core.settings import Settings
