@@ -45,6 +45,7 @@ def arms(draw):
     return means, stds
 
 
+@settings(deadline=None)
 @given(history, st.data())
 def test_any_batching_of_the_log_gives_the_same_bits(pairs, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(pairs)), max_size=5)))
@@ -57,6 +58,7 @@ def test_any_batching_of_the_log_gives_the_same_bits(pairs, data):
     assert batched.count == once.count
 
 
+@settings(deadline=None)
 @given(history, st.randoms(use_true_random=False))
 def test_the_order_of_the_log_does_not_matter_but_for_rounding(pairs, random):
     shuffled = random.sample(pairs, len(pairs))
@@ -65,6 +67,7 @@ def test_the_order_of_the_log_does_not_matter_but_for_rounding(pairs, random):
     assert np.allclose(a.shift, b.shift, rtol=1e-12, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(history)
 def test_the_precision_stays_symmetric_and_positive_definite(pairs):
     precision = fold(start(), pairs).precision
@@ -72,6 +75,7 @@ def test_the_precision_stays_symmetric_and_positive_definite(pairs):
     assert np.linalg.eigvalsh(precision).min() > 0
 
 
+@settings(deadline=None)
 @given(history, context, unit, context)
 def test_more_data_never_makes_us_less_sure_anywhere(pairs, x, reward, elsewhere):
     before = fold(start(), pairs)
@@ -79,6 +83,7 @@ def test_more_data_never_makes_us_less_sure_anywhere(pairs, x, reward, elsewhere
     assert predict(solve(after), elsewhere)[1] <= predict(solve(before), elsewhere)[1] * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(history, context.filter(lambda x: float(x @ x) > 0.1))
 def test_a_good_reward_raises_and_a_bad_one_lowers_the_expectation_there(pairs, x):
     posterior = fold(start(), pairs)
@@ -87,6 +92,7 @@ def test_a_good_reward_raises_and_a_bad_one_lowers_the_expectation_there(pairs, 
     assert predict(solve(observe(posterior, x, min(0.0, now))), x)[0] <= now + 1e-9
 
 
+@settings(deadline=None)
 @given(arms())
 def test_win_probabilities_are_a_distribution(drawn):
     wins = win_probabilities(*drawn)
@@ -94,6 +100,7 @@ def test_win_probabilities_are_a_distribution(drawn):
     assert math.isclose(wins.sum(), 1, rel_tol=1e-9)
 
 
+@settings(deadline=None)
 @given(arms(), st.floats(-3, 3), st.randoms(use_true_random=False))
 def test_win_probabilities_depend_neither_on_order_nor_on_a_common_shift(drawn, shift, random):
     means, stds = drawn
@@ -114,6 +121,7 @@ def test_arms_win_as_often_as_their_probability_says(drawn, seed):
     assert np.abs(frequency - win_probabilities(means, stds)).max() < 6 * math.sqrt(0.25 / n)
 
 
+@settings(deadline=None)
 @given(arms(), unit, unit, st.floats(0, 3), st.floats(0, 3))
 def test_a_stricter_guard_lets_in_no_more(drawn, target, other_target, confidence, other_confidence):
     means, stds = drawn
@@ -123,6 +131,7 @@ def test_a_stricter_guard_lets_in_no_more(drawn, target, other_target, confidenc
     assert strict[0]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.booleans()), min_size=1, max_size=8), unit)
 def test_exploration_never_exceeds_its_share_and_only_fades(rows, explore):
     counts, explorable = (np.array(column) for column in zip(*rows, strict=True))
