@@ -1,0 +1,130 @@
+"""LangChain's messages ↔ ours: normalised turns, examples put in place, and how an answer ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+from shared_core.errors import SettingIsWrong
+from shared_core.values import Insertion, Message, Outcome, Role, canonical_json
+
+PROVENANCE: Final = "iccache"  # key of `response_metadata` under which an answer says how it came about
+
+_ROLES: Final[tuple[tuple[type[BaseMessage], Role], ...]] = (
+    (SystemMessage, "system"),
+    (HumanMessage, "user"),
+    (AIMessage, "assistant"),
+    (ToolMessage, "tool"),
+    (FunctionMessage, "tool"),
+)
+_NAMED_ROLES: Final[dict[str, Role]] = {
+    "system": "system", "developer": "system", "user": "user", "human": "user",
+    "assistant": "assistant", "ai": "assistant", "tool": "tool", "function": "tool",
+}  # fmt: skip
+
+# Under these keys providers say why the model stopped: OpenAI and Google, Anthropic, Ollama, OpenAI's Responses.
+_REASON_KEYS: Final = ("finish_reason", "stop_reason", "done_reason", "status")
+_CLEAN: Final = frozenset(
+    {"stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed"}
+    | {"tool_calls", "tool_use", "function_call"}
+)
+
+
+def normalised(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
+    """One `Message` for each message. Ids, token usage, response metadata and artifacts are dropped."""
+    return tuple(Message(_role(m), str(m.text), _extra(m)) for m in messages)
+
+
+def insert(messages: Sequence[BaseMessage], insertion: Insertion) -> list[BaseMessage]:
+    """The conversation with examples in place, as a new list; the given messages are not changed."""
+    placed = list(messages)
+    if insertion.rewrite is not None:
+        last = next(i for i in reversed(range(len(placed))) if _role(placed[i]) == "user")
+        placed[last] = placed[last].model_copy(update={"content": _with_text(placed[last], insertion.rewrite)})
+    turns = [HumanMessage(turn.text) if turn.role == "user" else AIMessage(turn.text) for turn in insertion.turns]
+    return placed[: insertion.index] + turns + placed[insertion.index :]
+
+
+def finish_reason(message: BaseMessage) -> str | None:
+    """Why the model stopped, in the provider's word in lower case; None if it did not say."""
+    reasons = (message.response_metadata.get(key) for key in _REASON_KEYS)
+    return next((reason.lower() for reason in reasons if isinstance(reason, str) and reason), None)
+
+
+def outcome_of(message: AIMessage) -> Outcome:
+    """How the call that gave this message ended. A model that does not say why it stopped ended by itself."""
+    reason = finish_reason(message)
+    metadata, usage = message.response_metadata, message.usage_metadata
+    writer = metadata.get("model_name") or metadata.get("model")
+    return Outcome(
+        answer=str(message.text),
+        finished=reason is None or reason in _CLEAN,
+        tool_calls=bool(message.tool_calls or message.invalid_tool_calls),
+        writer=writer if isinstance(writer, str) else "",
+        prompt_tokens=usage["input_tokens"] if usage else 0,
+        completion_tokens=usage["output_tokens"] if usage else 0,
+    )
+
+
+def decision_id_of(answer: BaseMessage | UUID | str) -> str:
+    """The decision behind an answer, given as its message, its run id or the decision id itself.
+
+    Raises:
+        SettingIsWrong: The message did not come through IC-Cache.
+    """
+    if isinstance(answer, BaseMessage):
+        provenance = answer.response_metadata.get(PROVENANCE)
+        if not isinstance(provenance, dict) or "decision_id" not in provenance:
+            raise SettingIsWrong(
+                f"this {type(answer).__name__} has no response_metadata['iccache'], so it did not come through IC-Cache "
+                "or lost it on the way; give the run id or the decision id instead"
+            )
+        return str(provenance["decision_id"])
+    if isinstance(answer, UUID):
+        return answer.hex
+    try:
+        return UUID(answer).hex
+    except ValueError:
+        return answer
+
+
+def _role(message: BaseMessage) -> Role:
+    if isinstance(message, ChatMessage):
+        return _NAMED_ROLES.get(message.role, "user")
+    return next((role for made_by, role in _ROLES if isinstance(message, made_by)), "user")
+
+
+def _extra(message: BaseMessage) -> str:
+    """Canonical JSON of what is sent beside text and role; empty if there is nothing."""
+    extra: dict[str, object] = {"name": message.name}
+    if isinstance(message.content, list):
+        extra["content"] = [block for block in message.content if not _is_text(block)]
+    if isinstance(message, ChatMessage) and message.role not in _NAMED_ROLES:
+        extra["role"] = message.role
+    if isinstance(message, AIMessage):
+        extra |= {"tool_calls": message.tool_calls, "invalid_tool_calls": message.invalid_tool_calls}
+    if isinstance(message, ToolMessage):
+        extra |= {"tool_call_id": message.tool_call_id, "failed": message.status == "error"}
+    sent = {name: value for name, value in extra.items() if value}
+    return canonical_json(sent) if sent else ""
+
+
+def _with_text(message: BaseMessage, text: str) -> str | list[str | dict[str, object]]:
+    if isinstance(message.content, str):
+        return text
+    return [{"type": "text", "text": text}, *(block for block in message.content if not _is_text(block))]
+
+
+def _is_text(block: str | dict[str, object]) -> bool:
+    return isinstance(block, str) or block.get("type") == "text"
