@@ -95,8 +95,7 @@ class Learner:
             return LearnReport(version=checkpoint.version)
         round_ = self._fold(checkpoint, [feedback for _, feedback in log])
         after = advance(checkpoint, round_, offset=log[-1][0])
-        statistics = {key: round_.statistics[key] for key in round_.touched}
-        if not self._store.publish(after, (checkpoint.version, checkpoint.offset), statistics, lease):
+        if not self._store.publish(after, (checkpoint.version, checkpoint.offset), round_.statistics, lease):
             return LearnReport(version=checkpoint.version)
         return LearnReport(len(log), round_.orphans, True, after.version, round_.unusable)
 

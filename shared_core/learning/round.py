@@ -26,8 +26,7 @@ class Round:
         target: Share of the reference's mean reward from which an offload is successful.
         posteriors: By arm.
         rewards: Plain mean reward by arm.
-        statistics: Of the examples that still exist, by (scope, id), before and after.
-        touched: Those of them that changed.
+        statistics: Of the examples that the batch concerns and that still exist, by (scope, id).
         orphans: Entries whose decision is unknown or expired.
         unusable: Entries whose score is no number in [0, 1].
     """
@@ -37,7 +36,6 @@ class Round:
     posteriors: dict[str, Posterior]
     rewards: dict[str, Average]
     statistics: dict[tuple[str, str], Statistics] = field(default_factory=dict)
-    touched: set[tuple[str, str]] = field(default_factory=set)
     orphans: int = 0
     unusable: int = 0
 
@@ -63,7 +61,7 @@ class Round:
     def _learn_examples(self, record: DecisionRecord, score: float, at: float) -> None:
         own = (record.scope, record.admitted_id)
         if own in self.statistics:
-            self._set(own, rated(self.statistics[own], score))
+            self.statistics[own] = rated(self.statistics[own], score)
         offloaded = record.arm != self.reference and score >= self.target * self._expected()
         for example_id in record.example_ids:
             key = (record.scope, example_id)
@@ -72,16 +70,12 @@ class Round:
             statistics = helped(self.statistics[key], score)
             if offloaded:
                 statistics = credited(statistics, 1.0 / len(record.example_ids), at)
-            self._set(key, statistics)
+            self.statistics[key] = statistics
 
     def _expected(self) -> float:
         """The reference's mean reward so far; what the prior expects while it has none."""
         rewards = self.rewards.get(self.reference)
         return rewards.value if rewards else state.PRIOR_REFERENCE
-
-    def _set(self, key: tuple[str, str], statistics: Statistics) -> None:
-        self.statistics[key] = statistics
-        self.touched.add(key)
 
 
 def resume(checkpoint: Checkpoint, reference: str, target: float) -> tuple[Round, int]:

@@ -300,7 +300,7 @@ class TestStatistics:
         assert statistics(store, "e2").helpfulness == Average(0.2, 1).update(0.4)
         assert statistics(store, "e2").quality == Average()
 
-    def offload_value(self, store, learner, arm, score, reference_scores=(0.5, 0.7), examples=("e1", "e2")):
+    def offload_value(self, store, learner, arm, score, reference_scores=(0.5, 0.9, 0.4), examples=("e1", "e2")):
         for i, reference_score in enumerate(reference_scores):
             decide(store, f"r{i}", "large")
             rate(store, f"r{i}", reference_score)
@@ -310,7 +310,7 @@ class TestStatistics:
         return statistics(store, "e1").offload_value
 
     def test_a_successful_offload_is_shared_by_its_examples(self, store, learner):
-        assert self.offload_value(store, learner, "small", 0.55) == 0.5  # 0.55 ≥ 0.9 · mean of 0.5 and 0.7
+        assert self.offload_value(store, learner, "small", 0.55) == 0.5  # 0.55 ≥ 0.9 · 0.6, the mean of 0.5, 0.9 and 0.4
         assert statistics(store, "e2").offload_value == 0.5
         assert statistics(store, "e1").offload_at == NOW
 
@@ -362,7 +362,7 @@ class TestStatistics:
         assert statistics(store, "e1").helpfulness.count == 1
         assert store.rows("s", ["gone", "gone too"]) == []
 
-    def test_only_what_changed_is_fed_to_the_replicas(self, store, learner):
+    def test_only_what_was_rated_is_fed_to_the_replicas(self, store, learner):
         before = store.position()
         decide(store, "d0", "small", examples=["e2"])
         rate(store, "d0", 1.0)
