@@ -1,1 +1,104 @@
+"""The command `iccache`. Each command imports what it needs when it is called."""
 
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared_core.errors import ICCacheError
+
+MISUSE = 2
+
+app = typer.Typer(
+    name="iccache",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="""A small model answers like a large one when it is shown the large one's past answers.
+
+Three steps lead there. [bold]iccache demo[/bold] shows the idea with real models, without server or key.
+[bold]iccache estimate[/bold] reads a file of your own requests and says whether they have neighbours to learn from.
+[bold]iccache demo --data[/bold] then tries it on your own requests and endpoints, before you change any code.
+
+In your code: [bold]from iccache_langchain import ICCacheChatModel[/bold], which stands where your chat model stands.
+In production, [bold]iccache learn[/bold] is the program that learns from the feedback which your services log.""",
+    epilog="Exit code 2: a file, option or endpoint cannot be used; one line on stderr says which, and what to do.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")]
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option(help='Your own requests: JSON lines {"request": …, "answer": …}; the answer may be left out.'),
+    ] = None,
+    small: Annotated[str | None, typer.Option(metavar="URL#MODEL", help="Your small model (with --data).")] = None,
+    large: Annotated[str | None, typer.Option(metavar="URL#MODEL", help="Your large model (with --data).")] = None,
+    requests: Annotated[int | None, typer.Option(help="Stop after so many requests.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the task and of every random draw.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Watch a small model take over what a large one used to answer.
+
+    Without --data: SmolLM2-135M, served in this process, learns an invented command language from the answers of a
+    "large model" that is a file of right answers. About three minutes on two cores; no server, no key.
+
+    With --data: the same on your requests and OpenAI-compatible endpoints (the key is OPENAI_API_KEY). Where a line
+    has an "answer", the reward is equality with it; elsewhere it is overlap with the large model's answer.
+
+        iccache demo --data mine.jsonl --small http://localhost:8001/v1#qwen2.5-3b --large http://gpu:8000/v1#qwen2.5-32b
+    """
+    from shared_core.cli.adapters import langchain_demo
+
+    langchain_demo(data=data, small=small, large=large, requests=requests, seed=seed, as_json=as_json)
+
+
+@app.command()
+def estimate(
+    file: Annotated[Path, typer.Argument(help="JSON lines in the order of arrival, one request a line.")],
+    field: Annotated[str, typer.Option(help="The field that holds the request.")] = "request",
+    embedder: Annotated[
+        str | None, typer.Option(help="A sentence-transformers model, hub id or folder. Default: all-MiniLM-L6-v2.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how much of your own traffic has a near neighbour, before anything is set up.
+
+    Every request is compared with the earlier ones only, as it would be in service. The IC-Cache paper found a
+    neighbour above 0.8 for 70 % of the requests of its traces.
+    """
+    from shared_core.cli.estimate import run
+
+    run(file, field=field, embedder=embedder, as_json=as_json)
+
+
+@app.command()
+def learn(
+    store: Annotated[str, typer.Option(help="sqlite:///file.db, redis://host:port/db, …")],
+    reference: Annotated[str, typer.Option(help="Name of the reference arm, as your chat model has it.")],
+    once: Annotated[bool, typer.Option("--once", help="One round, then stop (for cron). The default.")] = False,
+    every: Annotated[float | None, typer.Option(metavar="SECONDS", help="Keep going, with pauses.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Learn from the feedback that your services log, and publish what was learned.
+
+    Needed only where the services themselves do not learn, or to keep it off their machines. Any number may run: one
+    at a time holds the lease. Killed at any moment, it loses nothing and counts nothing twice.
+    """
+    from shared_core.cli.learn import run
+
+    run(store, reference=reference, once=once, every=every, as_json=as_json)
+
+
+def main() -> None:
+    """The console script. What the user can mend ends as one line on stderr and exit code 2."""
+    try:
+        app()
+    except ICCacheError as error:
+        sys.stderr.write(f"iccache: {' '.join(str(error).split())}\n")
+        sys.exit(MISUSE)

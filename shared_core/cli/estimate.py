@@ -1,0 +1,113 @@
+"""`iccache estimate`: embed the user's requests, and say what their neighbours promise."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.bar import Bar
+from rich.console import Console, Group, RenderableType
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from shared_core.cli.jsonl import read_jsonl
+from shared_core.cli.neighbours import (
+    BINS,
+    NEAR,
+    PAPER_SHARE,
+    QUANTILES,
+    Estimate,
+    estimated,
+    nearest_earlier,
+)
+from shared_core.inference import Embedder
+from shared_core.inference.embedders import as_embedder, default_embedder
+from shared_core.values import Vector
+
+BATCH: Final = 64
+
+
+def run(file: Path, *, field: str, embedder: str | None, as_json: bool) -> None:
+    """Estimate, and print.
+
+    Raises:
+        SettingIsWrong: The file cannot be used, or the embedder not be loaded.
+        ExtraIsMissing: sentence-transformers is not installed.
+    """
+    texts = [row[field] for row in read_jsonl(file, [field])]
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        chosen = as_embedder(embedder) if embedder else default_embedder()
+        vectors = _embedded(texts, chosen, progress)
+        comparing = progress.add_task("comparing", total=len(texts))
+        best = nearest_earlier(vectors, lambda n: progress.advance(comparing, n))
+    result = estimated(texts, vectors, best)
+    console = Console()
+    if as_json:
+        found = {"file": str(file), "embedder": chosen.tag, "near_means": NEAR, "quantile_levels": QUANTILES}
+        sys.stdout.write(json.dumps(found | asdict(result)) + "\n")
+    else:
+        console.print(picture(result, chosen.tag))
+
+
+def _embedded(texts: Sequence[str], embedder: Embedder, progress: Progress) -> Vector:
+    """Every different text once, in the order of `texts`."""
+    different = list(dict.fromkeys(texts))
+    task = progress.add_task("embedding", total=len(different))
+    blocks = []
+    for start in range(0, len(different), BATCH):
+        block = different[start : start + BATCH]
+        blocks.append(embedder.embed(block))
+        progress.advance(task, len(block))
+    row = {text: i for i, text in enumerate(different)}
+    vectors: Vector = np.concatenate(blocks)[[row[text] for text in texts]]
+    return vectors
+
+
+def picture(result: Estimate, embedder: str) -> RenderableType:
+    """What the user reads."""
+    shares = Table.grid(padding=(0, 2))
+    for share, meaning in (
+        (result.repeated, "asked before, word for word: the exact tier answers, no model is asked"),
+        (result.near, f"near an earlier request (similarity {NEAR} or more): examples for the small model"),
+        (1 - result.repeated - result.near, "far from every earlier request: the large model's, at first"),
+    ):
+        shares.add_row(Text(f"{share:6.1%}", style="bold"), meaning)
+    return Group(
+        Text(f"{result.requests:,} requests, each compared with the earlier ones; embedder {embedder}"),
+        Text(),
+        shares,
+        Text(),
+        _histogram(result),
+        Text(),
+        Text(_sentences(result)),
+    )
+
+
+def _histogram(result: Estimate) -> RenderableType:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("similarity", "requests that are no repeats, by their nearest earlier request", "")
+    most = max(*result.histogram, 1)
+    for i, count in reversed(list(enumerate(result.histogram))):
+        label = f"{i / BINS:.1f} to {(i + 1) / BINS:.1f}"
+        table.add_row(label, Bar(most, 0, count, width=40, color="green" if i / BINS >= NEAR else "blue"), f"{count:,}")
+    return table
+
+
+def _sentences(result: Estimate) -> str:
+    first, _, last = result.near_by_third
+    levels = ", ".join(f"{q:.0%}: {v:.2f}" for q, v in zip(QUANTILES, result.quantiles, strict=True))
+    return (
+        f"Quantiles of the nearest similarity: {levels}.\n"
+        f"Near requests were {first:.1%} of the first third of the file and {last:.1%} of the last: a pool grows.\n"
+        f"Two random requests of this file have a similarity of {result.random_median:.2f} (median; 99 % are below "
+        f"{result.random_high:.2f}): a near neighbour means something only well above that. The IC-Cache paper found "
+        f"{PAPER_SHARE:.0%} above {NEAR} on its traces, with another embedder.\n"
+        "This counts chances, not successes. A near neighbour can show the small model how to answer; whether it then "
+        "answers well enough, only your models can tell: try iccache demo --data on this file."
+    )

@@ -1,0 +1,109 @@
+"""How much of a stream of requests has a near neighbour among the earlier ones (paper §2.3), as pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared_core.values import Vector, fold
+
+Floats: TypeAlias = NDArray[np.float32]
+
+NEAR: Final = 0.8  # where the paper draws the line (§2.3)
+PAPER_SHARE: Final = 0.7
+BINS: Final = 10
+QUANTILES: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
+BLOCK: Final = 512  # requests that are compared at once: (BLOCK, n) similarities are held
+RANDOM_PAIRS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a file of requests says about in-context caching.
+
+    Shares are of all requests, in [0, 1].
+
+    Attributes:
+        requests: How many.
+        repeated: Asked before, word for word (white space aside): the exact tier's.
+        near: Not repeated, with an earlier request more similar than `NEAR`.
+        near_by_third: The same, of each third of the stream: a pool grows, and shares with it.
+        quantiles: Of the greatest similarity to an earlier request, repeats left out, at `QUANTILES`.
+        histogram: How many requests, repeats left out, in each of `BINS` equal bins over [0, 1]; below 0 counts as 0.
+        random_median: Median similarity of random pairs of this file: what "unrelated" means to this embedder.
+        random_high: Their 0.99 quantile.
+    """
+
+    requests: int
+    repeated: float
+    near: float
+    near_by_third: tuple[float, float, float]
+    quantiles: tuple[float, ...]
+    histogram: tuple[int, ...]
+    random_median: float
+    random_high: float
+
+
+def repeats(texts: Iterable[str]) -> NDArray[np.bool_]:
+    """True where the same text came before, white space aside."""
+    seen: set[str] = set()
+    flags = []
+    for text in texts:
+        folded = fold(text)
+        flags.append(folded in seen)
+        seen.add(folded)
+    return np.array(flags, dtype=np.bool_)
+
+
+def nearest_earlier(vectors: Vector, advance: Callable[[int], None] = lambda _: None) -> Floats:
+    """Greatest cosine of each unit vector with those before it, (n,); -1 for the first.
+
+    Args:
+        vectors: Unit vectors of shape (n, dimension), in order of arrival.
+        advance: Told how many more requests are done.
+    """
+    best = np.full(len(vectors), -1.0, dtype=np.float32)
+    for start in range(0, len(vectors), BLOCK):
+        block = vectors[start : start + BLOCK]
+        similarity = block @ vectors[: start + len(block)].T
+        rows = np.arange(len(block))[:, None]
+        similarity[np.arange(similarity.shape[1])[None, :] >= start + rows] = -1.0
+        best[start : start + len(block)] = similarity.max(axis=1)
+        advance(len(block))
+    return np.clip(best, -1.0, 1.0)
+
+
+def estimated(texts: list[str], vectors: Vector, best: Floats) -> Estimate:
+    """The figures of a stream, from what `nearest_earlier` found. At least one request."""
+    repeated = repeats(texts)
+    near = (best >= NEAR) & ~repeated
+    fresh = best[~repeated]
+    counts, _ = np.histogram(np.clip(fresh, 0.0, 1.0), bins=BINS, range=(0.0, 1.0))
+    random = _random_pairs(vectors)
+    a, b, c = (float(part.mean()) if len(part) else 0.0 for part in np.array_split(near, 3))
+    return Estimate(
+        requests=len(texts),
+        repeated=float(repeated.mean()),
+        near=float(near.mean()),
+        near_by_third=(a, b, c),
+        quantiles=tuple(float(q) for q in np.quantile(fresh, QUANTILES)),
+        histogram=tuple(int(count) for count in counts),
+        random_median=float(np.median(random)),
+        random_high=float(np.quantile(random, 0.99)),
+    )
+
+
+def _random_pairs(vectors: Vector) -> Floats:
+    """Similarities of random pairs of different rows; 0 alone if there is but one row."""
+    n = len(vectors)
+    if n < 2:
+        return np.zeros(1, dtype=np.float32)
+    rng = np.random.default_rng(0)
+    left = rng.integers(n, size=RANDOM_PAIRS)
+    right = (left + rng.integers(1, n, size=RANDOM_PAIRS)) % n
+    pairs: Floats = np.einsum("ij,ij->i", vectors[left], vectors[right])
+    return pairs
