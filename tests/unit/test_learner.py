@@ -275,6 +275,20 @@ class TestContention:
         assert make(store, clock, "slow").round().published
         assert_learned_exactly(store, made)
 
+    def test_a_checkpoint_published_meanwhile_is_not_overwritten(self, store, clock):
+        """Even under the very same lease, as when its owner took it twice."""
+        made = traffic(store, 4)
+
+        def overtake():
+            lease = store.acquire("learner", "slow", module.LEASE_SECONDS)
+            assert store.publish(Checkpoint(1, 0, {}, {"threshold": 0.4}), (0, 0), {}, lease)
+
+        report = make(Disturbed(store, before=overtake), clock, "slow").round()
+        assert (report.consumed, report.published) == (0, False)
+        assert make(store, clock, "slow").round() == LearnReport(consumed=4, published=True, version=2)
+        assert store.checkpoint().meta["threshold"] == 0.4
+        assert_learned_exactly(store, made)
+
 
 class TestStatistics:
     @pytest.fixture(autouse=True)
@@ -310,7 +324,9 @@ class TestStatistics:
         return statistics(store, "e1").offload_value
 
     def test_a_successful_offload_is_shared_by_its_examples(self, store, learner):
-        assert self.offload_value(store, learner, "small", 0.55) == 0.5  # 0.55 ≥ 0.9 · 0.6, the mean of 0.5, 0.9 and 0.4
+        assert (
+            self.offload_value(store, learner, "small", 0.55) == 0.5
+        )  # 0.55 ≥ 0.9 · 0.6, the mean of 0.5, 0.9 and 0.4
         assert statistics(store, "e2").offload_value == 0.5
         assert statistics(store, "e1").offload_at == NOW
 
