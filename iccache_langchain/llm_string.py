@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
 from shared_core.values import canonical_json
 
@@ -40,6 +40,7 @@ _BOUND: Final = re.compile(
 _CLASSES: Final[Mapping[str, type[BaseMessage]]] = {
     "AIMessage": AIMessage,
     "AIMessageChunk": AIMessage,
+    "ChatMessage": ChatMessage,
     "HumanMessage": HumanMessage,
     "HumanMessageChunk": HumanMessage,
     "SystemMessage": SystemMessage,
@@ -87,6 +88,11 @@ def parse(llm_string: str) -> Call:
         plain=known and _asks_for_one_text(shaping | params) and _BOUND.search(llm_string) is None,
         repeatable=_ADDRESS.search(llm_string) is None,
     )
+
+
+def writer_of(model: object) -> str:
+    """The name by which `parse` would know this model object; empty if it has none."""
+    return _writer({name: getattr(model, name, None) for name in _WRITER_NAMES})
 
 
 def _split(llm_string: str) -> tuple[dict[str, object] | None, str]:

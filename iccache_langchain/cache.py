@@ -1,0 +1,310 @@
+"""`ICCache`: IC-Cache behind LangChain's own cache interface, for chains that stay as they are.
+
+An identical call gets the stored answer. What the large model answers also becomes an example, which other surfaces
+show to a small model, or this one where `answer_with` names it. Nothing here ever fails the user's call: an exception
+is counted (`ICCache.counters`) and the call goes on as if there were no cache. `clear` and `record_feedback` are asked
+for, so they do raise.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from uuid import UUID
+
+from langchain_core.caches import BaseCache
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.runnables.config import ensure_config, run_in_executor
+
+from iccache_langchain.generations import CannotBeRead, CannotBeStored, decode, encode
+from iccache_langchain.llm_string import Call, parse, read_messages, writer_of
+from iccache_langchain.messages import PROVENANCE, decision_id_of, normalised, outcome_of
+from iccache_langchain.near import NearRequest, NearTier, is_answering
+from shared_core.adapters import Context, build_request, current_context
+from shared_core.engine import Engine
+from shared_core.errors import DependencyIsSlow, SettingIsWrong
+from shared_core.inference.embedders import as_embedder, default_embedder
+from shared_core.manager.privacy import Redact
+from shared_core.settings import Settings
+from shared_core.store.protocol import Store
+from shared_core.telemetry import Counters
+from shared_core.values import Arm, Hit, Message, Outcome, Request
+
+log = logging.getLogger("iccache")
+
+# Where providers put token counts beside `usage_metadata`; a hit cost none of them.
+_USAGE_KEYS: Final = ("token_usage", "usage")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One call, as LangChain's two strings tell it. `messages` is None for a prompt that is not a chat's."""
+
+    call: Call
+    messages: Sequence[BaseMessage] | None
+    request: Request
+
+
+class ICCache(BaseCache):
+    """A LangChain cache that also collects examples.
+
+    ```python
+    set_llm_cache(ICCache("sqlite:///iccache.db"))
+    ```
+
+    Args:
+        store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``) or an open store.
+        embedder: Anything that `as_embedder` takes. Without one (and without `reference` and `answer_with`, which
+            bring the default) only identical calls are answered, and no example is kept.
+        scope: Whose calls these are where neither config nor `iccache_context` says so.
+        strict_scope: Leave calls alone that name no scope: they go to the model and nothing is kept.
+        task: What kind of answer is wanted; by default a hash of the system message.
+        query_fn: Condenses a conversation into the text that is embedded; later turns may then become examples.
+        reference: The model whose answers may become examples, named as its LangChain class names it. By default
+            those of every model whose name can be read, but `answer_with`'s.
+        answer_with: A small model that answers requests near to past ones itself, shown their answers as examples.
+            Its answers are returned as if the large model had given them; ``response_metadata["iccache"]`` says so.
+        threshold: How near is near, in [0, 1]: the share of the pool's own random pairs that an example must be more
+            similar than. Only with `answer_with`.
+        redact: Applied to texts before they are embedded or stored. What it changes is not kept word for word.
+        settings: Every other knob.
+        engine: Share the engine of an `ICCacheChatModel` instead of opening a store; excludes store, embedder,
+            answer_with, redact and settings.
+
+    Raises:
+        SettingIsWrong: The arguments contradict each other.
+        StoreIsUnusable: The store cannot be opened.
+        EmbedderDiffers: The pool was written with another embedder.
+        ExtraIsMissing: The default embedder is needed and sentence-transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | None = None,
+        *,
+        embedder: object | None = None,
+        scope: str | None = None,
+        strict_scope: bool = False,
+        task: str | None = None,
+        query_fn: Callable[[Sequence[BaseMessage]], str] | None = None,
+        reference: str | None = None,
+        answer_with: BaseChatModel | None = None,
+        threshold: float = 0.999,
+        redact: Redact | None = None,
+        settings: Settings | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        if engine is not None and any(x is not None for x in (store, embedder, answer_with, redact, settings)):
+            raise SettingIsWrong("a shared engine brings its own store, embedder, redact, settings and models")
+        if store is None and engine is None:
+            raise SettingIsWrong("ICCache needs a store, such as 'sqlite:///iccache.db', or an engine to share")
+        self._scope = scope
+        self._strict_scope = strict_scope
+        self._task = task
+        self._query_fn = query_fn
+        self._reference = reference
+        self._small = (writer_of(answer_with) or type(answer_with).__name__) if answer_with is not None else ""
+        self._owns_engine = engine is None
+        if embedder is None and engine is None and (reference or answer_with is not None):
+            embedder = default_embedder()
+        self._engine = engine or _engine(store or "", embedder, self._small, threshold, redact, settings)
+        self._near = NearTier(self._engine, answer_with) if answer_with is not None else None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine behind it: `flush`, `delete`, `maintain`, `add_examples`."""
+        return self._engine
+
+    @property
+    def counters(self) -> Counters:
+        """What happened, how often, failures included."""
+        return self._engine.counters
+
+    # LangChain's interface ------------------------------------------------------------------------------------
+
+    def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        """The stored answer of an identical call, or a near answer, or None. Never raises."""
+        found = self._find(prompt, llm_string)
+        return found.answer() if isinstance(found, NearRequest) else found
+
+    async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
+        """`lookup`, with everything that may wait on a thread, and the small model's own async client."""
+        found = await run_in_executor(None, self._find, prompt, llm_string)
+        return await found.aanswer() if isinstance(found, NearRequest) else found
+
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        """Keep an answer: word for word before this returns, as an example soon after. Never raises.
+
+        The messages get ``response_metadata["iccache"]``, so that the answer can be rated.
+        """
+        try:
+            self._keep(self._read(prompt, llm_string), return_val)
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self._count("update", error)
+
+    async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        """`update` on a thread."""
+        await run_in_executor(None, self.update, prompt, llm_string, return_val)
+
+    def clear(self, **kwargs: Any) -> None:
+        """Forget the answers and examples of ``scope=…``, or of the scope in force, or of all if there is neither.
+
+        Raises:
+            DependencyIsSlow: Answers that wait to be stored could not be stored first; nothing was cleared.
+            Exception: The store failed; what it still holds is unknown.
+        """
+        if not self._engine.flush():
+            raise DependencyIsSlow("answers given earlier are still being stored, so they cannot be cleared; try again")
+        self._engine.clear(kwargs.get("scope") or _context().scope or self._scope)
+
+    async def aclear(self, **kwargs: Any) -> None:
+        """`clear` on a thread."""
+        await run_in_executor(None, lambda: self.clear(**kwargs))
+
+    # beyond it ------------------------------------------------------------------------------------------------
+
+    def record_feedback(self, answer: BaseMessage | UUID | str, score: float, rater: str = "user") -> None:
+        """Rate an answer in [0, 1], by its message or its decision id; a poor one is not served again.
+
+        Raises:
+            SettingIsWrong: The score is not within [0, 1], or the message did not come through IC-Cache.
+        """
+        self._engine.submit_feedback(decision_id_of(answer), score, rater)
+
+    def close(self) -> None:
+        """Store what waits to be stored and release the store; a shared engine stays open."""
+        if self._owns_engine:
+            self._engine.close()
+
+    # private --------------------------------------------------------------------------------------------------
+
+    def _read(self, prompt: str, llm_string: str) -> _Asked:
+        """Whose call this is and what makes it itself.
+
+        Raises:
+            SettingIsWrong: `strict_scope` is set and nobody named a scope.
+        """
+        call = parse(llm_string)
+        messages = read_messages(prompt)
+        # White space is part of what a completion continues: `extra` is not folded, and the query stays empty.
+        turns = normalised(messages) if messages else (Message("user", "", extra=prompt),)
+        request = build_request(
+            turns,
+            context=_context(),
+            default_scope=self._scope,
+            strict=self._strict_scope,
+            form="" if call.plain else call.fingerprint,
+            fingerprint=call.fingerprint,
+            query=self._query_fn(messages) if self._query_fn and messages else None,
+        )
+        return _Asked(call, messages, request)
+
+    def _find(self, prompt: str, llm_string: str) -> list[Generation] | NearRequest | None:
+        if is_answering():
+            return None
+        try:
+            began = time.monotonic()
+            asked = self._read(prompt, llm_string)
+            if not asked.call.repeatable:
+                self.counters.add("lookup.not_repeatable")
+                return None
+            hit = self._engine.lookup(asked.request)
+            if hit:
+                return _served(hit)
+            is_in_time = time.monotonic() - began < self._engine.settings.deadline
+            if self._near and asked.messages and asked.call.plain and is_in_time:
+                return self._near.seek(asked.request, asked.messages)
+        except CannotBeRead as error:
+            self._count("lookup.unreadable", error)
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self._count("lookup", error)
+        return None
+
+    def _keep(self, asked: _Asked, generations: Sequence[Generation]) -> None:
+        if not asked.call.repeatable:
+            return
+        try:
+            payload = encode(generations)
+        except CannotBeStored as error:
+            self._count("update.unstorable", error)
+            payload = None
+        outcome = _outcome(generations, asked.call.writer, payload)
+        admit = self._may_admit(asked, generations)
+        decision_id = self._engine.observe(asked.request, outcome, admit=admit)
+        for message in _messages(generations):
+            message.response_metadata.setdefault(
+                PROVENANCE, {"decision_id": decision_id, "tier": "model", "writer": asked.call.writer}
+            )
+
+    def _may_admit(self, asked: _Asked, generations: Sequence[Generation]) -> bool:
+        """True if the answer may become an example, as far as the call and its writer are concerned."""
+        writer = asked.call.writer
+        is_trusted = writer == self._reference if self._reference else writer not in {"", self._small}
+        return is_trusted and asked.messages is not None and asked.call.plain and len(generations) == 1
+
+    def _count(self, where: str, error: Exception) -> None:
+        self.counters.add(where)
+        self.counters.add(f"{where}.{type(error).__name__}")
+        log.debug("IC-Cache %s: %s: %s", where, type(error).__name__, error)
+
+
+def _context() -> Context:
+    """What the chain's ``configurable`` says, then `iccache_context`."""
+    return Context.read(ensure_config().get("configurable") or {}).over(current_context())
+
+
+def _served(hit: Hit) -> list[Generation]:
+    """The stored answer, new objects each time, which says where it comes from and counts no tokens again.
+
+    Raises:
+        CannotBeRead: The stored bytes are corrupt, or of a later version.
+    """
+    generations = decode(hit.answer.payload)
+    for message in _messages(generations):
+        stored = message.usage_metadata
+        message.usage_metadata = UsageMetadata(input_tokens=0, output_tokens=0, total_tokens=0)
+        message.response_metadata = {k: v for k, v in message.response_metadata.items() if k not in _USAGE_KEYS} | {
+            PROVENANCE: {
+                "decision_id": hit.decision_id,
+                "tier": "exact",
+                "writer": hit.answer.writer,
+                "answered_at": hit.answer.created_at,
+                "usage": stored,
+            }
+        }
+    return generations
+
+
+def _outcome(generations: Sequence[Generation], writer: str, payload: bytes | None) -> Outcome:
+    message = next(iter(_messages(generations)), None)
+    if message is None:  # a completion: kept word for word, never an example
+        return Outcome(generations[0].text if generations else "", finished=False, writer=writer, payload=payload)
+    return replace(outcome_of(message), writer=writer, payload=payload)
+
+
+def _messages(generations: Sequence[Generation]) -> list[AIMessage]:
+    chats = [generation.message for generation in generations if isinstance(generation, ChatGeneration)]
+    return [message for message in chats if isinstance(message, AIMessage)]
+
+
+def _engine(
+    store: Store | str,
+    embedder: object | None,
+    small: str,
+    threshold: float,
+    redact: Redact | None,
+    settings: Settings | None,
+) -> Engine:
+    """An engine without arms, or with the small model as its only one: then examples are all that it decides on."""
+    settings = settings or Settings()
+    embedder = as_embedder(embedder) if embedder is not None else None
+    if not small:
+        return Engine(store=store, embedder=embedder, redact=redact, settings=settings)
+    near = settings.model_copy(update={"relevance_quantile": threshold})
+    return Engine(store=store, arms=[Arm(small, 1.0)], reference=small, embedder=embedder, redact=redact, settings=near)
