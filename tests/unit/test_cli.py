@@ -28,8 +28,8 @@ def refused(monkeypatch, capsys, *arguments):
 
 @pytest.fixture
 def file(tmp_path):
-    def write(text):
-        path = tmp_path / "mine.jsonl"
+    def write(text, name="mine.jsonl"):
+        path = tmp_path / name
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         return path
 
@@ -107,7 +107,7 @@ def test_demo_refuses_in_one_line(monkeypatch, capsys, file):
         (["--data", data, "--small", "here", "--large", good], "--small takes URL#model"),
         (["--data", data, "--small", "http://127.0.0.1:9/v1", "--large", good], "--small takes URL#model"),
         (["--data", data, "--small", good, "--large", good], "--small: http://127.0.0.1:9/v1 gives no answer"),
-        (["--data", file('{"request": "a", "answer": 3}\n'), "--small", good, "--large", good], "line 1"),
+        (["--data", file('{"request": "a", "answer": 3}\n', "bad.jsonl"), "--small", good, "--large", good], "line 1"),
         (["--data", "nowhere.jsonl", "--small", good, "--large", good], "nowhere.jsonl cannot be read"),
     ]:
         assert complaint in refused(monkeypatch, capsys, "demo", *arguments)

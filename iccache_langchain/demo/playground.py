@@ -1,0 +1,35 @@
+"""After the run, on a terminal: requests of the user's own."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from iccache_langchain.demo.run import Demo
+from shared_core.errors import ICCacheError
+
+HINT = "Your own request, such as: heat the wine cellar to 12 degrees (an empty line ends)"
+
+
+def play(demo: Demo, console: Console) -> None:
+    """Ask for requests until an empty line, end of input or interrupt; each is answered twice by the small model."""
+    console.print(Text(f"\n{HINT}", style="bold"))
+    while True:
+        try:
+            request = console.input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if not request:
+            return
+        try:
+            attempt = demo.attempt(request)
+        except ICCacheError as error:
+            console.print(Text(str(error), style="red"))
+            continue
+        table = Table.grid(padding=(0, 2))
+        for example in reversed(attempt.examples):
+            table.add_row(Text("example", style="dim"), Text(f"{example.query} -> {example.answer}", style="dim"))
+        table.add_row("small alone", Text(" ".join(attempt.alone.split())))
+        table.add_row(f"with {len(attempt.examples)} examples", Text(" ".join(attempt.helped.split()), style="green"))
+        console.print(table)

@@ -1,0 +1,95 @@
+"""The program behind `iccache demo`: sets the stage, runs, and reports."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from langchain_core.language_models import BaseChatModel
+from rich.console import Console
+
+from iccache_langchain.demo import domain, serving
+from iccache_langchain.demo.models import AnswerFile, AskedOnce, openai_compatible, reachable
+from iccache_langchain.demo.playground import play
+from iccache_langchain.demo.results import report
+from iccache_langchain.demo.run import Demo
+from iccache_langchain.demo.view import Lines, Picture, Silent, View, conclusion, introduction
+from iccache_langchain.demo.workload import Workload, built_in, from_file
+from shared_core.errors import SettingIsWrong
+from shared_core.inference import Embedder
+from shared_core.inference.embedders import default_embedder, packaged_minilm
+
+WIDTH: Final = 100  # columns where there is no terminal
+MAX_TOKENS: Final = 32  # of the built-in task; its longest command takes about 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a run needs."""
+
+    workload: Workload
+    small: BaseChatModel
+    large: BaseChatModel
+    embedder: Embedder
+
+
+def run(
+    *, data: Path | None, small: str | None, large: str | None, requests: int | None, seed: int, as_json: bool
+) -> None:
+    """Run the demo on the built-in task, or on the user's data and endpoints, and print what it measured.
+
+    Raises:
+        SettingIsWrong: An option, file or endpoint cannot be used.
+        ExtraIsMissing: A package of the demo is not installed.
+        ModelFailed: A model gave no answer in the middle of the run.
+    """
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    began = time.monotonic()
+    with _stage(data, small, large, requests, seed) as stage:
+        if not as_json:
+            console.print(introduction(stage.workload))
+        with Demo(stage.workload, stage.small, stage.large, stage.embedder, seed) as demo:
+            with _view(console, stage.workload, as_json=as_json) as view:
+                steps = demo.run(view)
+            final = report(steps)
+            seconds = round(time.monotonic() - began, 1)
+            if as_json:
+                about = {"requests": len(steps), "seed": seed, "seconds": seconds, "about": stage.workload.about}
+                sys.stdout.write(json.dumps(about | final.as_json()) + "\n")
+                return
+            console.print(conclusion(final))
+            console.print(
+                f"The run took {seconds:.0f} seconds. None of it is a saving: see the sentence on the models."
+            )
+            if console.is_terminal and sys.stdin.isatty():
+                play(demo, console)
+
+
+@contextmanager
+def _stage(data: Path | None, small: str | None, large: str | None, requests: int | None, seed: int) -> Iterator[Stage]:
+    if data is not None:
+        if small is None or large is None:
+            raise SettingIsWrong("--data needs --small URL#model and --large URL#model, the models that answer it")
+        workload = from_file(data, requests)
+        yield Stage(
+            workload, reachable(small, "--small"), AskedOnce(inner=reachable(large, "--large")), default_embedder()
+        )
+        return
+    if small is not None or large is not None:
+        raise SettingIsWrong("--small and --large go with --data FILE.jsonl; without it the demo brings its own models")
+    workload = built_in(seed, domain.SIZE if requests is None else requests)
+    with serving.served(serving.packaged_gguf()) as url:
+        model = openai_compatible(url, serving.MODEL, max_tokens=MAX_TOKENS)
+        yield Stage(workload, model, AnswerFile(answers=dict(workload.answers)), packaged_minilm())
+
+
+def _view(console: Console, workload: Workload, *, as_json: bool) -> View:
+    if as_json:
+        return Silent()
+    return Picture(console, workload) if console.is_terminal else Lines(console, workload)

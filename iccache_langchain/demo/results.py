@@ -1,0 +1,133 @@
+"""What a run of the demo measured, as pure functions over its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """The small model's answer without examples. `sampled` ones were chosen before the run began."""
+
+    answer: str
+    score: float
+    sampled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One request, answered.
+
+    Attributes:
+        number: 1 for the first.
+        arm: Who answered.
+        offloaded: True if that was not the large model.
+        examples: How many it was shown.
+        explored: True if the exploration share chose it.
+        score: Reward of `answer`.
+        right: The right answer, or the large model's where none is known.
+        large_score: Reward of the large model's own answer.
+        copied: Reward of the answer to the most similar earlier request; None for the first request.
+        alone: The small model without examples, where it was asked too.
+        tokens: What the large model reads and writes for this request.
+    """
+
+    number: int
+    request: str
+    right: str
+    arm: str
+    offloaded: bool
+    examples: int
+    explored: bool
+    answer: str
+    score: float
+    large_score: float
+    copied: float | None
+    alone: Alone | None
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Means over `n` steps; None where there are none."""
+
+    n: int
+    offload: float | None
+    quality: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the final table: a way to answer, over the whole run and by thirds."""
+
+    name: str
+    whole: Figures
+    thirds: tuple[Figures, Figures, Figures]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The end of a run.
+
+    Attributes:
+        rows: Always large, small alone, copy nearest, IC-Cache.
+        with_examples: The small model's answers with examples, where IC-Cache asked it.
+        large_calls: How often IC-Cache asked the large model.
+        calls_avoided: How often it did not.
+        tokens_avoided: What the large model would have read and written for those.
+    """
+
+    rows: tuple[Row, Row, Row, Row]
+    with_examples: Figures
+    large_calls: int
+    calls_avoided: int
+    tokens_avoided: int
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values for ``--json``."""
+        return asdict(self)
+
+
+Reading: TypeAlias = Callable[[Step], tuple[bool, float] | None]  # (offloaded, quality), None if it has no part
+
+
+def report(steps: Sequence[Step]) -> Report:
+    """What these steps amount to; they may be the first few of a run."""
+    offloaded = [s for s in steps if s.offloaded]
+    return Report(
+        rows=(
+            _row("always large", steps, lambda s: (False, s.large_score)),
+            _row("small alone", steps, _alone),
+            _row("copy nearest", steps, lambda s: None if s.copied is None else (True, s.copied)),
+            _row("IC-Cache", steps, lambda s: (s.offloaded, s.score)),
+        ),
+        with_examples=_figures(steps, lambda s: (True, s.score) if s.offloaded and s.examples else None),
+        large_calls=len(steps) - len(offloaded),
+        calls_avoided=len(offloaded),
+        tokens_avoided=sum(s.tokens for s in offloaded),
+    )
+
+
+def thirds(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step], Sequence[Step]]:
+    """The steps in three parts of as equal size as can be, in order."""
+    a, b = round(len(steps) / 3), round(2 * len(steps) / 3)
+    return steps[:a], steps[a:b], steps[b:]
+
+
+def _alone(step: Step) -> tuple[bool, float] | None:
+    return (True, step.alone.score) if step.alone and step.alone.sampled else None
+
+
+def _row(name: str, steps: Sequence[Step], read: Reading) -> Row:
+    first, second, last = (_figures(part, read) for part in thirds(steps))
+    return Row(name, _figures(steps, read), (first, second, last))
+
+
+def _figures(steps: Sequence[Step], read: Reading) -> Figures:
+    read_ones = [value for value in map(read, steps) if value is not None]
+    n = len(read_ones)
+    if not n:
+        return Figures(0, None, None)
+    return Figures(n, sum(o for o, _ in read_ones) / n, sum(q for _, q in read_ones) / n)

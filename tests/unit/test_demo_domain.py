@@ -1,0 +1,106 @@
+"""The invented command language of the demo: what makes it a fair test of in-context caching."""
+
+from collections import Counter
+
+import pytest
+
+from iccache_langchain.demo.domain import FORMS, SIZE, VALUES, pairs
+from iccache_langchain.demo.results import Alone, Step, report, thirds
+from iccache_langchain.demo.workload import built_in, equality, from_file, token_f1
+from shared_core.errors import SettingIsWrong
+from shared_core.values import digest
+
+
+PINNED = "0b6561c98e12db02b90377c838b863447bfa3599f9059c5b456ee7848fe2a255"
+
+
+def test_the_task_is_the_same_on_every_machine():
+    assert digest([[p.request, p.answer] for p in pairs()]) == PINNED
+
+
+def test_there_are_240_different_requests_and_every_form_comes_equally_often():
+    task = pairs()
+    assert len({p.request for p in task}) == len(task) == SIZE == 240
+    kinds = Counter(" ".join(p.answer.split()[:2]) for p in task)
+    assert set(kinds.values()) == {SIZE // len(FORMS)}
+
+
+def test_every_phrasing_names_every_slot_so_that_the_answer_can_be_known():
+    for form in FORMS:
+        assert len(set(form.phrasings)) >= 4
+        for phrasing in form.phrasings:
+            for slot in form.slots():
+                assert f"{{{slot}}}" in phrasing
+                assert slot in VALUES
+
+
+def test_no_request_contains_the_words_that_make_its_command():
+    for pair in pairs():
+        verb = " ".join(pair.answer.split()[:2])
+        assert f"{verb} " not in pair.request
+        assert "--" not in pair.request
+
+
+def test_another_seed_gives_another_order_and_the_same_seed_the_same():
+    assert pairs(1) == pairs(1)
+    assert pairs(1) != pairs(0)
+
+
+def test_the_screen_says_that_the_large_arm_is_a_file_and_what_the_reward_is():
+    about = " ".join(built_in(0, 10).about)
+    assert "file of the right answers" in about
+    assert "reward is equality" in about
+
+
+@pytest.mark.parametrize("size", [0, 241])
+def test_a_size_outside_the_task_is_refused(size):
+    with pytest.raises(SettingIsWrong, match="1 to 240"):
+        built_in(0, size)
+
+
+def test_scores():
+    assert equality(" a  b\n", "a b") == 1.0
+    assert equality("a B", "a b") == 0.0
+    assert token_f1("a b", "b c") == 0.5
+    assert token_f1("", "b") == 0.0
+    assert token_f1("", "") == 1.0
+
+
+def test_a_file_may_know_some_answers_and_says_how_the_others_are_scored(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"request": "a", "answer": "x"}\n\n{"request": "b"}\n{"request": "a", "answer": "y"}\n')
+    workload = from_file(file, None)
+    assert workload.requests == ("a", "b")
+    assert workload.score("a", "y", "whatever the large model said") == 1.0
+    assert workload.score("b", "p q", "q r") == 0.5
+    assert "for 1 requests" in workload.about[-1]
+    assert "agreement and not truth" in workload.about[-1]
+
+
+def step(number, *, offloaded, score, copied=None, alone=None, examples=4, tokens=10):
+    return Step(number, f"r{number}", "right", "small" if offloaded else "large", offloaded, examples if offloaded else 0, False, "a", score, 1.0, copied, alone, tokens)  # fmt: skip
+
+
+def test_the_report_counts_what_happened():
+    steps = [
+        step(1, offloaded=False, score=1.0, alone=Alone("?", 0.0, sampled=True)),
+        step(2, offloaded=True, score=0.0, copied=0.0, alone=Alone("?", 1.0, sampled=False)),
+        step(3, offloaded=True, score=1.0, copied=1.0),
+    ]
+    final = report(steps)
+    large, alone, copy, ours = final.rows
+    assert (large.whole.offload, large.whole.quality) == (0.0, 1.0)
+    assert (alone.whole.n, alone.whole.quality) == (1, 0.0)  # the one that was not sampled has no part
+    assert (copy.whole.n, copy.whole.quality) == (2, 0.5)
+    assert ours.whole.offload == pytest.approx(2 / 3)
+    assert [t.quality for t in ours.thirds] == [1.0, 0.0, 1.0]
+    assert copy.thirds[0].quality is None
+    assert (final.with_examples.n, final.with_examples.quality) == (2, 0.5)
+    assert (final.large_calls, final.calls_avoided, final.tokens_avoided) == (1, 2, 20)
+
+
+def test_thirds_are_everything_in_order():
+    steps = [step(n, offloaded=False, score=1.0) for n in range(1, 9)]
+    parts = thirds(steps)
+    assert [len(p) for p in parts] == [3, 2, 3]
+    assert [s for part in parts for s in part] == steps
