@@ -1,0 +1,182 @@
+"""Inner-product search over vectors that come and go (DESIGN.md §4.11).
+
+An immutable base in clusters, an exact tail of what was added since, and tombstones in both. Small indexes are all
+tail, so their search is exact. Re-clustering builds another index off to the side and leaves this one untouched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared_core.errors import SettingIsWrong
+from shared_core.pool.clusters import Alive, Clusters, Positions, import_faiss
+from shared_core.values import Vector
+
+EXACT_LIMIT: Final = 16_384  # rows; an exact search of as many MiniLM vectors takes about a millisecond
+TAIL_LIMIT: Final = 1_024  # rows of the tail, or a twentieth of the base: then it is worth building a base anew
+DEAD_LIMIT: Final = 256  # tombstones, or a fifth of all rows: then it is worth building without them
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What a search found, the most similar first: positions (k,), similarities (k,), vectors (k, dimension)."""
+
+    positions: Positions
+    similarity: NDArray[np.float32] = field(repr=False)
+    vectors: Vector = field(repr=False)
+
+
+class VectorIndex:
+    """Unit vectors at positions 0, 1, 2, … in the order in which they were added; a position is never used again.
+
+    Searches may run on any thread at any time and wait for nobody. Of `add` and `remove` only one may run at a time.
+
+    Args:
+        dimension: Length of a vector.
+        base: Clusters that hold the first positions, none of them removed.
+
+    Raises:
+        ExtraIsMissing: FAISS is not installed.
+    """
+
+    def __init__(self, dimension: int, base: Clusters | None = None) -> None:
+        self.dimension = dimension
+        self._faiss = import_faiss()
+        self._base = base
+        self._offset = base.count if base else 0
+        self._dead = 0
+        self._count = 0  # of the tail; readers look no further, so rows are written before it grows
+        self._tail: Vector = np.empty((0, dimension), np.float32)
+        self._alive = Alive(0)
+
+    @property
+    def rows(self) -> int:
+        """How many positions have been given out."""
+        return self._offset + self._count
+
+    @property
+    def size(self) -> int:
+        """How many vectors can be found."""
+        return self.rows - self._dead
+
+    @property
+    def is_stale(self) -> bool:
+        """True if re-clustering would make searches or memory noticeably better."""
+        if self._dead > max(DEAD_LIMIT, self.rows // 5):
+            return True
+        return self.size > EXACT_LIMIT and self._count > max(TAIL_LIMIT, self._offset // 20)
+
+    def add(self, vectors: Vector) -> int:
+        """Append unit vectors of shape (n, dimension); returns the position of the first."""
+        first, count = self.rows, self._count + len(vectors)
+        if count > len(self._tail):
+            self._grow(count)
+        self._tail[self._count : count] = vectors
+        self._count = count
+        return first
+
+    def remove(self, position: int) -> None:
+        """Tombstone one position; nothing happens if that was done before."""
+        alive, row = self._place(position)
+        if alive[row]:
+            alive.drop(row)
+            self._dead += 1
+
+    def search(self, vector: Vector, k: int) -> Neighbours:
+        """The at most `k` vectors most similar to `vector` of shape (dimension,); fewer only if fewer are left.
+
+        Raises:
+            SettingIsWrong: The vector has another dimension.
+        """
+        if vector.shape != (self.dimension,):
+            raise SettingIsWrong(f"a vector of shape ({self.dimension},) was expected; got {vector.shape}")
+        count = self._count  # first: a row that replaces another is added last, and must not be found beside it
+        query = np.ascontiguousarray(vector, np.float32)[None]
+        near_tail, tail = self._search_tail(query, k, count)
+        near_base, base = self._search_base(query, k)
+        similarity = np.concatenate([near_base[base >= 0], near_tail[tail >= 0]])
+        positions = np.concatenate([base[base >= 0], tail[tail >= 0] + self._offset])
+        best = np.argsort(-similarity, kind="stable")[:k]
+        positions = positions[best]
+        return Neighbours(positions, similarity[best], self.vectors(positions))
+
+    def vectors(self, positions: Positions) -> Vector:
+        """The vectors at these positions, removed ones included, shape (len(positions), dimension)."""
+        found = np.empty((len(positions), self.dimension), np.float32)
+        late = positions >= self._offset
+        found[late] = self._tail[positions[late] - self._offset]
+        if self._base and not late.all():
+            found[~late] = self._base.vectors(positions[~late])
+        return found
+
+    def positions(self) -> Positions:
+        """Every position that was not removed, ascending."""
+        tail = self._alive.rows(self._count) + self._offset
+        return np.concatenate([self._base.alive.rows(self._offset), tail]) if self._base else tail
+
+    def reclustered(self, seed: int) -> tuple[VectorIndex, Positions]:
+        """A new index of what is alive now, and the position here of each of its positions.
+
+        Takes seconds on a large index, on one processor; this index may be searched and changed meanwhile.
+        """
+        origin = self.positions()
+        if len(origin) > EXACT_LIMIT:
+            base = Clusters(lambda rows: self.vectors(origin[rows]), len(origin), self.dimension, seed)
+            return VectorIndex(self.dimension, base), origin
+        index = VectorIndex(self.dimension)
+        index.add(self.vectors(origin))
+        return index, origin
+
+    def replay(self, old: VectorIndex, origin: Positions) -> Positions:
+        """Repeat here what happened to `old` since it was re-clustered into this index, which nobody has changed yet.
+
+        Args:
+            old: The index that `reclustered` was called on; must not change during this call.
+            origin: What `reclustered` returned.
+
+        Returns:
+            The position in `old` of each position here.
+        """
+        alive = old.positions()
+        late = alive[alive > origin[-1]] if len(origin) else alive
+        for position in np.flatnonzero(~np.isin(origin, alive, assume_unique=True)):
+            self.remove(int(position))
+        self.add(old.vectors(late))
+        return np.concatenate([origin, late])
+
+    def _place(self, position: int) -> tuple[Alive, int]:
+        if not 0 <= position < self.rows:
+            raise IndexError(f"position {position} was never given out; there are {self.rows}")
+        if self._base and position < self._offset:
+            return self._base.alive, position
+        return self._alive, position - self._offset
+
+    def _grow(self, count: int) -> None:
+        tail = np.empty((max(count, len(self._tail) * 3 // 2), self.dimension), np.float32)
+        tail[: self._count] = self._tail[: self._count]
+        self._alive = Alive(len(tail), self._alive)
+        self._tail = tail
+
+    def _search_tail(self, query: Vector, k: int, count: int) -> tuple[Vector, Positions]:
+        similarity, rows = np.empty(k, np.float32), np.full(k, -1, np.int64)
+        if count:
+            tail, alive, pointer = self._tail, self._alive, self._faiss.swig_ptr
+            # Always with a selector: without one, FAISS splits a single query over OpenMP threads, whose barriers
+            # cost 30 ms where other threads are busy.
+            self._faiss.knn_inner_product(
+                *(pointer(query), pointer(tail), self.dimension, 1, count, k),
+                *(pointer(similarity), pointer(rows), alive.selector),
+            )
+        return similarity, rows
+
+    def _search_base(self, query: Vector, k: int) -> tuple[Vector, Positions]:
+        if self._base is None:
+            return np.empty(0, np.float32), np.empty(0, np.int64)
+        similarity, rows = self._base.search(query, k)
+        if rows[0, -1] < 0:  # the clusters visited hold fewer than k that are alive
+            similarity, rows = self._base.search(query, k, exhaustive=True)
+        return similarity[0], rows[0]

@@ -1,0 +1,146 @@
+"""The examples of one scope and task, in memory: their vectors, ids and what was learned about them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared_core.pool import Candidates
+from shared_core.pool.clusters import Positions
+from shared_core.pool.index import VectorIndex
+from shared_core.store.protocol import Row
+from shared_core.values import Statistics, Vector
+
+PAIRS: Final = (
+    4096  # random pairs behind the quantiles: a quantile is then right to within about one percent of the ranks
+)
+ALL_PAIRS: Final = 64  # up to so many examples every pair is taken
+DRIFT: Final = 0.2  # share by which a partition grows or shrinks before its pairs are drawn anew
+
+
+class _Table:
+    """An index, and what belongs to each of its positions. Columns grow before the index, so readers never overrun."""
+
+    def __init__(self, index: VectorIndex, ids: list[str], learned: NDArray[np.float32]) -> None:
+        self.index = index
+        self.ids = ids
+        self.learned = learned  # quality and helpfulness, shape (at least len(ids), 2)
+
+    def append(self, rows: Sequence[Row]) -> None:
+        count = len(self.ids) + len(rows)
+        if count > len(self.learned):
+            grown = np.empty((max(count, len(self.learned) * 3 // 2), 2), np.float32)
+            grown[: len(self.ids)] = self.learned[: len(self.ids)]
+            self.learned = grown
+        self.learned[len(self.ids) : count] = [_columns(row.entry.statistics) for row in rows]
+        self.ids.extend(row.entry.id for row in rows)
+        self.index.add(np.stack([row.vector for row in rows]))
+
+
+class Partition:
+    """Examples that may be searched together. Readers wait for nobody; writers wait for each other.
+
+    Args:
+        dimension: Length of the vectors.
+        seed: Seed of clusters and of sampled pairs.
+    """
+
+    def __init__(self, dimension: int, seed: int) -> None:
+        self._seed = seed
+        self._lock = threading.Lock()
+        self._table = _Table(VectorIndex(dimension), [], np.empty((0, 2), np.float32))
+        self._positions: dict[str, int] = {}
+        self._cosines: NDArray[np.float32] = np.empty(0, np.float32)
+        self._sampled_at = 0
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def holds(self, ids: Collection[str]) -> set[str]:
+        """Those of these ids that are here."""
+        return {i for i in ids if i in self._positions}
+
+    def put(self, rows: Sequence[Row]) -> None:
+        """Add examples, replacing those of the same ids. Vectors must have this partition's dimension."""
+        newest = list({row.entry.id: row for row in rows}.values())
+        with self._lock:
+            self._remove([row.entry.id for row in newest])
+            first = len(self._table.ids)
+            self._positions |= {row.entry.id: first + i for i, row in enumerate(newest)}
+            self._table.append(newest)
+
+    def learn(self, example: str, statistics: Statistics) -> None:
+        """Take over new statistics of an example that is here."""
+        with self._lock:
+            self._table.learned[self._positions[example]] = _columns(statistics)
+
+    def remove(self, ids: Collection[str]) -> None:
+        """Remove those of these examples that are here; no later search finds them."""
+        with self._lock:
+            self._remove(ids)
+
+    def nearest(self, vector: Vector, k: int) -> Candidates:
+        """The at most `k` examples most similar to `vector` of shape (dimension,)."""
+        table = self._table
+        found = table.index.search(vector, k)
+        ids = tuple([table.ids[position] for position in found.positions.tolist()])
+        learned = table.learned[found.positions]
+        return Candidates(ids, found.similarity, found.vectors, learned[:, 0], learned[:, 1])
+
+    def quantile(self, q: float) -> float:
+        """The `q` quantile of the sampled cosines; -1.0 for q = 0, and if fewer than two examples were there."""
+        cosines = self._cosines
+        if q <= 0.0 or not len(cosines):
+            return -1.0
+        return float(cosines[int(np.ceil(q * (len(cosines) - 1)))])
+
+    def sample(self) -> None:
+        """Draw the pairs behind `quantile` anew if the partition has grown or shrunk enough since they were drawn."""
+        with self._lock:
+            if abs(len(self) - self._sampled_at) <= DRIFT * self._sampled_at:
+                return
+            index, positions = self._table.index, np.sort(list(self._positions.values()))
+        first, second = _pairs(len(positions), self._seed)
+        if len(first):
+            left, right = index.vectors(positions[first]), index.vectors(positions[second])
+            self._cosines = np.sort(np.einsum("ij,ij->i", left, right))
+        else:
+            self._cosines = np.empty(0, np.float32)
+        self._sampled_at = len(positions)
+
+    def recluster(self) -> bool:
+        """Build the index anew if it is stale, off to the side, and swap it in; one caller at a time."""
+        old = self._table
+        if not old.index.is_stale:
+            return False
+        index, origin = old.index.reclustered(self._seed)
+        with self._lock:
+            origin = index.replay(old.index, origin)
+            ids = [old.ids[position] for position in origin.tolist()]
+            self._positions = {ids[position]: position for position in index.positions().tolist()}
+            self._table = _Table(index, ids, old.learned[origin])
+        return True
+
+    def _remove(self, ids: Collection[str]) -> None:
+        for example in ids:
+            position = self._positions.pop(example, None)
+            if position is not None:
+                self._table.index.remove(position)
+
+
+def _columns(statistics: Statistics) -> tuple[float, float]:
+    return statistics.quality.value, statistics.helpfulness.value
+
+
+def _pairs(count: int, seed: int) -> tuple[Positions, Positions]:
+    """Every pair of `count` items if they are few, else random pairs of distinct ones."""
+    if count <= ALL_PAIRS:
+        first, second = np.triu_indices(count, 1)
+        return first, second
+    generator = np.random.default_rng([seed, count])
+    first = generator.integers(0, count, PAIRS)
+    return first, (first + generator.integers(1, count, PAIRS)) % count

@@ -1,0 +1,239 @@
+"""The examples of a store in this process: loaded once, then kept current from the change feed (DESIGN.md §4.7).
+
+Look-ups read memory and never wait for the feed, for a load or for re-clustering. One load runs at a time, and one
+follower of the feed; a load is published once it has caught up with the follower.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from shared_core.errors import FeedWasTrimmed, ScopeIsCold
+from shared_core.guard import Deadline, Guard
+from shared_core.pool import Candidates
+from shared_core.pool.clusters import import_faiss, return_memory
+from shared_core.pool.scope import LoadedScope
+from shared_core.pool.texts import TextCache
+from shared_core.settings import Settings
+from shared_core.store.protocol import Change, ChangeKind, Store
+from shared_core.telemetry import Counters
+from shared_core.values import Texts, Vector
+
+log = logging.getLogger("iccache")
+
+BATCH: Final = 1000  # changes applied at a time
+LOADS: Final = 3  # attempts at a load that the end of the feed overtakes
+
+
+class Replica:
+    """A `Pool` over one store.
+
+    Args:
+        store: Where the examples are; reads texts on the request path, everything else in the background.
+        guard: Bounds the reads of the request path.
+        settings: Gives the seed of clusters and sampled pairs.
+        counters: Gets ``pool.unusable`` (records that cannot be searched), ``pool.reloaded`` (the feed no longer
+            reached back), ``pool.load_failed`` and ``pool.reclustered``.
+
+    Raises:
+        ExtraIsMissing: FAISS is not installed.
+    """
+
+    def __init__(self, store: Store, guard: Guard, settings: Settings, counters: Counters) -> None:
+        import_faiss()
+        self._store = store
+        self._guard = guard
+        self._seed = settings.seed
+        self._counters = counters
+        self._texts = TextCache()
+        self._scopes: dict[str, LoadedScope] = {}
+        self._position = 0  # the last change that every published scope has seen
+        self._following = threading.Lock()  # whoever changes published scopes
+        self._loading = threading.Lock()
+        self._clustering = threading.Lock()
+        self._wanted: dict[str, None] = {}  # cold scopes that were asked for, in order
+        self._wanted_lock = threading.Lock()
+        self._closed = False
+
+    # on the request path --------------------------------------------------------------------------------------
+
+    def candidates(self, scope: str, task: str, vector: Vector, k: int) -> Candidates:
+        """See `Pool.candidates`."""
+        loaded = self._scopes.get(scope)
+        if loaded is None:
+            self._want(scope)
+            raise ScopeIsCold(f"the examples of scope {scope!r} are being loaded")
+        partition = loaded.partitions.get(task)
+        if partition is None:
+            none = np.empty(0, np.float32)
+            return Candidates((), none, np.empty((0, len(vector)), np.float32), none, none)
+        return partition.nearest(vector, k)
+
+    def similarity_quantile(self, scope: str, task: str, q: float) -> float:
+        """See `Pool.similarity_quantile`."""
+        loaded = self._scopes.get(scope)
+        partition = loaded.partitions.get(task) if loaded else None
+        return partition.quantile(q) if partition else -1.0
+
+    def texts(self, scope: str, ids: Sequence[str], deadline: Deadline) -> Mapping[str, Texts]:
+        """See `Pool.texts`."""
+        found, mark = self._texts.get(scope, ids)
+        missing = [example for example in ids if example not in found]
+        if missing:
+            read = self._guard.call("store", deadline, self._store.texts, scope, missing)
+            self._texts.keep(scope, read, mark)
+            found |= read
+        return found
+
+    def size(self, scope: str) -> int:
+        """See `Pool.size`."""
+        loaded = self._scopes.get(scope)
+        return len(loaded) if loaded else 0
+
+    # keeping current ------------------------------------------------------------------------------------------
+
+    def warm(self, scope: str) -> None:
+        """See `Pool.warm`."""
+        with self._loading:
+            if scope not in self._scopes and not self._closed:
+                self._load(scope)
+
+    def refresh(self) -> int:
+        """See `Pool.refresh`. Where the feed no longer reaches back, every loaded scope is loaded anew."""
+        with self._following:
+            if not self._scopes:
+                return 0
+            try:
+                return self._follow()
+            except FeedWasTrimmed as error:
+                log.info("IC-Cache reloads its examples: %s", error)
+                self._reload()
+                return 0
+
+    def maintain(self) -> None:
+        """See `Pool.maintain`."""
+        with self._clustering:
+            rebuilt = sum(loaded.recluster() for loaded in list(self._scopes.values()))
+            if rebuilt:
+                self._counters.add("pool.reclustered", rebuilt)
+                return_memory()
+
+    def close(self) -> None:
+        """See `Pool.close`."""
+        self._closed = True
+        with self._following:
+            self._scopes = {}
+            self._texts.clear()
+
+    # private --------------------------------------------------------------------------------------------------
+
+    def _want(self, scope: str) -> None:
+        with self._wanted_lock:
+            idle = not self._wanted
+            self._wanted[scope] = None
+            if idle:
+                threading.Thread(target=self._load_wanted, args=(scope,), name="iccache-load", daemon=True).start()
+
+    def _load_wanted(self, first: str) -> None:
+        """Load what was asked for, until nothing is left."""
+        scope: str | None = first
+        while scope is not None:
+            try:
+                self.warm(scope)
+            except Exception as error:  # noqa: BLE001 - counted; the next request for this scope tries again
+                self._counters.add("pool.load_failed")
+                log.warning("IC-Cache could not load scope %r: %s: %s", scope, type(error).__name__, error)
+            with self._wanted_lock:
+                del self._wanted[scope]
+                scope = next(iter(self._wanted), None)
+
+    def _load(self, scope: str) -> None:
+        for attempt in range(LOADS):
+            start = self._store.position()
+            loaded = self._read(scope)
+            with self._following:
+                try:
+                    self._catch_up(scope, loaded, start)
+                except FeedWasTrimmed:
+                    if attempt == LOADS - 1:
+                        raise
+                    continue
+                loaded.sample()
+                if not self._closed:
+                    self._scopes[scope] = loaded
+                return
+
+    def _read(self, scope: str) -> LoadedScope:
+        loaded = LoadedScope(self._seed)
+        for rows in self._store.scan(scope):
+            self._count_unusable(loaded.put(rows))
+        return loaded
+
+    def _catch_up(self, scope: str, loaded: LoadedScope, start: int) -> None:
+        """Apply to a scope that was read from `start` on what the published scopes have seen since."""
+        if not self._scopes:
+            self._position = start
+        while start < self._position:
+            changes = [c for c in self._store.changes(start, BATCH) if c.seq <= self._position]
+            if not changes:
+                return
+            self._apply({scope: loaded}, changes)
+            start = changes[-1].seq
+
+    def _follow(self) -> int:
+        applied = 0
+        while changes := self._store.changes(self._position, BATCH):
+            self._apply(self._scopes, changes)
+            self._position = changes[-1].seq
+            applied += len(changes)
+        return applied
+
+    def _reload(self) -> None:
+        start = self._store.position()
+        fresh = {scope: self._read(scope) for scope in self._scopes}
+        for loaded in fresh.values():
+            loaded.sample()
+        self._scopes = fresh
+        self._position = start
+        self._texts.clear()
+        self._counters.add("pool.reloaded")
+
+    def _apply(self, scopes: Mapping[str, LoadedScope], changes: Sequence[Change]) -> None:
+        """Bring these scopes to where `changes` lead. Applying changes again, or late, does no harm.
+
+        Deletions come first, so that none waits for the rows of other changes to be read.
+        """
+        latest: dict[tuple[str, str], ChangeKind] = {}
+        for change in changes:
+            key = change.scope, change.id
+            if change.scope in scopes and not (change.kind == "statistics" and latest.get(key) == "put"):
+                latest[key] = change.kind
+        work: dict[tuple[str, ChangeKind], list[str]] = {}
+        for (scope, example), kind in latest.items():
+            work.setdefault((scope, kind), []).append(example)
+        for (scope, kind), ids in work.items():
+            if kind == "delete":
+                scopes[scope].remove(ids)
+            if kind != "statistics":
+                self._texts.forget(scope, ids)
+        for (scope, kind), ids in work.items():
+            if kind != "delete":
+                self._take(scope, scopes[scope], kind, ids)
+            scopes[scope].sample()
+
+    def _take(self, scope: str, loaded: LoadedScope, kind: ChangeKind, ids: Sequence[str]) -> None:
+        rows = self._store.rows(scope, ids)
+        loaded.remove(set(ids) - {row.entry.id for row in rows})
+        self._count_unusable(loaded.put(rows) if kind == "put" else loaded.learn(rows))
+
+    def _count_unusable(self, skipped: int) -> None:
+        if skipped:
+            self._counters.add("pool.unusable", skipped)
+            log.warning(
+                "IC-Cache skipped %d examples whose vectors are not unit vectors of their scope's length", skipped
+            )

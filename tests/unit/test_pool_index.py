@@ -1,0 +1,194 @@
+"""The vector index: search, tombstones, re-clustering, memory."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from shared_core.errors import ExtraIsMissing, SettingIsWrong
+from shared_core.pool.clusters import Clusters
+from shared_core.pool.index import DEAD_LIMIT, EXACT_LIMIT, TAIL_LIMIT, VectorIndex
+from tests.unit.pool_world import units
+
+BIG = EXACT_LIMIT + TAIL_LIMIT
+
+
+@pytest.fixture(scope="module")
+def clustered():
+    """20,000 clustered vectors, and their index after re-clustering."""
+    vectors = units(20_000, 64, clusters=500)
+    index = VectorIndex(64)
+    index.add(vectors)
+    assert index.is_stale
+    fresh, origin = index.reclustered(seed=0)
+    assert list(origin[:3]) == [0, 1, 2]
+    return vectors, fresh
+
+
+def recall(index, vectors, queries, k=16):
+    truth = np.argsort(-(queries @ vectors.T), axis=1)[:, :k]
+    return np.mean([len(set(index.search(q, k).positions) & set(t)) / k for q, t in zip(queries, truth)])
+
+
+def test_search_returns_positions_similarities_and_vectors():
+    vectors = units(50)
+    index = VectorIndex(16)
+    assert index.add(vectors[:30]) == 0
+    assert index.add(vectors[30:]) == 30
+    found = index.search(vectors[33], 5)
+    assert found.positions[0] == 33
+    assert found.similarity == pytest.approx(vectors[found.positions] @ vectors[33], abs=1e-5)
+    assert np.array_equal(found.vectors, vectors[found.positions])
+
+
+def test_empty_index_finds_nothing():
+    found = VectorIndex(16).search(units(1)[0], 5)
+    assert found.positions.shape == (0,)
+    assert found.vectors.shape == (0, 16)
+
+
+def test_tombstones_are_never_found_and_never_cost_a_place():
+    vectors = units(40)
+    index = VectorIndex(16)
+    index.add(vectors)
+    for position in range(30):
+        index.remove(position)
+        index.remove(position)
+    assert index.size == 10
+    assert sorted(index.search(vectors[3], 16).positions) == list(range(30, 40))
+
+
+def test_position_that_was_never_given_out_is_refused():
+    index = VectorIndex(16)
+    index.add(units(3))
+    with pytest.raises(IndexError, match="3"):
+        index.remove(3)
+
+
+def test_vector_of_another_dimension_is_refused():
+    with pytest.raises(SettingIsWrong, match=r"\(16,\)"):
+        VectorIndex(16).search(units(1, 8)[0], 1)
+
+
+def test_clustered_base_recalls_what_an_exact_search_finds(clustered):
+    vectors, index = clustered
+    assert recall(index, vectors, units(300, 64, seed=7, clusters=500)) >= 0.95
+
+
+def test_a_search_visits_a_small_part_of_the_clusters():
+    vectors = units(4000, 64, clusters=60)
+    clusters = Clusters(lambda rows: vectors[rows], 4000, 64, seed=0)
+    assert 1 <= clusters.probes <= 16, "of 63; a search of all of them is no better than an exact one"
+
+
+def test_clusters_are_the_same_for_the_same_seed(clustered):
+    vectors, index = clustered
+    again = VectorIndex(64)
+    again.add(vectors)
+    again, _ = again.reclustered(seed=0)
+    for query in units(20, 64, seed=3, clusters=500):
+        assert np.array_equal(index.search(query, 16).positions, again.search(query, 16).positions)
+
+
+def test_tombstones_in_the_base_never_cost_a_place():
+    vectors = units(BIG + 1, 16, clusters=300)
+    flat = VectorIndex(16)
+    flat.add(vectors)
+    index, _ = flat.reclustered(seed=0)
+    query = vectors[5]
+    ranked = np.argsort(-(vectors @ query), kind="stable")
+    for position in ranked[:3000]:  # every cluster near the query is empty now
+        index.remove(int(position))
+    found = index.search(query, 16)
+    assert len(found.positions) == 16
+    assert not set(found.positions) & set(ranked[:3000])
+    for position in ranked[3000:-4]:
+        index.remove(int(position))
+    assert set(index.search(query, 16).positions) == set(ranked[-4:])
+
+
+def test_replay_takes_over_what_happened_during_reclustering():
+    vectors = units(60)
+    index = VectorIndex(16)
+    index.add(vectors[:40])
+    index.remove(1)
+    fresh, origin = index.reclustered(seed=0)
+    index.remove(2)
+    index.add(vectors[40:])
+    index.remove(50)
+    origin = fresh.replay(index, origin)
+    assert fresh.size == index.size == 57
+    for query in units(20, seed=5):
+        old, new = index.search(query, 57), fresh.search(query, 57)
+        assert np.array_equal(old.positions, origin[new.positions])
+
+
+def test_an_index_is_stale_when_its_tail_or_its_tombstones_have_grown(clustered):
+    vectors, _ = clustered
+    index = VectorIndex(64)
+    index.add(vectors[:EXACT_LIMIT])
+    assert not index.is_stale
+    for position in range(EXACT_LIMIT // 5 + 1):
+        index.remove(position)
+    assert index.is_stale
+    small = VectorIndex(64)
+    small.add(vectors[: DEAD_LIMIT + 1])
+    for position in range(DEAD_LIMIT):
+        small.remove(position)
+    assert not small.is_stale
+
+
+def test_missing_faiss_is_named_with_its_mend(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ExtraIsMissing, match=r"faiss is not installed; run: pip install 'iccache\[cpu\]'"):
+        VectorIndex(16)
+
+
+def test_importing_the_pool_does_not_import_faiss():
+    code = "import sys, shared_core.pool.replica; sys.exit('faiss' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+MEMORY = """
+import sys
+import numpy as np
+from shared_core.pool import index
+from shared_core.pool.clusters import return_memory
+from shared_core.pool.partition import Partition
+from shared_core.store.protocol import Row
+from shared_core.values import Entry, digest
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+def rows(start, count):
+    vectors = np.random.default_rng(start).standard_normal((count, 384), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return [Row(Entry(digest(start + i), "s", "t", "traffic", "m", 0.0, 1), vectors[i]) for i in range(count)]
+
+warm = Partition(384, 0)
+warm.put(rows(10**9, 4))
+warm.nearest(np.ones(384, np.float32), 4)
+index.EXACT_LIMIT = 2000
+partition, before = Partition(384, 0), resident()
+for start in range(0, 6000, 500):
+    for row in rows(start, 500):
+        partition.put([row])
+print((resident() - before) / 6000)
+for start in range(6000, 9000, 500):
+    for row in rows(start, 500):
+        partition.put([row])
+    if partition.recluster():
+        return_memory()
+print((resident() - before) / 9000)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
+def test_an_example_takes_at_most_two_and_a_half_kilobytes():
+    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    one_by_one, reclustered = map(float, run.stdout.split())
+    assert 384 * 4 < one_by_one <= 2500
+    assert 384 * 4 < reclustered <= 2500
