@@ -130,6 +130,8 @@ def plan(
     names = [arm.name for arm in arms]
     if len(set(names)) != len(names):
         raise SettingIsWrong(f"arms need names of their own; got {names}")
+    if "exact" in names:
+        raise SettingIsWrong("no arm may be named 'exact': decisions of the exact tier are recorded under that name")
     if arms and reference not in names:
         raise SettingIsWrong(f"reference={reference!r} is none of the arms {names}; name the model to be matched")
     if any(arm.cost < 0 for arm in arms):

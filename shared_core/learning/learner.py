@@ -61,10 +61,13 @@ class Learner:
         self._clock = clock
         self._owner = owner
         self._lock = threading.Lock()  # the same owner may take its lease twice: two threads, one after the other
+        self._known = Checkpoint()  # the newest that this learner saw; others may have gone further
 
     def round(self) -> LearnReport:
-        """Learn from the next at most `BATCH` entries of the log."""
+        """Learn from the next at most `BATCH` entries of the log. With nothing new in it, nothing is written."""
         with self._lock:
+            if not self._store.feedback(self._known.offset, 1):
+                return LearnReport(version=self._known.version)
             lease = self._store.acquire(LEASE, self._owner, LEASE_SECONDS)
             if lease is None:
                 return LearnReport()
@@ -89,7 +92,7 @@ class Learner:
                 return total
 
     def _learn(self, lease: Lease) -> LearnReport:
-        checkpoint = self._store.checkpoint()
+        checkpoint = self._known = self._store.checkpoint()
         log = self._store.feedback(checkpoint.offset, BATCH)
         if not log:
             return LearnReport(version=checkpoint.version)
@@ -97,6 +100,7 @@ class Learner:
         after = advance(checkpoint, round_, offset=log[-1][0])
         if not self._store.publish(after, (checkpoint.version, checkpoint.offset), round_.statistics, lease):
             return LearnReport(version=checkpoint.version)
+        self._known = after
         return LearnReport(len(log), round_.orphans, True, after.version, round_.unusable)
 
     def _fold(self, checkpoint: Checkpoint, log: Sequence[Feedback]) -> Round:
