@@ -290,7 +290,9 @@ class RedisStore:
     ) -> bool:
         """Replace the checkpoint and the statistics in one script; False if another was faster.
 
-        Feedback that was learned from and whose decisions have expired leaves the log, `CONSUMED` entries a call. The server does nothing else meanwhile: 1000 statistics hold it for about 5 ms.
+        Feedback that was learned from and whose decisions have expired leaves the log, `CONSUMED` entries a call.
+        The server does nothing else meanwhile: 5 to 10 ms for 1000 statistics on a laptop's core. One call for more
+        than some 50,000 comes near the socket timeout.
         """
         encoded = codec.encode_checkpoint(checkpoint)
         args: list[Argument] = [lease.name, lease.token, *expected, secrets.token_hex(8)]
