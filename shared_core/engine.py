@@ -11,8 +11,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TypeAlias
 from uuid import uuid4
 
@@ -109,6 +110,11 @@ class Engine:
         )
         self._local = local.Parts(self._plan, self.counters)
         self._pid = os.getpid()
+
+    @property
+    def arms(self) -> Mapping[str, Arm]:
+        """The candidate models by name."""
+        return MappingProxyType(self._arms)
 
     # on the request path --------------------------------------------------------------------------------------
 
