@@ -1,0 +1,110 @@
+"""Redis killed in mid-traffic, records corrupted, the disk full: the answer still comes, and the counters say why."""
+
+import sqlite3
+import time
+
+import pytest
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
+
+from iccache_langchain import ICCacheChatModel
+from tests.servers import RedisServer
+from tests.unit.test_engine import Words
+
+
+def chat(store, **more):
+    arguments = {
+        "arms": {"small": FakeListChatModel(responses=["small"]), "large": FakeListChatModel(responses=["large"])},
+        "reference": "large",
+        "costs": {"small": 0.1},
+        "store": store,
+        "embedder": Words(),
+        "reward": lambda request, answer: 1.0,
+        "explore": 1.0,
+        "relevance_quantile": 0.0,
+        "background": False,
+    }
+    llm = ICCacheChatModel(**(arguments | more))
+    llm.engine.warm("default")
+    return llm
+
+
+def examples_of(answer):
+    return answer.response_metadata["iccache"]["examples"]
+
+
+def test_redis_killed_in_mid_traffic_and_back_again():
+    with RedisServer(appendonly="yes", appendfsync="always") as server:
+        llm = chat(server.url(socket_timeout="0.2"))
+        llm.add_examples([("alpha beta", "1")])
+        assert len(examples_of(llm.invoke("alpha"))) == 1
+        assert llm.flush(5)
+        server.kill()
+        for n in range(10):
+            begun = time.monotonic()
+            assert llm.invoke(f"alpha gamma {n}").content in {"small", "large"}
+            assert time.monotonic() - begun < llm.engine.settings.deadline + 0.25
+        llm.flush(20)
+        assert llm.engine.counters["writer.failed"] >= 1
+        server.start()
+        llm.invoke("alpha delta")
+        assert llm.flush(10)
+        llm.engine.maintain()
+        assert llm.engine.counters["admitted"] >= 2
+        assert len(examples_of(llm.invoke("alpha"))) >= 1
+        llm.close()
+
+
+def test_corrupt_records_are_skipped_and_counted(tmp_path):
+    llm = chat(f"sqlite:///{tmp_path}/pool.db")
+    llm.add_examples([("alpha beta", "1"), ("alpha gamma", "2")])
+    llm.close()
+    with sqlite3.connect(tmp_path / "pool.db") as database:
+        tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type='table'")]
+        (table,) = [t for t in tables if t.startswith("example")]
+        columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})") if row[2] == "BLOB"]
+        (identity,) = database.execute(f"SELECT rowid FROM {table} LIMIT 1").fetchone()
+        for column in columns:
+            database.execute(f"UPDATE {table} SET {column} = x'00ff13' WHERE rowid = ?", (identity,))
+    llm = chat(f"sqlite:///{tmp_path}/pool.db")
+    answer = llm.invoke("alpha")
+    assert answer.content in {"small", "large"}
+    assert len(examples_of(answer)) <= 1
+    assert llm.engine._local.store.unreadable >= 1
+    llm.close()
+
+
+def test_a_full_disk_costs_the_record_and_not_the_answer(tmp_path):
+    llm = chat(f"sqlite:///{tmp_path}/pool.db")
+    llm.add_examples([("alpha beta", "1")])
+    llm.flush(5)
+    store = llm.engine._local.store
+
+    def full(*args, **kwargs):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    store.record = full
+    assert llm.invoke("alpha").content in {"small", "large"}
+    llm.flush(5)
+    assert llm.engine.counters["writer.failed.OperationalError"] == 1
+    llm.close()
+
+
+@pytest.mark.parametrize("call", ["invoke", "stream"])
+def test_an_arm_that_fails_before_its_first_word_is_replaced_by_the_reference(tmp_path, call):
+    class Broken(FakeListChatModel):
+        def _generate(self, *args, **kwargs):
+            raise ConnectionError("gpu-1 is down")
+
+        def _stream(self, *args, **kwargs):
+            raise ConnectionError("gpu-1 is down")
+            yield
+
+    arms = {"small": Broken(responses=["x"]), "large": FakeListChatModel(responses=["large"])}
+    llm = chat("memory://", arms=arms)
+    llm.add_examples([("alpha beta", "1")])
+    if call == "invoke":
+        assert llm.invoke("alpha").content == "large"
+    else:
+        assert "".join(chunk.content for chunk in llm.stream("alpha")) == "large"
+    assert llm.engine.counters["fallback.arm_failed"] == 1
+    llm.close()
