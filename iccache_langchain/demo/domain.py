@@ -75,19 +75,19 @@ FORMS = (
         ),
     ),
     Form(
-        "blind move {room} --open {percent}",
+        "shutter move {room} --open {percent}",
         (
-            "open the {room} blinds to {percent} percent",
-            "move the blinds in the {room} to {percent} percent",
-            "blinds in the {room} {percent} percent open please",
-            "I want the {room} blinds {percent} percent open",
+            "open the {room} shutters to {percent} percent",
+            "move the shutters in the {room} to {percent} percent",
+            "shutters in the {room} at {percent} percent please",
+            "I want the {room} shutters at {percent} percent",
         ),
     ),
     Form(
         "timer start {dish} --minutes {minutes}",
         (
             "start a timer of {minutes} minutes for the {dish}",
-            "remind me of the {dish} in {minutes} minutes",
+            "tell me when the {dish} has had {minutes} minutes",
             "the {dish} needs {minutes} minutes, set a timer",
             "set a {minutes} minute timer for the {dish}",
         ),

@@ -23,7 +23,7 @@ from shared_core.errors import ICCacheError
 from shared_core.inference import Embedder
 from shared_core.prompt import render
 from shared_core.settings import Settings
-from shared_core.values import Request, ScoredExample, Vector
+from shared_core.values import DEFAULT_SCOPE, Request, ScoredExample, Vector
 
 REFERENCE: Final = "large"
 TASK: Final = "demo"
@@ -115,6 +115,8 @@ class Demo:
                 seed=seed,
             ),
         )
+
+        self.model.engine.warm(DEFAULT_SCOPE)
 
     def __enter__(self) -> Self:
         return self

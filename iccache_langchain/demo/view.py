@@ -151,14 +151,17 @@ def conclusion(final: Report) -> RenderableType:
     saved = f"Large model: {final.large_calls} calls made, {final.calls_avoided} avoided: about {final.tokens_avoided:,} tokens."
     alone = f"Small alone was asked on {final.rows[1].whole.n} requests, chosen before the run."
     copy = "Copy nearest returns the answer to the most similar earlier request, as a semantic cache would."
-    heading = Text("Offload share (asked of the small model, or copied) and quality, by thirds of the run")
-    return Group(heading, table, Text(asked), Text(saved), Text(f"{alone} {copy}"))
+    title = Text("Offload share (asked of the small model, or copied) and quality, by thirds of the run")
+    return Group(title, table, Text(asked), Text(saved), Text(f"{alone} {copy}"))
 
 
 def _latest(steps: Sequence[Step]) -> Table:
     table = Table(expand=True, show_edge=False, header_style="dim")
-    for heading, width in (("#", 4), ("request", None), ("answered by", 14), ("answer", None), ("", 6)):
-        table.add_column(heading, width=width, no_wrap=True, overflow="ellipsis")
+    table.add_column("#", min_width=3, no_wrap=True)
+    table.add_column("request", ratio=1, no_wrap=True)
+    table.add_column("answered by", min_width=13, no_wrap=True)
+    table.add_column("answer", ratio=1, no_wrap=True)
+    table.add_column("", min_width=5, no_wrap=True)
     for step in steps:
         style = "green" if step.offloaded else "blue"
         table.add_row(

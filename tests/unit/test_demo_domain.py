@@ -11,7 +11,7 @@ from shared_core.errors import SettingIsWrong
 from shared_core.values import digest
 
 
-PINNED = "0b6561c98e12db02b90377c838b863447bfa3599f9059c5b456ee7848fe2a255"
+PINNED = "12ef4b9221c70b19e2a205956c64b8049bbc6d7977073c918434b292138b827d"
 
 
 def test_the_task_is_the_same_on_every_machine():
