@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from shared_core.settings import Settings
@@ -14,6 +15,10 @@ from tests.stores.backends import Backend, MemoryBackend, SqliteBackend
 
 EXACT_TTL = 100.0
 DECISION_TTL = 1000.0
+
+# How long an example takes says how busy the machine is, not whether a store is right.
+hypothesis.settings.register_profile("stores", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("stores")
 
 OpenStore = Callable[..., Store]
 
