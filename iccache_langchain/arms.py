@@ -3,25 +3,78 @@ of callbacks and one count of tokens. Completion models (`BaseLLM`) work as well
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final, TypeAlias, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.llms import BaseLLM
+from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, get_buffer_string
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.runnables import Runnable
+
+from shared_core.errors import SettingIsWrong
 
 ArmModel: TypeAlias = BaseChatModel | BaseLLM
+
+_SKIPPED: Final = ("cache", "rate_limiter", "callbacks")  # an arm's own are not consulted: LangChain sees one model
+_NOT_TEXT: Final = ("tools", "functions", "response_format")
+
+
+def check(arms: Mapping[str, object], reference: str) -> None:
+    """Refuse what cannot be routed.
+
+    Raises:
+        SettingIsWrong: Fewer than two arms, an unknown reference, an arm that is no model, or one with a cache, rate
+            limiter or callbacks of its own, which would silently do nothing.
+    """
+    if len(arms) < 2:
+        raise SettingIsWrong(f"routing needs at least two arms, a small model and the reference; got {list(arms)}")
+    if reference not in arms:
+        raise SettingIsWrong(f"reference={reference!r} is none of the arms {list(arms)}; name the model to be matched")
+    for name, arm in arms.items():
+        if not isinstance(arm, BaseChatModel | BaseLLM):
+            bound = "; set parameters on the model itself instead of binding them" if isinstance(arm, Runnable) else ""
+            raise SettingIsWrong(f"arm {name!r} is a {type(arm).__name__}, no chat or completion model{bound}")
+        for attribute in _SKIPPED:
+            if getattr(arm, attribute, None):
+                raise SettingIsWrong(
+                    f"arm {name!r} has {attribute}= of its own, which would never be used; give it to ICCacheChatModel "
+                    f"and build the arm without (cache=False)"
+                )
 
 
 def model_name(arm: ArmModel) -> str:
     """What the arm calls its model; the class name if it does not say."""
-    for attribute in ("model_name", "model", "model_id"):
-        value = getattr(arm, attribute, None)
-        if isinstance(value, str) and value:
-            return value
-    return type(arm).__name__
+    names = (getattr(arm, attribute, None) for attribute in ("model_name", "model", "model_id", "deployment_name"))
+    return next((name for name in names if isinstance(name, str) and name), type(arm).__name__)
+
+
+def identity(arm: ArmModel) -> Mapping[str, object]:
+    """Class and identifying parameters; LangChain keeps secrets out of these."""
+    return {**arm._identifying_params, "_class": type(arm).__name__}  # noqa: SLF001 - delegation
+
+
+def shared_profile(arms: Sequence[ArmModel]) -> ModelProfile | None:
+    """What all arms can do: the smaller limit, the ability that each has; None if one of them does not say."""
+    profiles = [dict(getattr(arm, "profile", None) or {}) for arm in arms]
+    names = set.intersection(*(set(profile) for profile in profiles))
+    shared = {name: _least([profile[name] for profile in profiles]) for name in names}
+    known = {name: value for name, value in shared.items() if value is not None}
+    return cast("ModelProfile", known) if known else None
+
+
+def can_stream(arm: ArmModel, kwargs: Mapping[str, Any]) -> bool:
+    """True if the arm gives its answer to this call in pieces, and so says at the end why it ended."""
+    if not isinstance(arm, BaseChatModel) or arm.disable_streaming is True:
+        return False
+    if arm.disable_streaming == "tool_calling" and kwargs.get("tools"):
+        return False
+    made = type(arm)
+    return made._stream is not BaseChatModel._stream or made._astream is not BaseChatModel._astream  # noqa: SLF001 - delegation
 
 
 def generate(
@@ -33,7 +86,7 @@ def generate(
 ) -> ChatResult:
     """One answer (or n of them) of an arm."""
     if isinstance(arm, BaseLLM):
-        return _as_chat(arm._generate([get_buffer_string(messages)], stop, run_manager, **kwargs))  # noqa: SLF001 - delegation
+        return _as_chat(arm._generate([_as_text(messages, kwargs)], stop, run_manager, **kwargs))  # noqa: SLF001 - delegation
     return arm._generate(list(messages), stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
 
 
@@ -46,7 +99,7 @@ async def agenerate(
 ) -> ChatResult:
     """`generate` with the arm's own async client."""
     if isinstance(arm, BaseLLM):
-        return _as_chat(await arm._agenerate([get_buffer_string(messages)], stop, run_manager, **kwargs))  # noqa: SLF001 - delegation
+        return _as_chat(await arm._agenerate([_as_text(messages, kwargs)], stop, run_manager, **kwargs))  # noqa: SLF001 - delegation
     return await arm._agenerate(list(messages), stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
 
 
@@ -56,9 +109,9 @@ def stream(
     stop: list[str] | None,
     run_manager: CallbackManagerForLLMRun | None,
     **kwargs: Any,
-) -> Iterator[ChatGenerationChunk]:
+) -> Generator[ChatGenerationChunk, None, None]:
     """The chunks of an arm's answer; a single one if the arm cannot stream."""
-    if isinstance(arm, BaseChatModel) and type(arm)._stream is not BaseChatModel._stream:  # noqa: SLF001 - delegation
+    if isinstance(arm, BaseChatModel) and can_stream(arm, kwargs) and type(arm)._stream is not BaseChatModel._stream:  # noqa: SLF001 - delegation
         yield from arm._stream(list(messages), stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
     else:
         yield _as_chunk(generate(arm, messages, stop, run_manager, **kwargs))
@@ -70,38 +123,60 @@ async def astream(
     stop: list[str] | None,
     run_manager: AsyncCallbackManagerForLLMRun | None,
     **kwargs: Any,
-) -> AsyncIterator[ChatGenerationChunk]:
+) -> AsyncGenerator[ChatGenerationChunk, None]:
     """`stream` with the arm's own async client."""
-    if isinstance(arm, BaseChatModel) and (
-        type(arm)._astream is not BaseChatModel._astream  # noqa: SLF001 - delegation
-        or type(arm)._stream is not BaseChatModel._stream  # noqa: SLF001 - delegation
-    ):
-        async for chunk in arm._astream(list(messages), stop, run_manager, **kwargs):  # noqa: SLF001 - delegation
-            yield chunk
+    if isinstance(arm, BaseChatModel) and can_stream(arm, kwargs):
+        chunks = arm._astream(list(messages), stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
+        async with aclosing(cast("Any", chunks)):  # a caller that leaves early ends the arm's request at once
+            async for chunk in chunks:
+                yield chunk
     else:
         yield _as_chunk(await agenerate(arm, messages, stop, run_manager, **kwargs))
 
 
+def _as_text(messages: Sequence[BaseMessage], kwargs: Mapping[str, Any]) -> str:
+    """The conversation as a completion model reads it, ready for the assistant's turn."""
+    asked = [name for name in _NOT_TEXT if kwargs.get(name)]
+    if asked:
+        raise NotImplementedError(f"a completion model takes no {', '.join(asked)}")
+    return get_buffer_string(messages) + "\nAI:"
+
+
 def _as_chat(result: LLMResult) -> ChatResult:
-    """The completions of one prompt as chat generations."""
+    """The completions of one prompt as chat generations, without the space that follows ``AI:``."""
     output = result.llm_output or {}
-    usage = output.get("token_usage") or {}
-    counts = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens", "total_tokens": "total_tokens"}
-    tokens = {ours: int(usage[theirs]) for ours, theirs in counts.items() if theirs in usage}
-    generations = []
-    for generation in result.generations[0]:
-        metadata = {**(generation.generation_info or {})}
-        if output.get("model_name"):
-            metadata["model_name"] = output["model_name"]
-        message = AIMessage(
-            generation.text, response_metadata=metadata, usage_metadata=tokens if len(tokens) == len(counts) else None
+    named = {"model_name": output["model_name"]} if output.get("model_name") else {}
+    generations = [
+        ChatGeneration(
+            message=AIMessage(
+                generation.text.removeprefix(" "),
+                response_metadata={**(generation.generation_info or {}), **named},
+                usage_metadata=_usage(output.get("token_usage")),
+            ),
+            generation_info=generation.generation_info,
         )
-        generations.append(ChatGeneration(message=message, generation_info=generation.generation_info))
+        for generation in result.generations[0]
+    ]
     return ChatResult(generations=generations, llm_output=result.llm_output)
+
+
+def _usage(counted: Mapping[str, int] | None) -> UsageMetadata | None:
+    if not counted or "prompt_tokens" not in counted:
+        return None
+    read, written = int(counted["prompt_tokens"]), int(counted.get("completion_tokens", 0))
+    return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
 
 
 def _as_chunk(result: ChatResult) -> ChatGenerationChunk:
     generation = result.generations[0]
-    message = generation.message
-    fields = message.model_dump(exclude={"type"})
-    return ChatGenerationChunk(message=AIMessageChunk(**fields), generation_info=generation.generation_info)
+    fields = generation.message.model_dump(exclude={"type"})
+    info = {**(result.llm_output or {}), **(generation.generation_info or {})}
+    return ChatGenerationChunk(message=AIMessageChunk(**fields), generation_info=info)
+
+
+def _least(values: Sequence[object]) -> object:
+    if all(isinstance(value, bool) for value in values):
+        return all(values)
+    if all(isinstance(value, int) for value in values):
+        return min(cast("Sequence[int]", values))
+    return values[0] if all(value == values[0] for value in values) else None

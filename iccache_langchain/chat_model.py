@@ -6,47 +6,57 @@ sees one run, one set of tokens, streaming, tools and structured output as if th
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias, cast
+from itertools import chain
+from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.language_models.llms import BaseLLM
+from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableParallel, RunnableSequence
-from langchain_core.runnables.config import ensure_config, run_in_executor
-from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import run_in_executor
+from pydantic import Field, PrivateAttr
 
-from iccache_langchain.arms import agenerate, astream, generate, model_name, stream
-from iccache_langchain.messages import PROVENANCE, decision_id_of, insert, normalised, outcome_of
-from shared_core.adapters import KEYS, Context, build_request, current_context
+from iccache_langchain import arms as arm_calls
+from iccache_langchain.arms import ArmModel
+from iccache_langchain.binding import rebound
+from iccache_langchain.calls import OURS, RUN, decision_id, fingerprint_of, form_of, pinned, said_by
+from iccache_langchain.construction import check_shared, core_arms, settings_of, sort
+from iccache_langchain.messages import decision_id_of, insert, normalised, outcome_of
+from iccache_langchain.streams import Heard, aup_to_first_word, described, marked, up_to_first_word
+from shared_core.adapters import Context, build_request, current_context
 from shared_core.engine import Engine, Reward
 from shared_core.errors import SettingIsWrong
 from shared_core.inference.embedders import as_embedder, default_embedder
 from shared_core.manager.privacy import Redact
 from shared_core.settings import Settings
-from shared_core.values import Arm, Decision, Message, Outcome, Request, Route, Source, Style, canonical_json
+from shared_core.store.protocol import Store
+from shared_core.values import Decision, Insertion, Outcome, Request, Route, Source, Style
 
-QueryFunction: TypeAlias = Callable[[Sequence[Message]], str]
-# LangChain's standard parameters: the first go out with every call, the others belong to the arms' own constructors.
-_FORWARDED: Final = ("temperature", "max_tokens", "stop")
-_FORM: Final = frozenset({"tools", "functions", "response_format"})  # what binds an answer to a form
-_OF_THE_ARMS: Final = frozenset({"timeout", "max_retries", "api_key", "streaming"})
+QueryFunction: TypeAlias = Callable[[Sequence[BaseMessage]], str]
+DEFAULT_STORE = "sqlite:///iccache.db"
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call, its IC-Cache arguments taken out of LangChain's."""
+    """One call after the decision: what is sent, and where."""
 
-    messages: Sequence[BaseMessage]
+    decision: Decision
+    arm: ArmModel
+    asked: Sequence[BaseMessage]
     stop: list[str] | None
     kwargs: Mapping[str, Any]
-    request: Request
-    decision_id: str
+
+    @property
+    def messages(self) -> list[BaseMessage]:
+        """The conversation with the chosen examples in place."""
+        return insert(self.asked, self.decision.insertion)
 
 
 class ICCacheChatModel(BaseChatModel):
@@ -62,24 +72,35 @@ class ICCacheChatModel(BaseChatModel):
 
     Every answer says how it came about in ``response_metadata["iccache"]``. One call is steered by
     ``bind(iccache_scope=…, iccache_task=…, iccache_no_store=True)``, by the same names in ``config["configurable"]``,
-    or by `iccache_context`, in this order of precedence. Every field of `Settings` may be given as an argument.
+    or by `iccache_context`, in this order of precedence. A call that names its own ``model=`` is not routed: the
+    reference answers it, and nothing is learned from it.
 
     Args:
         arms: Candidate models by name: any LangChain chat model, or completion model.
         reference: The arm whose answers become examples, whose quality is the yardstick, and which answers whenever
-            IC-Cache cannot decide. It is shown no examples.
-        costs: Relative cost of a request by arm, 1.0 for the reference unless given.
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store.
+            IC-Cache cannot decide or another arm fails before its first word. It is shown no examples.
+        costs: Relative cost of a request by arm; 1.0 for the reference unless given, and required for every other arm.
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; ``sqlite:///iccache.db`` if left
+            out.
         embedder: Hub id, folder, LangChain `Embeddings` or callable; by default MiniLM.
         reward: Scores (request, answer) in [0, 1], or None for no opinion; runs off the request path.
         redact: Applied to texts before they are embedded or stored.
+        settings: Every other knob. Each field of `Settings` may also be given as an argument of its own.
         scope: Whose requests these are where neither call nor context says so.
-        strict_scope: Refuse calls that name no scope.
-        task: What kind of answer is wanted; by default a hash of system message, tools and response format.
-        query_fn: Condenses a conversation into the text that is embedded.
+        strict_scope: Refuse calls that name no scope. A streamed call must name it itself, since a chain's stream runs
+            outside the `iccache_context` that it was made in.
+        task: What kind of answer is wanted, where neither call nor context says so; by default a hash of system
+            message, tools, response format and whatever else binds the answer.
+        query_fn: Condenses a conversation (LangChain messages) into the text that is embedded. If it fails, the call
+            goes on without examples. It runs before the decision, and takes what time it takes.
         styles: How examples are rendered for an arm: ``"chat"`` (default) or ``"paper"``.
-        engine: Share the engine of another surface; excludes store, embedder, reward, redact and settings.
+        engine: Share the engine of another surface; excludes store, embedder, reward, redact, settings and costs.
         background: False starts no loops; call ``engine.maintain()`` yourself.
+        temperature: Sent with every call that has none of its own, as are `max_tokens` and `stop`.
+        max_tokens: See `temperature`.
+        stop: See `temperature`.
+        streaming: As in LangChain's own models.
+        others: Fields of LangChain's `BaseChatModel`, and of `Settings`.
 
     Raises:
         SettingIsWrong: The arguments contradict each other.
@@ -88,84 +109,74 @@ class ICCacheChatModel(BaseChatModel):
         ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    arms: dict[str, Any] = Field(exclude=True)
+    arms: dict[str, ArmModel] = Field(exclude=True)
     reference: str
-    costs: dict[str, float] = Field(default_factory=dict)
-    store: Any = Field("sqlite:///iccache.db", exclude=True)
-    embedder: Any = Field(None, exclude=True)
-    reward: Reward | None = Field(None, exclude=True)
-    redact: Redact | None = Field(None, exclude=True)
+    engine: Engine = Field(exclude=True, repr=False)
     scope: str | None = None
     strict_scope: bool = False
     task: str | None = None
     query_fn: QueryFunction | None = Field(None, exclude=True)
-    styles: dict[str, Style] = Field(default_factory=dict)
-    settings: Settings | None = None
-    engine: Any = Field(None, exclude=True)
-    background: bool = True
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    temperature: float | None = None
+    max_tokens: int | None = None
+    stop: list[str] | None = None
+    streaming: bool = False
 
-    _engine: Engine = PrivateAttr()
+    _owns_engine: bool = PrivateAttr(default=True)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Settings by name into `settings`, LangChain's standard parameters into `parameters`; nothing else unknown."""
-        known = {name: value for name, value in given.items() if name in cls.model_fields}
-        knobs = {name: value for name, value in given.items() if name in Settings.model_fields}
-        sent = {name: given[name] for name in _FORWARDED if given.get(name)}
-        unknown = set(given) - set(known) - set(knobs) - set(_FORWARDED) - _OF_THE_ARMS
-        if unknown:
-            names = ", ".join(sorted(unknown))
-            raise SettingIsWrong(f"ICCacheChatModel takes no {names}; see Settings for the knobs it does take")
-        if knobs and known.get("settings") is not None:
-            raise SettingIsWrong(f"give {', '.join(sorted(knobs))} within settings=, or instead of it")
-        if knobs:
-            known["settings"] = Settings(**knobs)
-        known["parameters"] = {**sent, **known.get("parameters", {})}
-        return known
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Open the engine: misuse is refused here, not at the first call."""
-        super().model_post_init(context)
-        if len(self.arms) < 2:
-            raise SettingIsWrong(f"routing needs at least two arms; got {list(self.arms)}")
-        for name, arm in self.arms.items():
-            if not isinstance(arm, BaseChatModel | BaseLLM):
-                raise SettingIsWrong(
-                    f"arm {name!r} is a {type(arm).__name__}, not a LangChain chat or completion model"
-                )
-        if self.reference not in self.arms:
-            raise SettingIsWrong(f"reference={self.reference!r} is none of the arms {list(self.arms)}")
-        missing = [name for name in self.arms if name not in self.costs and name != self.reference]
-        if missing:
-            raise SettingIsWrong(
-                f"costs lack {', '.join(missing)}; give each arm's cost relative to the reference's 1.0"
+    def __init__(
+        self,
+        *,
+        arms: Mapping[str, ArmModel],
+        reference: str,
+        costs: Mapping[str, float] | None = None,
+        store: Store | str | None = None,
+        embedder: object | None = None,
+        reward: Reward | None = None,
+        redact: Redact | None = None,
+        settings: Settings | None = None,
+        scope: str | None = None,
+        strict_scope: bool = False,
+        task: str | None = None,
+        query_fn: QueryFunction | None = None,
+        styles: Mapping[str, Style] | None = None,
+        engine: Engine | None = None,
+        background: bool = True,
+        **others: Any,
+    ) -> None:
+        own = {name: others.pop(name) for name in ("temperature", "max_tokens", "stop", "streaming") if name in others}
+        rest = sort(others)
+        Context(scope, task)  # refuses an empty one
+        if strict_scope and scope is not None:
+            raise SettingIsWrong("strict_scope refuses calls that name no scope, so scope= would never be used")
+        arm_calls.check(arms, reference)
+        settings = settings_of(settings, rest.knobs)
+        owns_engine = engine is None
+        if engine is None:
+            engine = Engine(
+                store=DEFAULT_STORE if store is None else store,
+                arms=core_arms(list(arms), reference, costs, styles),
+                reference=reference,
+                embedder=default_embedder() if embedder is None else as_embedder(embedder),
+                settings=settings,
+                reward=reward,
+                redact=redact,
+                background=background,
             )
-        self._engine = self.engine or self._open()
-        self.engine = self._engine
-
-    def _open(self) -> Engine:
-        return Engine(
-            store=self.store,
-            arms=[
-                Arm(
-                    name,
-                    self.costs.get(name, 1.0),
-                    uses_examples=name != self.reference,
-                    style=self.styles.get(name, "chat"),
-                )
-                for name in self.arms
-            ],
-            reference=self.reference,
-            embedder=default_embedder() if self.embedder is None else as_embedder(self.embedder),
-            settings=self.settings,
-            reward=self.reward,
-            redact=self.redact,
-            background=self.background,
+        else:
+            given = {"store": store, "embedder": embedder, "reward": reward, "redact": redact}
+            check_shared(engine, list(arms), given | {"settings": settings, "costs": costs, "styles": styles})
+        super().__init__(
+            arms=dict(arms),
+            reference=reference,
+            engine=engine,
+            scope=scope,
+            strict_scope=strict_scope,
+            task=task,
+            query_fn=query_fn,
+            **own,
+            **rest.base,
         )
+        self._owns_engine = owns_engine
 
     # what LangChain calls -------------------------------------------------------------------------------------
 
@@ -176,14 +187,13 @@ class ICCacheChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, run_manager, kwargs)
-        decision = self._engine.decide(call.request, call.decision_id)
+        call = self._decided(messages, stop, run_manager, kwargs)
         try:
-            result = generate(self._arm(decision), self._shown(call, decision), call.stop, run_manager, **call.kwargs)
+            result = arm_calls.generate(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
         except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            decision = self._instead(decision, error)
-            result = generate(self._arm(decision), messages, call.stop, run_manager, **call.kwargs)
-        return self._finish(decision, result)
+            call = self._retreat(call, error)
+            result = arm_calls.generate(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
+        return self._finished(call, result)
 
     async def _agenerate(
         self,
@@ -192,15 +202,13 @@ class ICCacheChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._call(messages, stop, run_manager, kwargs)
-        decision = await run_in_executor(None, self._engine.decide, call.request, call.decision_id)
+        call = await run_in_executor(None, self._decided, messages, stop, run_manager, kwargs)
         try:
-            shown = self._shown(call, decision)
-            result = await agenerate(self._arm(decision), shown, call.stop, run_manager, **call.kwargs)
+            result = await arm_calls.agenerate(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
         except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            decision = self._instead(decision, error)
-            result = await agenerate(self._arm(decision), messages, call.stop, run_manager, **call.kwargs)
-        return self._finish(decision, result)
+            call = self._retreat(call, error)
+            result = await arm_calls.agenerate(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
+        return self._finished(call, result)
 
     def _stream(
         self,
@@ -209,21 +217,22 @@ class ICCacheChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._call(messages, stop, run_manager, kwargs)
-        decision = self._engine.decide(call.request, call.decision_id)
-        whole = _Whole()
+        call = self._decided(messages, stop, run_manager, kwargs, streamed=True)
+        chunks = arm_calls.stream(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
+        lead: list[ChatGenerationChunk] = []
         try:
-            for chunk in stream(
-                self._arm(decision), self._shown(call, decision), call.stop, run_manager, **call.kwargs
-            ):
-                yield whole.take(chunk, decision)
-        except Exception as error:
-            if whole.chunk:
-                raise
-            decision = self._instead(decision, error)
-            for chunk in stream(self._arm(decision), messages, call.stop, run_manager, **call.kwargs):
-                yield whole.take(chunk, decision)
-        self._finish_stream(decision, whole)
+            lead = up_to_first_word(chunks)
+        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
+            call = self._retreat(call, error)
+            chunks = arm_calls.stream(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
+        heard = self._heard(call)
+        try:
+            for chunk in chain(lead, chunks):
+                yield heard.take(chunk)
+            heard.ended = True
+        finally:
+            chunks.close()
+            self._record(call, heard.outcome())
 
     async def _astream(
         self,
@@ -232,22 +241,26 @@ class ICCacheChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = self._call(messages, stop, run_manager, kwargs)
-        decision = await run_in_executor(None, self._engine.decide, call.request, call.decision_id)
-        whole = _Whole()
+        call = await run_in_executor(None, self._decided, messages, stop, run_manager, kwargs, streamed=True)
+        chunks = arm_calls.astream(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
+        lead: list[ChatGenerationChunk] = []
         try:
-            shown = self._shown(call, decision)
-            async for chunk in astream(self._arm(decision), shown, call.stop, run_manager, **call.kwargs):
-                yield whole.take(chunk, decision)
-        except Exception as error:
-            if whole.chunk:
-                raise
-            decision = self._instead(decision, error)
-            async for chunk in astream(self._arm(decision), messages, call.stop, run_manager, **call.kwargs):
-                yield whole.take(chunk, decision)
-        self._finish_stream(decision, whole)
+            lead = await aup_to_first_word(chunks)
+        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
+            call = self._retreat(call, error)
+            chunks = arm_calls.astream(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
+        heard = self._heard(call)
+        try:
+            for chunk in lead:
+                yield heard.take(chunk)
+            async for chunk in chunks:
+                yield heard.take(chunk)
+            heard.ended = True
+        finally:
+            self._record(call, heard.outcome())
+            await chunks.aclose()
 
-    # config["configurable"] reaches a model's methods only here ------------------------------------------------
+    # config and context reach a model only here ----------------------------------------------------------------
 
     def invoke(
         self,
@@ -258,7 +271,8 @@ class ICCacheChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """One answer; see `BaseChatModel.invoke`."""
-        return super().invoke(input, config, stop=stop, **_explicit(config, kwargs))
+        config, kwargs = pinned(config, kwargs, context_counts=True)
+        return super().invoke(input, config, stop=stop, **kwargs)
 
     async def ainvoke(
         self,
@@ -269,7 +283,8 @@ class ICCacheChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """One answer; see `BaseChatModel.ainvoke`."""
-        return await super().ainvoke(input, config, stop=stop, **_explicit(config, kwargs))
+        config, kwargs = pinned(config, kwargs, context_counts=True)
+        return await super().ainvoke(input, config, stop=stop, **kwargs)
 
     def stream(
         self,
@@ -279,10 +294,11 @@ class ICCacheChatModel(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        """The chunks of an answer; see `BaseChatModel.stream`."""
-        yield from super().stream(input, config, stop=stop, **_explicit(config, kwargs))
+        """The chunks of an answer; see `BaseChatModel.stream`. The scope is that of the caller of `stream`."""
+        config, kwargs = pinned(config, kwargs, context_counts=not self.strict_scope)
+        return super().stream(input, config, stop=stop, **kwargs)
 
-    async def astream(
+    def astream(
         self,
         input: LanguageModelInput,  # noqa: A002 - LangChain's name
         config: RunnableConfig | None = None,
@@ -290,32 +306,35 @@ class ICCacheChatModel(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
-        """The chunks of an answer; see `BaseChatModel.astream`."""
-        async for chunk in super().astream(input, config, stop=stop, **_explicit(config, kwargs)):
-            yield chunk
+        """The chunks of an answer; see `BaseChatModel.astream`. The scope is that of the caller of `astream`."""
+        config, kwargs = pinned(config, kwargs, context_counts=not self.strict_scope)
+        return super().astream(input, config, stop=stop, **kwargs)
+
+    def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """The events of an answer; see `BaseChatModel.stream_events`."""
+        config, kwargs = pinned(config, kwargs, context_counts=not self.strict_scope)
+        return super().stream_events(input, config, **kwargs)
+
+    def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """The events of an answer; see `BaseChatModel.astream_events`."""
+        config, kwargs = pinned(config, kwargs, context_counts=not self.strict_scope)
+        return super().astream_events(input, config, **kwargs)
 
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Offer tools, in the form that the reference's own `bind_tools` gives them; every arm is sent the same."""
-        reference = self.arms[self.reference]
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
-        return self._bind_like(reference.bind_tools(tools, **kwargs))
+        reference = self._chat_reference()
+        return rebound(reference.bind_tools(tools, **kwargs), reference, self)
 
     def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, dict[str, Any] | Any]:
         """Structured output by the reference's own method (``json_schema``, ``function_calling``, ``json_mode``)."""
-        chain = self.arms[self.reference].with_structured_output(schema, include_raw=include_raw, **kwargs)
-        if not isinstance(chain, RunnableSequence):
-            raise SettingIsWrong(f"the structured output of arm {self.reference!r} cannot be given to several arms")
-        first, *rest = chain.steps
-        if isinstance(first, RunnableParallel):
-            first = RunnableParallel({name: self._bind_like(step) for name, step in first.steps__.items()})
-        else:
-            first = self._bind_like(first)
-        return RunnableSequence(first, *rest)
+        reference = self._chat_reference()
+        return rebound(reference.with_structured_output(schema, include_raw=include_raw, **kwargs), reference, self)
 
     @property
     def _llm_type(self) -> str:
@@ -325,12 +344,12 @@ class ICCacheChatModel(BaseChatModel):
     def _identifying_params(self) -> Mapping[str, Any]:
         """What tells one router from another, so that no response cache mixes them up."""
         return {
-            "arms": {name: [type(arm).__name__, _identity(arm)] for name, arm in self.arms.items()},
+            "arms": {name: dict(arm_calls.identity(arm)) for name, arm in self.arms.items()},
             "reference": self.reference,
             "scope": self.scope,
             "task": self.task,
-            "parameters": self.parameters,
-            "settings": self._engine.settings.model_dump(),
+            "defaults": self._defaults(),
+            "settings": self.engine.settings.model_dump(),
         }
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
@@ -339,15 +358,26 @@ class ICCacheChatModel(BaseChatModel):
         params["ls_model_name"] = str(kwargs.get("model") or "iccache")
         return params
 
+    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        kwargs.pop(RUN, None)
+        return super()._get_invocation_params(stop, **kwargs)
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        kwargs.pop(RUN, None)  # a response cache that saw the run would never hit
+        return super()._get_llm_string(stop, **kwargs)
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        return arm_calls.shared_profile(list(self.arms.values()))
+
     # beyond LangChain -----------------------------------------------------------------------------------------
 
     def record_feedback(self, answer: BaseMessage | UUID | str, score: float, rater: str = "user") -> None:
-        """Rate an answer in [0, 1]: by its message, its decision id, or the run id of the call.
+        """Rate an answer in [0, 1]: by its message, its decision id, or the run id of the call. Does not wait.
 
         Raises:
             SettingIsWrong: The score is not within [0, 1], or the message did not come through IC-Cache.
         """
-        self._engine.submit_feedback(decision_id_of(answer), score, rater)
+        self.engine.submit_feedback(decision_id_of(answer), score, rater)
 
     def add_examples(
         self,
@@ -355,132 +385,124 @@ class ICCacheChatModel(BaseChatModel):
         *,
         system: str | None = None,
         scope: str | None = None,
+        task: str | None = None,
         source: Source = "import",
         writer: str = "",
     ) -> Sequence[str]:
         """Put (query, answer) pairs into the pool, durably; returns their ids.
 
-        `system` is the system message that the requests come with; it names the task unless the model's `task` is set.
+        `system` is the system message that the requests come with; it names the task unless a task is given.
         """
         turns: list[BaseMessage] = [SystemMessage(system)] if system else []
-        request = build_request(
-            normalised(turns), context=Context(scope, self.task).over(current_context()), default_scope=self.scope
-        )
-        self._engine.warm(request.scope)
-        return self._engine.add_examples(pairs, scope=request.scope, task=request.task, source=source, writer=writer)
+        context = Context(scope, task).over(current_context()).over(Context(task=self.task))
+        request = build_request(normalised(turns), context=context, default_scope=self.scope, strict=self.strict_scope)
+        self.engine.warm(request.scope)
+        return self.engine.add_examples(pairs, scope=request.scope, task=request.task, source=source, writer=writer)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every answer and rating so far is stored; False if that takes longer than `timeout` seconds."""
-        return self._engine.flush(timeout)
+        return self.engine.flush(timeout)
 
     def close(self) -> None:
-        """Store what waits to be stored, and release the store."""
-        self._engine.close()
+        """Store what waits to be stored, and release the store; a shared engine stays open."""
+        if self._owns_engine:
+            self.engine.close()
+
+    async def aclose(self) -> None:
+        """`close` on a thread."""
+        await run_in_executor(None, self.close)
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _call(self, messages: Sequence[BaseMessage], stop: list[str] | None, run_manager: Any, kwargs: Any) -> _Call:
-        said = Context.read({key: kwargs.pop(key) for key in KEYS & kwargs.keys()})
-        context = said.over(Context.read(_configured(ensure_config()))).over(current_context())
-        given = kwargs.pop("iccache_decision_id", None) or (run_manager.run_id if run_manager else uuid4())
-        sent = {**self.parameters, **kwargs}
-        words = stop or sent.get("stop")
+    def _decided(
+        self,
+        messages: Sequence[BaseMessage],
+        stop: list[str] | None,
+        run: AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun | None,
+        kwargs: Mapping[str, Any],
+        *,
+        streamed: bool = False,
+    ) -> _Call:
+        """Read the call, and decide. Raises nothing but `SettingIsWrong`, for a scope or task that cannot be used."""
+        context = said_by(kwargs, context_counts=not (streamed and self.strict_scope))
+        identity = decision_id(run.run_id if run else kwargs.get(RUN)) or uuid4().hex
+        sent = self._defaults() | {name: value for name, value in kwargs.items() if name not in OURS}
+        words = stop or sent.pop("stop", None)
         sent.pop("stop", None)
-        core = normalised(messages)
-        request = build_request(
-            core,
+        try:
+            request = self._request(messages, words, sent, context)
+        except SettingIsWrong:
+            raise
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self.engine.counters.add("fallback.unreadable_call")
+            request = Request((), "", store=False)
+            decision = self._unrouted(request, identity, f"fallback: {type(error).__name__}: {error}", fallback=True)
+        else:
+            if "model" in sent:
+                self.engine.counters.add("bypass.model_named")
+                decision = self._unrouted(replace(request, store=False), identity, "the call names its own model")
+            else:
+                decision = self.engine.decide(request, identity)
+        return _Call(decision, self.arms[decision.arm], messages, words, sent)
+
+    def _request(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, sent: Mapping[str, Any], context: Context
+    ) -> Request:
+        return build_request(
+            normalised(messages),
             context=context.over(Context(task=self.task)),
             default_scope=self.scope,
             strict=self.strict_scope,
-            form=canonical_json({name: sent[name] for name in _FORM if sent.get(name)}) if _FORM & sent.keys() else "",
-            fingerprint=canonical_json({**sent, "stop": words} if words else sent),
-            query=self.query_fn(core) if self.query_fn else None,
+            form=form_of(sent, stop),
+            fingerprint=fingerprint_of(sent, stop),
+            query=self._query(messages),
         )
-        return _Call(messages, words, sent, request, decision_id_of(given))
 
-    def _arm(self, decision: Decision) -> Any:
-        return self.arms[decision.arm]
+    def _query(self, messages: Sequence[BaseMessage]) -> str | None:
+        if self.query_fn is None:
+            return None
+        try:
+            return str(self.query_fn(messages))
+        except Exception:  # noqa: BLE001 - fail open, counted
+            self.engine.counters.add("bypass.query_fn_failed")
+            return ""
 
-    def _shown(self, call: _Call, decision: Decision) -> list[BaseMessage]:
-        return insert(call.messages, decision.insertion)
+    def _unrouted(self, request: Request, identity: str, reason: str, *, fallback: bool = False) -> Decision:
+        route = Route(self.reference, reason=reason)
+        return Decision(identity, request, route, fallback=fallback, created_at=time.time())
 
-    def _instead(self, decision: Decision, error: Exception) -> Decision:
-        """The reference's turn after another arm failed before its first word; the reference's own failure is raised."""
-        if decision.arm == self.reference:
+    def _retreat(self, call: _Call, error: Exception) -> _Call:
+        """The same call to the reference, after another arm failed before its first word; else raises `error`."""
+        if call.decision.arm == self.reference:
             raise error
-        self._engine.counters.add("fallback.arm_failed")
-        reason = f"fallback: arm {decision.arm} failed with {type(error).__name__}"
-        return Decision(
-            decision.id,
-            decision.request,
-            Route(self.reference, reason=reason),
-            fallback=True,
-            created_at=decision.created_at,
-        )
+        self.engine.counters.add("fallback.arm_failed")
+        route = Route(self.reference, reason=f"fallback: {call.decision.arm} failed: {type(error).__name__}")
+        decision = replace(call.decision, route=route, insertion=Insertion(), fallback=True)
+        return replace(call, decision=decision, arm=self.arms[self.reference])
 
-    def _finish(self, decision: Decision, result: ChatResult) -> ChatResult:
-        for generation in result.generations:
-            generation.message.response_metadata[PROVENANCE] = decision.provenance()
-        first = result.generations[0]
-        outcome = _outcome(first)
-        if len(result.generations) > 1:  # n > 1 is asked for variety, which is not what an example should teach
-            outcome = replace(outcome, finished=False)
-        self._record(decision, outcome)
-        return result
+    def _finished(self, call: _Call, result: ChatResult) -> ChatResult:
+        if result.generations:
+            outcome = outcome_of(described(result.generations[0], result.llm_output))
+            if len(result.generations) > 1:  # which of n answers was the good one is not known
+                outcome = replace(outcome, finished=False)
+            self._record(call, outcome)
+        generations = [marked(generation, call.decision) for generation in result.generations]
+        return ChatResult(generations=generations, llm_output=result.llm_output)
 
-    def _finish_stream(self, decision: Decision, whole: _Whole) -> None:
-        if whole.chunk:
-            self._record(decision, _outcome(whole.chunk))
+    def _heard(self, call: _Call) -> Heard:
+        return Heard(call.decision, must_say_why=arm_calls.can_stream(call.arm, call.kwargs))
 
-    def _record(self, decision: Decision, outcome: Outcome) -> None:
-        writer = outcome.writer or model_name(self._arm(decision))
-        self._engine.submit_record(decision, replace(outcome, writer=writer))
+    def _record(self, call: _Call, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            writer = outcome.writer or arm_calls.model_name(call.arm)
+            self.engine.submit_record(call.decision, replace(outcome, writer=writer))
 
-    def _bind_like(self, step: Any) -> Runnable[LanguageModelInput, AIMessage]:
-        """`self` with what another model's binding holds."""
-        return self.bind(**step.kwargs) if isinstance(step, RunnableBinding) else self
+    def _defaults(self) -> dict[str, Any]:
+        own = {"temperature": self.temperature, "max_tokens": self.max_tokens, "stop": self.stop or None}
+        return {name: value for name, value in own.items() if value is not None}
 
-
-class _Whole:
-    """The chunks of a stream put together; the first one carries the provenance, and only that one: merging chunks
-    would join equal texts end to end."""
-
-    def __init__(self) -> None:
-        self.chunk: ChatGenerationChunk | None = None
-
-    def take(self, chunk: ChatGenerationChunk, decision: Decision) -> ChatGenerationChunk:
-        if self.chunk is None:
-            metadata = {**chunk.message.response_metadata, PROVENANCE: decision.provenance()}
-            chunk = chunk.model_copy(
-                update={"message": chunk.message.model_copy(update={"response_metadata": metadata})}
-            )
-            self.chunk = chunk
-        else:
-            self.chunk = self.chunk + chunk
-        return chunk
-
-
-def _outcome(generation: ChatGeneration) -> Outcome:
-    """How the call ended. Streams say why they stopped beside the message."""
-    message = generation.message
-    metadata = {**(generation.generation_info or {}), **message.response_metadata}
-    return outcome_of(cast("AIMessage", message.model_copy(update={"response_metadata": metadata})))
-
-
-def _explicit(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """`kwargs` with what the call's own config says; what is bound or passed wins."""
-    if config is None:
-        return kwargs
-    found = _configured(config)
-    if config.get("run_id"):
-        found["iccache_decision_id"] = config["run_id"]
-    return {**found, **kwargs}
-
-
-def _configured(config: RunnableConfig) -> dict[str, Any]:
-    return {key: value for key, value in (config.get("configurable") or {}).items() if key in KEYS}
-
-
-def _identity(arm: Any) -> str:
-    """Names an arm without its secrets, which LangChain keeps out of identifying parameters."""
-    return str(sorted(dict(arm._identifying_params).items()))  # noqa: SLF001 - what LangChain keys caches on
+    def _chat_reference(self) -> BaseChatModel:
+        reference = self.arms[self.reference]
+        if not isinstance(reference, BaseChatModel):
+            raise NotImplementedError(f"the reference {self.reference!r} is a completion model, which takes no tools")
+        return reference

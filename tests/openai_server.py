@@ -205,6 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        self.send_header("Connection", "close")  # clients share connections between tests, and so between event loops
         self.end_headers()
         self.wfile.write(data)
 
@@ -212,6 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("Connection", "close")
         self.end_headers()
         for event in _events(asked, reply):
             self._chunk(f"data: {json.dumps(event)}\n\n".encode())
