@@ -71,12 +71,15 @@ def _command() -> str:
 def _commit() -> str:
     """The commit, with ``+`` where tracked files were changed since; empty outside a repository."""
     try:
-        options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
-        commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **options).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options).stdout.strip()
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def render(folder: Path = RESULTS, page: Path = PAGE) -> str:
@@ -98,9 +101,11 @@ def section(result: Mapping[str, object]) -> str:
     lines = [
         f"## {result['title']}",
         "",
-        f"`{result['command']}` at commit `{result['commit'] or 'unknown'}`; {machine['processor']}, "
-        f"{machine['cores']} cores, {machine['memory_gib']} GiB, Python {machine['python']}, "
-        f"load average {machine['load_1_min']} when it ended.",
+        (
+            f"`{result['command']}` at commit `{result['commit'] or 'unknown'}`; {machine['processor']}, "
+            f"{machine['cores']} cores, {machine['memory_gib']} GiB, Python {machine['python']}, "
+            f"load average {machine['load_1_min']} when it ended."
+        ),
         "",
         *(f"- {key}: {_noted(result[key])}" for key in NOTED if result.get(key)),
         "",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -150,15 +148,3 @@ def one_thread(faiss: Any) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
-
-
-def return_memory() -> None:
-    """Give freed pages back to the system.
-
-    glibc keeps freed lists for later, which after a few rounds of re-clustering amounts to a second copy of a pool
-    (measured: 3,600 instead of 1,900 bytes an example). Other C libraries need no telling.
-    """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim:
-            trim(0)

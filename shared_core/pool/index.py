@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shared_core.errors import SettingIsWrong
 from shared_core.pool.clusters import Alive, Clusters, Positions, import_faiss
+from shared_core.pool.memory import room
 from shared_core.values import Vector
 
 EXACT_LIMIT: Final = 16_384  # rows; an exact search of as many MiniLM vectors takes about a millisecond
@@ -156,7 +157,7 @@ class VectorIndex:
         return self._alive, position - self._offset
 
     def _grow(self, count: int) -> None:
-        tail = np.empty((max(count, len(self._tail) * 3 // 2), self.dimension), np.float32)
+        tail = room(max(count, len(self._tail) * 2), self.dimension)
         tail[: self._count] = self._tail[: self._count]
         self._alive = Alive(len(tail), self._alive)
         self._tail = tail

@@ -16,7 +16,8 @@ import numpy as np
 from shared_core.errors import FeedWasTrimmed, ScopeIsCold
 from shared_core.guard import Deadline, Guard
 from shared_core.pool import Candidates
-from shared_core.pool.clusters import import_faiss, return_memory
+from shared_core.pool.clusters import import_faiss
+from shared_core.pool.memory import return_memory
 from shared_core.pool.scope import LoadedScope
 from shared_core.pool.texts import TextCache
 from shared_core.settings import Settings
