@@ -89,8 +89,8 @@ def openai_compatible(url: str, model: str, **options: Any) -> BaseChatModel:
     return ChatOpenAI(base_url=url, model=model, api_key=key, temperature=0, timeout=TIMEOUT, cache=False, **options)
 
 
-def reachable(address: str, option: str) -> BaseChatModel:
-    """The model at ``URL#model``, after one question of one token to it.
+def reachable(address: str, option: str, max_tokens: int) -> BaseChatModel:
+    """The model at ``URL#model``, its answers cut at `max_tokens`, after one question of one token to it.
 
     Raises:
         SettingIsWrong: The address is malformed, or nothing answers there; the message names `option`.
@@ -110,4 +110,4 @@ def reachable(address: str, option: str) -> BaseChatModel:
             f"{option}: {url} gives no answer as {model!r} ({type(error).__name__}: {reason}); is it running, and is "
             "this the name under which it serves the model?"
         ) from error
-    return openai_compatible(url, model)
+    return openai_compatible(url, model, max_tokens=max_tokens)

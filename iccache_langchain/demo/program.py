@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,7 +40,14 @@ class Stage:
 
 
 def run(
-    *, data: Path | None, small: str | None, large: str | None, requests: int | None, seed: int, as_json: bool
+    *,
+    data: Path | None,
+    small: str | None,
+    large: str | None,
+    max_tokens: int,
+    requests: int | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Run the demo on the built-in task, or on the user's data and endpoints, and print what it measured.
 
@@ -49,44 +56,50 @@ def run(
         ExtraIsMissing: A package of the demo is not installed.
         ModelFailed: A model gave no answer in the middle of the run.
     """
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    setting: AbstractContextManager[Stage]
+    if data is None:
+        if small is not None or large is not None:
+            raise SettingIsWrong("--small and --large go with --data FILE.jsonl; without it the demo brings its models")
+        setting = _built_in(seed, domain.SIZE if requests is None else requests)
+    else:
+        if small is None or large is None:
+            raise SettingIsWrong("--data needs --small URL#model and --large URL#model, the models that answer it")
+        setting = nullcontext(_own(from_file(data, requests), small, large, max_tokens))
     began = time.monotonic()
-    with _stage(data, small, large, requests, seed) as stage:
-        if not as_json:
-            console.print(introduction(stage.workload))
-        with Demo(stage.workload, stage.small, stage.large, stage.embedder, seed) as demo:
-            with _view(console, stage.workload, as_json=as_json) as view:
-                steps = demo.run(view)
-            final = report(steps)
-            seconds = round(time.monotonic() - began, 1)
-            if as_json:
-                about = {"requests": len(steps), "seed": seed, "seconds": seconds, "about": stage.workload.about}
-                sys.stdout.write(json.dumps(about | final.as_json()) + "\n")
-                return
-            console.print(conclusion(final))
-            console.print(
-                f"The run took {seconds:.0f} seconds. None of it is a saving: see the sentence on the models."
-            )
-            if console.is_terminal and sys.stdin.isatty():
-                play(demo, console)
+    with setting as stage:
+        _perform(stage, seed, began, as_json=as_json)
+
+
+def _perform(stage: Stage, seed: int, began: float, *, as_json: bool) -> None:
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    if not as_json:
+        console.print(introduction(stage.workload))
+    with Demo(stage.workload, stage.small, stage.large, stage.embedder, seed) as demo:
+        with _view(console, stage.workload, as_json=as_json) as view:
+            steps = demo.run(view)
+        final = report(steps)
+        seconds = round(time.monotonic() - began, 1)
+        if as_json:
+            about = {"requests": len(steps), "seed": seed, "seconds": seconds, "about": stage.workload.about}
+            sys.stdout.write(json.dumps(about | final.as_json()) + "\n")
+            return
+        console.print(conclusion(final))
+        console.print(f"The run took {seconds:.0f} seconds. {stage.workload.about_time}")
+        if console.is_terminal and sys.stdin.isatty():
+            play(demo, console)
 
 
 @contextmanager
-def _stage(data: Path | None, small: str | None, large: str | None, requests: int | None, seed: int) -> Iterator[Stage]:
-    if data is not None:
-        if small is None or large is None:
-            raise SettingIsWrong("--data needs --small URL#model and --large URL#model, the models that answer it")
-        workload = from_file(data, requests)
-        yield Stage(
-            workload, reachable(small, "--small"), AskedOnce(inner=reachable(large, "--large")), default_embedder()
-        )
-        return
-    if small is not None or large is not None:
-        raise SettingIsWrong("--small and --large go with --data FILE.jsonl; without it the demo brings its own models")
-    workload = built_in(seed, domain.SIZE if requests is None else requests)
+def _built_in(seed: int, size: int) -> Iterator[Stage]:
+    workload = built_in(seed, size)
     with serving.served(serving.packaged_gguf()) as url:
-        model = openai_compatible(url, serving.MODEL, max_tokens=MAX_TOKENS)
-        yield Stage(workload, model, AnswerFile(answers=dict(workload.answers)), packaged_minilm())
+        small = openai_compatible(url, serving.MODEL, max_tokens=MAX_TOKENS)
+        yield Stage(workload, small, AnswerFile(answers=dict(workload.answers)), packaged_minilm())
+
+
+def _own(workload: Workload, small: str, large: str, max_tokens: int) -> Stage:
+    near, far = reachable(small, "--small", max_tokens), reachable(large, "--large", max_tokens)
+    return Stage(workload, near, AskedOnce(inner=far), default_embedder())
 
 
 def _view(console: Console, workload: Workload, *, as_json: bool) -> View:

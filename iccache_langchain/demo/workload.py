@@ -22,12 +22,14 @@ class Workload:
         answers: The right answers, as far as they are known, by request.
         system: The system message that every model sees; empty for none.
         about: What the screen says about task, models and reward, one sentence a line.
+        about_time: What it says about the seconds that the run took.
     """
 
     requests: tuple[str, ...]
     answers: Mapping[str, str]
     system: str
     about: tuple[str, ...]
+    about_time: str
 
     def messages(self, request: str) -> list[tuple[str, str]]:
         """The conversation of one request, as LangChain takes it."""
@@ -67,7 +69,10 @@ def built_in(seed: int, size: int) -> Workload:
         "The large model is a file of the right answers; the reward is equality with it.",
         "The small model is SmolLM2-135M, served in this process. LangChain asks both.",
     )
-    return Workload(tuple(p.request for p in pairs), {p.request: p.answer for p in pairs}, domain.SYSTEM, about)
+    about_time = "None is claimed as saved: the large model is a file, which answers at once."
+    return Workload(
+        tuple(p.request for p in pairs), {p.request: p.answer for p in pairs}, domain.SYSTEM, about, about_time
+    )
 
 
 def from_file(path: Path, size: int | None) -> Workload:
@@ -86,7 +91,8 @@ def from_file(path: Path, size: int | None) -> Workload:
         "The large model answers each of them once, asked by IC-Cache or not: the tables compare with it.",
         _about_reward(len(requests), len(answers)),
     )
-    return Workload(requests, answers, "", about)
+    about_time = "They hold both models' answers to the same requests, so they say nothing about the time saved."
+    return Workload(requests, answers, "", about, about_time)
 
 
 def _about_reward(requests: int, known: int) -> str:

@@ -39,6 +39,9 @@ def demo(
     ] = None,
     small: Annotated[str | None, typer.Option(metavar="URL#MODEL", help="Your small model (with --data).")] = None,
     large: Annotated[str | None, typer.Option(metavar="URL#MODEL", help="Your large model (with --data).")] = None,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest answer (with --data). A longer one is cut, and never an example.")
+    ] = 512,
     requests: Annotated[int | None, typer.Option(help="Stop after so many requests.")] = None,
     seed: Annotated[int, typer.Option(help="Of the task and of every random draw.")] = 0,
     as_json: Json = False,
@@ -55,7 +58,15 @@ def demo(
     """
     from shared_core.cli.adapters import langchain_demo
 
-    langchain_demo(data=data, small=small, large=large, requests=requests, seed=seed, as_json=as_json)
+    langchain_demo(
+        data=data,
+        small=small,
+        large=large,
+        max_tokens=max_tokens,
+        requests=requests,
+        seed=seed,
+        as_json=as_json,
+    )
 
 
 @app.command()

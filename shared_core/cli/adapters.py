@@ -10,7 +10,14 @@ from shared_core.errors import ExtraIsMissing
 
 
 def langchain_demo(
-    *, data: Path | None, small: str | None, large: str | None, requests: int | None, seed: int, as_json: bool
+    *,
+    data: Path | None,
+    small: str | None,
+    large: str | None,
+    max_tokens: int,
+    requests: int | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Run `iccache_langchain.demo.program`.
 
@@ -21,4 +28,6 @@ def langchain_demo(
     if importlib.util.find_spec("langchain_core") is None:
         raise ExtraIsMissing("langchain-core", "demo")
     program = importlib.import_module("iccache_langchain.demo.program")
-    program.run(data=data, small=small, large=large, requests=requests, seed=seed, as_json=as_json)
+    program.run(
+        data=data, small=small, large=large, max_tokens=max_tokens, requests=requests, seed=seed, as_json=as_json
+    )

@@ -58,7 +58,19 @@ def test_the_users_own_data_and_endpoints(tmp_path, small_url):
     rows = [{"request": "say yes", "answer": "yes"}, {"request": "say no"}, {"request": "say yes", "answer": "yes"}]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = json.loads(
-        iccache("demo", "--data", data, "--small", small_url, "--large", small_url, "--json", timeout=110)
+        iccache(
+            "demo",
+            "--data",
+            data,
+            "--small",
+            small_url,
+            "--large",
+            small_url,
+            "--max-tokens",
+            "8",
+            "--json",
+            timeout=110,
+        )
     )
     assert result["requests"] == 2
     large = result["rows"][0]
