@@ -51,7 +51,10 @@ class Settings(BaseSettings):
         "every arm that is not good enough: among those that are, the cheaper one should win.",
     )
     confidence: float = Field(
-        1.0, ge=0.0, description="Posterior standard deviations below the mean at which the quality guard looks."
+        0.5,
+        ge=0.0,
+        description="Posterior standard deviations below the mean at which the quality guard looks. The router assumes "
+        "the largest noise a reward can have, about twice the usual deviation, so half of it is one honest deviation.",
     )
     explore: float = Field(
         0.1, ge=0.0, le=1.0, description="Share of requests with examples that a little-known arm is given."
