@@ -31,7 +31,7 @@ class Estimate:
         requests: How many.
         repeated: Asked before, word for word (white space aside): the exact tier's.
         near: Not repeated, with an earlier request more similar than `NEAR`.
-        near_by_third: The same, of each third of the stream: a pool grows, and shares with it.
+        known_by_third: Repeated or near, of each third of the stream: a pool grows, and this share with it.
         quantiles: Of the greatest similarity to an earlier request, repeats left out, at `QUANTILES`.
         histogram: How many requests, repeats left out, in each of `BINS` equal bins over [0, 1]; below 0 counts as 0.
         random_median: Median similarity of random pairs of this file: what "unrelated" means to this embedder.
@@ -41,7 +41,7 @@ class Estimate:
     requests: int
     repeated: float
     near: float
-    near_by_third: tuple[float, float, float]
+    known_by_third: tuple[float, float, float]
     quantiles: tuple[float, ...]
     histogram: tuple[int, ...]
     random_median: float
@@ -84,12 +84,12 @@ def estimated(texts: list[str], vectors: Vector, best: Floats) -> Estimate:
     fresh = best[~repeated]
     counts, _ = np.histogram(np.clip(fresh, 0.0, 1.0), bins=BINS, range=(0.0, 1.0))
     random = _random_pairs(vectors)
-    a, b, c = (float(part.mean()) if len(part) else 0.0 for part in np.array_split(near, 3))
+    a, b, c = (float(part.mean()) if len(part) else 0.0 for part in np.array_split(near | repeated, 3))
     return Estimate(
         requests=len(texts),
         repeated=float(repeated.mean()),
         near=float(near.mean()),
-        near_by_third=(a, b, c),
+        known_by_third=(a, b, c),
         quantiles=tuple(float(q) for q in np.quantile(fresh, QUANTILES)),
         histogram=tuple(int(count) for count in counts),
         random_median=float(np.median(random)),

@@ -49,7 +49,7 @@ def test_shares_add_up_and_repeats_are_no_neighbours():
     result = estimated(texts, vectors, nearest_earlier(vectors))
     assert result.repeated == pytest.approx(1 / 6)
     assert result.near == pytest.approx(2 / 6)
-    assert result.near_by_third == pytest.approx((1 / 2, 0, 1 / 2))
+    assert result.known_by_third == pytest.approx((1 / 2, 1 / 2, 1 / 2))
     assert sum(result.histogram) == 5
     assert result.histogram[-1] == 2
 
