@@ -169,9 +169,12 @@ class Engine:
     # once the answer is there ---------------------------------------------------------------------------------
 
     def record(self, decision: Decision, outcome: Outcome) -> None:
-        """Store what an answered request leaves behind, and score it; durable when it returns."""
+        """Store what an answered request leaves behind, and score it; durable when it returns.
+
+        An answer that was cut is scored as well, since the user got it; it is never an example.
+        """
         parts = self._parts()
-        score = self._reward(decision.request, outcome.answer) if self._reward and outcome.finished else None
+        score = self._reward(decision.request, outcome.answer) if self._reward and not outcome.tool_calls else None
         parts.manager.keep(decision, outcome, score)
         if score is not None:
             self.feedback(decision.id, score, rater="reward")

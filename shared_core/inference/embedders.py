@@ -9,7 +9,8 @@ import hashlib
 import importlib.util
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -94,7 +95,8 @@ class SentenceTransformerEmbedder:
             from sentence_transformers import SentenceTransformer  # takes seconds, and is an extra
 
             try:
-                self._loaded = SentenceTransformer(self._source)
+                with _no_progress_bar():
+                    self._loaded = SentenceTransformer(self._source)
             except Exception as error:
                 raise SettingIsWrong(
                     f"the embedder {self._source!r} cannot be loaded ({type(error).__name__}: "
@@ -102,6 +104,20 @@ class SentenceTransformerEmbedder:
                     "sentence-transformers model, or a hub id that is in the local cache or can be downloaded"
                 ) from error
         return self._loaded
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing on the caller's terminal while weights load; its switch is process-wide."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class CallableEmbedder:

@@ -134,6 +134,14 @@ def test_what_may_not_be_an_example_is_refused_by_name(build, request_, outcome,
     assert engine.decide(ask("a b c"), "e").selection.examples == ()
 
 
+def test_a_cut_answer_is_scored_and_not_kept(build):
+    engine = build(reward=lambda request, answer: 0.0)
+    decision = engine.decide(ask("alpha"), "d")
+    engine.record(decision, Outcome("and so on and", finished=False))
+    assert engine.maintain().learned.consumed == 1
+    assert engine.counters["refused.unfinished"] == 1
+
+
 def test_the_same_query_is_kept_once_and_a_poor_answer_is_replaced(build):
     engine = build(reward=lambda request, answer: 0.0 if answer == "wrong" else 1.0)
     answered_by_large(engine, "heat the kitchen", "wrong")
