@@ -39,7 +39,7 @@ LARGE = "qwen-coder-1.5b"
 SMALL = ("qwen-coder-0.5b", "smollm2-135m")
 COSTS = {"qwen-coder-0.5b": 0.33, "smollm2-135m": 0.09}  # parameters relative to the large model's 1.5 B
 LEARN_EVERY = 10  # requests
-WRITTEN = 600  # requests that the large model answered to fill its own pool
+WRITTEN = {"nl2bash": 600, "clinc150": 400}  # requests that the large model answered to fill its own pool
 EXAMPLES = 5
 ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 
@@ -137,7 +137,7 @@ class Bench:
         self.large = large
         self.embeddings = embeddings
         # the demonstration pool of the paper's claim: the same requests, answered by the large model itself
-        self.asked = task.pool[:WRITTEN]
+        self.asked = task.pool[: WRITTEN[task.name]]
 
     def policies(self) -> dict[str, Callable[[], list[Answer]]]:
         """Rows of the table, in order."""

@@ -295,7 +295,7 @@ class Engine:
         if os.getpid() != self._pid:
             with self._lock:
                 if os.getpid() != self._pid:
-                    self._local = local.Parts(self._plan, self.counters)
+                    self._local = local.after_fork(self._plan, self.counters)
                     self._pid = os.getpid()
         return self._local
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 from uuid import uuid4
 
 from shared_core.background import Periodic, Writer
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import SettingIsWrong, StoreIsUnusable
 from shared_core.guard import Guard
 from shared_core.inference import Embedder
 from shared_core.learning.learner import Learner
@@ -23,6 +24,8 @@ from shared_core.store import open_store
 from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
 from shared_core.values import Arm, Clock
+
+SERVED: Final = ("redis://", "rediss://", "unix://")  # stores that run in a process of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,21 @@ class Parts:
             self.pool.close()
         if isinstance(self._plan.store, str):
             self.store.close()
+
+
+def after_fork(plan: Plan, counters: Counters) -> Parts:
+    """The parts of a forked child.
+
+    Raises:
+        StoreIsUnusable: The store cannot be opened a second time in a child: SQLite keeps a table of locks in the
+            process, which the child inherits, so that it would believe to hold what its parent holds.
+    """
+    if not (isinstance(plan.store, str) and plan.store.startswith(SERVED)):
+        raise StoreIsUnusable(
+            "this engine was made before a fork, and only a Redis store can be opened again in the child; make the "
+            "engine in the child (gunicorn: without --preload or in post_fork; Celery: in worker_process_init)"
+        )
+    return Parts(plan, counters)
 
 
 def plan(

@@ -377,22 +377,41 @@ def test_an_empty_query_goes_plain(build):
     assert engine.counters["bypass.empty_query"] == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_works_with_threads_and_connections_of_its_own(build, tmp_path):
-    engine = build(store=f"sqlite:///{tmp_path}/pool.db", background=True)
-    engine.add_examples([("alpha beta", "1")], scope="default", task="t")
+def in_a_child(work):
+    """What `work` returns in a forked child, as text."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            engine.warm("default")
-            decision = engine.decide(ask("alpha"), "d")
-            engine.submit_record(decision, Outcome("child"))
-            drained = engine.flush(10)
-            os.write(writer, f"{len(decision.selection.examples)} {drained} {decision.fallback}".encode())
+            os.write(writer, str(work()).encode())
         finally:
             os._exit(0)
     os.close(writer)
-    assert os.read(reader, 100) == b"1 True False"
+    said = os.read(reader, 1000).decode()
     os.waitpid(child, 0)
+    return said
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_works_on_redis_with_threads_and_connections_of_its_own(build, redis_url):
+    engine = build(store=redis_url, background=True)
+    engine.add_examples([("alpha beta", "1")], scope="default", task="t")
+
+    def child():
+        engine.warm("default")
+        decision = engine.decide(ask("alpha"), "d")
+        engine.submit_record(decision, Outcome("child"))
+        return len(decision.selection.examples), engine.flush(10), decision.fallback
+
+    assert in_a_child(child) == "(1, True, False)"
     assert engine.decide(ask("alpha"), "e").selection.examples  # the parent goes on
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_on_sqlite_falls_back_and_says_what_to_do(build, tmp_path):
+    engine = build(store=f"sqlite:///{tmp_path}/pool.db", background=True)
+    engine.add_examples([("alpha beta", "1")], scope="default", task="t")
+    said = in_a_child(lambda: engine.decide(ask("alpha"), "d").route)
+    assert "arm='large'" in said
+    assert "make the engine in the child" in said
+    assert engine.decide(ask("alpha"), "e").selection.examples
