@@ -1,0 +1,187 @@
+"""One measurement of benchmarks/overhead.py: every step of `lookup`, `decide` and `record` on one store and pool size.
+
+A process of its own, so that threads and memory are its own. The embedder looks vectors up that were computed before:
+what is measured is everything but the embedding. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.latency import figures, timed, timed_in_threads
+from shared_core.engine import Engine
+from shared_core.guard import Deadline
+from shared_core.prompt import render
+from shared_core.values import Arm, Message, Outcome, Request, Vector
+
+K = 16
+ARMS = (Arm("small", 0.1), Arm("large", 1.0, uses_examples=False))
+SYSTEM = "Answer the question."
+ANSWER = "An answer of a usual length, as a model might have given it to this question. " * 5
+RECORDED = 300  # requests that `record` is measured on, and that the learner's feedback is about
+FEEDBACK = 100  # judgements between two rounds of the learner
+BATCH = 4096
+
+
+class Known:
+    """An embedder whose vectors were computed before."""
+
+    tag = "benchmark-minilm"
+
+    def __init__(self, vectors: dict[str, Vector]) -> None:
+        self._vectors = vectors
+        self._other = next(iter(vectors.values()))  # `Engine.warm` embeds a word of its own
+
+    def embed(self, texts: list[str]) -> Vector:
+        return np.stack([self._vectors.get(text, self._other) for text in texts])
+
+
+class Bench:
+    """An engine over `size` examples, and requests that are not among them."""
+
+    def __init__(self, folder: Path, url: str, size: int) -> None:
+        pool_texts, query_texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
+        self.pool = np.load(folder / "pool.npy", mmap_mode="r")[:size]
+        self.queries = np.load(folder / "queries.npy")
+        known = dict(zip(pool_texts, self.pool, strict=False)) | dict(zip(query_texts, self.queries, strict=True))
+        self.engine = Engine(store=url, arms=ARMS, reference="large", embedder=Known(known), reward=lambda *_: None)
+        self.requests = [self._request(text) for text in query_texts]
+        self.texts = pool_texts[:size]
+        self.ids: list[str] = []
+
+    def _request(self, text: str) -> Request:
+        return Request((Message("system", SYSTEM), Message("user", text)), text, scope="bench", task="bench")
+
+    def fill(self) -> dict[str, float]:
+        """Put the pool in, load it and re-cluster it; seconds of each."""
+        begun = time.perf_counter()
+        for start in range(0, len(self.texts), BATCH):
+            pairs = [(text, ANSWER) for text in self.texts[start : start + BATCH]]
+            self.ids += self.engine.add_examples(pairs, scope="bench", task="bench")
+        filled = time.perf_counter()
+        self.engine.warm("bench")
+        warmed = time.perf_counter()
+        self.engine.maintain()
+        done = time.perf_counter()
+        return {"import_s": filled - begun, "load_s": warmed - filled, "recluster_s": done - warmed}
+
+    def recall(self) -> list[float]:
+        """recall@16 of each query against an exact search."""
+        rows = {example: row for row, example in enumerate(self.ids)}
+        pool, found = self.engine._parts().pool, []
+        for query in self.queries:
+            true = np.partition(self.pool @ query, -K)[-K]  # the similarity of the sixteenth nearest; ties count
+            ids = pool.candidates("bench", "bench", query, K).ids
+            found.append(float(np.mean([self.pool[rows[i]] @ query >= true - 1e-5 for i in ids])))
+        return found
+
+    def steps(self) -> dict[str, list[float]]:
+        """Seconds of each step, one thread; each request is seen for the first time, so texts come from the store."""
+        parts, engine = self.engine._parts(), self.engine
+        pool, settings = parts.pool, engine.settings
+        each = [(request,) for request in self.requests]
+        vectors = [(query,) for query in self.queries]
+        self.cold()
+        selections = [parts.selector.select(*arguments, soon()) for arguments in each]
+        self.cold()
+        shown = [[e.id for e in selection.examples] for selection in selections]
+        numbered = [(r, s, str(n)) for n, (r, s) in enumerate(zip(self.requests, selections, strict=True))]
+        steps = {
+            "lookup: key": timed(lambda request: request.exact_key, each),
+            "lookup: whole (miss)": timed(engine.lookup, each),
+            "decide: search": timed(lambda query: pool.candidates("bench", "bench", query, K), vectors),
+            "decide: threshold": timed(
+                lambda _: pool.similarity_quantile("bench", "bench", settings.relevance_quantile), vectors
+            ),
+            "decide: texts from the store": timed(
+                lambda ids: pool.texts("bench", ids, soon()), [(ids,) for ids in shown if ids]
+            ),
+            "decide: route": timed(parts.router.route, numbered),
+            "decide: render": timed(
+                lambda request, selection, _: render(request, selection.examples, "chat"), numbered
+            ),
+        }
+        self.cold()
+        steps["decide: whole"] = timed(engine.decide, each)
+        steps |= self.record()
+        steps["lookup: whole (hit)"] = timed(engine.lookup, each[:RECORDED])
+        return steps
+
+    def record(self) -> dict[str, list[float]]:
+        """Durable writes: decision, exact answer and, where it may be kept, the example, in one transaction."""
+        made = [self.engine.decide(request, f"recorded-{n}") for n, request in enumerate(self.requests[:RECORDED])]
+        payload = json.dumps({"text": ANSWER}).encode()
+        outcome = Outcome(ANSWER, writer="large", payload=payload)
+        recorded = timed(self.engine.record, [(decision, outcome) for decision in made])
+        judged = timed(self.engine.feedback, [(decision.id, 0.9, "first") for decision in made])
+        return {"record: whole (durable)": recorded, "feedback (durable)": judged}
+
+    def decide_under(self, threads: int, rounds: int) -> list[float]:
+        """Seconds of `decide`, closed loop: each thread asks again as soon as it has its answer."""
+        self.cold()
+        return timed_in_threads(self.engine.decide, [(request,) for request in self.requests] * rounds, threads)
+
+    def cold(self) -> None:
+        """Forget the texts that were read, so that they are read from the store again."""
+        self.engine._parts().pool._texts.clear()
+
+    @contextmanager
+    def learner_at_work(self) -> Iterator[Callable[[], int]]:
+        """Feedback without end, and a learner that never rests; yields how many judgements it has consumed."""
+        stop, consumed = threading.Event(), 0
+        learner, engine = self.engine._parts().learner, self.engine
+
+        def work() -> None:
+            nonlocal consumed
+            for rater in itertools.count():
+                for n in range(FEEDBACK):
+                    if stop.is_set():
+                        return
+                    engine.feedback(f"recorded-{(rater * FEEDBACK + n) % RECORDED}", 0.8, f"rater-{rater}")
+                consumed += learner.run_until_drained().consumed
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield lambda: consumed
+        finally:
+            stop.set()
+            thread.join()
+
+
+def soon() -> Deadline:
+    return Deadline(10.0, time.monotonic)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="texts.json, pool.npy and queries.npy")
+    parser.add_argument("url")
+    parser.add_argument("size", type=int)
+    options = parser.parse_args()
+    bench = Bench(options.folder, options.url, options.size)
+    result: dict[str, object] = {"seconds": bench.fill(), "recall": bench.recall()}
+    result["steps"] = {name: figures(seconds) for name, seconds in bench.steps().items()}
+    load = {}
+    for threads in (1, 4):
+        load[f"decide, {threads} threads, idle"] = figures(bench.decide_under(threads, 2))
+        with bench.learner_at_work() as consumed:
+            load[f"decide, {threads} threads, learner at work"] = figures(bench.decide_under(threads, 4))
+            result[f"learned_{threads}"] = consumed()
+    result["load"] = load
+    result["counters"] = dict(bench.engine.counters.snapshot())
+    bench.engine.close()
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Bytes an example takes in a replica's memory, after one-by-one adds and after re-clustering. Prints JSON.
+
+Counted is anonymous resident memory (``RssAnon``), so that the file of vectors that is read does not count. What FAISS
+allocates once, whatever the size of the pool, is allocated before the count begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from shared_core.pool.memory import return_memory
+from shared_core.pool.partition import Partition
+from shared_core.store.protocol import Row
+from shared_core.values import Entry, Vector, digest
+
+EVERY = 1000  # adds between two looks whether to re-cluster, as the loop of a serving process would
+WARM = 17_000  # enough for clusters
+
+
+def resident() -> int:
+    """Anonymous resident bytes of this process."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+
+
+def add(partition: Partition, vectors: Vector, *, recluster: bool) -> None:
+    """Add every vector by itself, under an id like those of real examples."""
+    for n, vector in enumerate(vectors):
+        entry = Entry(digest(n)[:32], "bench", "bench", "traffic", "large", 0.0, 500)
+        partition.put([Row(entry, np.array(vector))])
+        if recluster and n % EVERY == 0 and partition.recluster():
+            return_memory()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="holds pool.npy")
+    parser.add_argument("size", type=int)
+    options = parser.parse_args()
+    vectors = np.load(options.folder / "pool.npy", mmap_mode="r")[: options.size]
+    warm = Partition(vectors.shape[1], 0)
+    add(warm, vectors[:WARM], recluster=False)
+    warm.recluster()
+    warm.nearest(np.array(vectors[0]), 16)
+    del warm
+    return_memory()
+    figures = {}
+    for label, recluster in (("as it grows, re-clustered", True), ("one-by-one adds, never re-clustered", False)):
+        before = resident()
+        partition = Partition(vectors.shape[1], 0)
+        add(partition, vectors, recluster=recluster)
+        figures[label] = (resident() - before) / len(vectors)
+        if not recluster:
+            partition.recluster()
+            return_memory()
+            figures["then re-clustered once"] = (resident() - before) / len(vectors)
+        del partition
+        return_memory()
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
