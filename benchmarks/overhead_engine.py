@@ -28,7 +28,8 @@ ARMS = (Arm("small", 0.1), Arm("large", 1.0, uses_examples=False))
 SYSTEM = "Answer the question."
 ANSWER = "An answer of a usual length, as a model might have given it to this question. " * 5
 RECORDED = 300  # requests that `record` is measured on, and that the learner's feedback is about
-FEEDBACK = 100  # judgements between two rounds of the learner
+FEEDBACK = 10  # judgements between two rounds of the learner
+ROUNDS = 20  # rounds of the learner that a measurement must have seen
 BATCH = 4096
 
 
@@ -112,18 +113,26 @@ class Bench:
         }
         self.cold()
         steps["decide: whole"] = timed(engine.decide, each)
-        steps |= self.record()
-        steps["lookup: whole (hit)"] = timed(engine.lookup, each[:RECORDED])
-        return steps
+        return steps | self.record() | self.exact()
 
     def record(self) -> dict[str, list[float]]:
-        """Durable writes: decision, exact answer and, where it may be kept, the example, in one transaction."""
+        """Durable writes: the decision and, where it may be kept, the example, in one transaction; then feedback."""
         made = [self.engine.decide(request, f"recorded-{n}") for n, request in enumerate(self.requests[:RECORDED])]
-        payload = json.dumps({"text": ANSWER}).encode()
-        outcome = Outcome(ANSWER, writer="large", payload=payload)
+        outcome = Outcome(ANSWER, writer="large")
         recorded = timed(self.engine.record, [(decision, outcome) for decision in made])
         judged = timed(self.engine.feedback, [(decision.id, 0.9, "first") for decision in made])
         return {"record: whole (durable)": recorded, "feedback (durable)": judged}
+
+    def exact(self) -> dict[str, list[float]]:
+        """Exact answers: stored as `BaseCache.update` does, durably, and served."""
+        outcome = Outcome(ANSWER, writer="large", payload=json.dumps({"text": ANSWER}).encode())
+        asked = [(request,) for request in self.requests[:RECORDED]]
+        stored = timed(lambda request: self.engine.observe(request, outcome, admit=False), asked)
+        before = self.engine.counters["lookup.hit"]
+        served = timed(self.engine.lookup, asked)
+        if self.engine.counters["lookup.hit"] - before != len(asked):
+            raise SystemExit("exact answers that were stored are not served")
+        return {"update: exact answer (durable)": stored, "lookup: whole (hit)": served}
 
     def decide_under(self, threads: int, rounds: int) -> list[float]:
         """Seconds of `decide`, closed loop: each thread asks again as soon as it has its answer."""
@@ -175,8 +184,10 @@ def main() -> None:
     for threads in (1, 4):
         load[f"decide, {threads} threads, idle"] = figures(bench.decide_under(threads, 2))
         with bench.learner_at_work() as consumed:
-            load[f"decide, {threads} threads, learner at work"] = figures(bench.decide_under(threads, 4))
-            result[f"learned_{threads}"] = consumed()
+            seconds = bench.decide_under(threads, 4)
+            while consumed() < ROUNDS * FEEDBACK:
+                seconds += bench.decide_under(threads, 1)
+        load[f"decide, {threads} threads, learner at work"] = figures(seconds)
     result["load"] = load
     result["counters"] = dict(bench.engine.counters.snapshot())
     bench.engine.close()
