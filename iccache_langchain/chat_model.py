@@ -17,18 +17,19 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import run_in_executor
 from pydantic import Field, PrivateAttr
 
 from iccache_langchain import arms as arm_calls
 from iccache_langchain.arms import ArmModel
 from iccache_langchain.binding import rebound
-from iccache_langchain.calls import OURS, RUN, decision_id, fingerprint_of, form_of, pinned, said_by
+from iccache_langchain.calls import OURS, RUN, decision_id, fingerprint_of, form_of, said_by
 from iccache_langchain.construction import check_shared, core_arms, settings_of, sort
 from iccache_langchain.messages import decision_id_of, insert, normalised, outcome_of
+from iccache_langchain.pinning import PinnedChatModel
 from iccache_langchain.streams import Heard, aup_to_first_word, described, marked, up_to_first_word
 from shared_core.adapters import Context, build_request, current_context
 from shared_core.engine import Engine, Reward
@@ -59,7 +60,7 @@ class _Call:
         return insert(self.asked, self.decision.insertion)
 
 
-class ICCacheChatModel(BaseChatModel):
+class ICCacheChatModel(PinnedChatModel):
     """A chat model that lets a small model take over what it has become good enough for.
 
     ```python
@@ -113,7 +114,6 @@ class ICCacheChatModel(BaseChatModel):
     reference: str
     engine: Engine = Field(exclude=True, repr=False)
     scope: str | None = None
-    strict_scope: bool = False
     task: str | None = None
     query_fn: QueryFunction | None = Field(None, exclude=True)
     temperature: float | None = None
@@ -260,66 +260,6 @@ class ICCacheChatModel(BaseChatModel):
             self._record(call, heard.outcome())
             await chunks.aclose()
 
-    # config and context reach a model only here ----------------------------------------------------------------
-
-    def invoke(
-        self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """One answer; see `BaseChatModel.invoke`."""
-        config, kwargs = pinned(config, kwargs, context_counts=True)
-        return super().invoke(input, config, stop=stop, **kwargs)
-
-    async def ainvoke(
-        self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """One answer; see `BaseChatModel.ainvoke`."""
-        config, kwargs = pinned(config, kwargs, context_counts=True)
-        return await super().ainvoke(input, config, stop=stop, **kwargs)
-
-    def stream(
-        self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Iterator[AIMessageChunk]:
-        """The chunks of an answer; see `BaseChatModel.stream`. The scope is that of the caller of `stream`."""
-        config, kwargs = pinned(config, kwargs, context_counts=not self.strict_scope)
-        return super().stream(input, config, stop=stop, **kwargs)
-
-    def astream(
-        self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[AIMessageChunk]:
-        """The chunks of an answer; see `BaseChatModel.astream`. The scope is that of the caller of `astream`."""
-        config, kwargs = pinned(config, kwargs, context_counts=not self.strict_scope)
-        return super().astream(input, config, stop=stop, **kwargs)
-
-    def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        """The events of an answer; see `BaseChatModel.stream_events`."""
-        config, kwargs = pinned(config, kwargs, context_counts=not self.strict_scope)
-        return super().stream_events(input, config, **kwargs)
-
-    def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        """The events of an answer; see `BaseChatModel.astream_events`."""
-        config, kwargs = pinned(config, kwargs, context_counts=not self.strict_scope)
-        return super().astream_events(input, config, **kwargs)
-
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
@@ -357,14 +297,6 @@ class ICCacheChatModel(BaseChatModel):
         params["ls_provider"] = "iccache"
         params["ls_model_name"] = str(kwargs.get("model") or "iccache")
         return params
-
-    def _get_invocation_params(self, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        kwargs.pop(RUN, None)
-        return super()._get_invocation_params(stop, **kwargs)
-
-    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        kwargs.pop(RUN, None)  # a response cache that saw the run would never hit
-        return super()._get_llm_string(stop, **kwargs)
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         return arm_calls.shared_profile(list(self.arms.values()))

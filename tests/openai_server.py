@@ -55,7 +55,7 @@ class Reply:
     Attributes:
         text: The answer, or its pieces one by one, each sent before the next is taken.
         tool_calls: (name, arguments) of each tool call.
-        finish_reason: Why it stopped; by default "tool_calls" with tool calls, else "stop".
+        finish_reason: Why it stopped; by default "tool_calls" with tool calls, else "stop". Empty: it does not say.
         cut: True breaks the connection after the last piece, before the stream says that it ended.
     """
 
@@ -66,7 +66,9 @@ class Reply:
 
     @property
     def reason(self) -> str:
-        return self.finish_reason or ("tool_calls" if self.tool_calls else "stop")
+        if self.finish_reason is not None:
+            return self.finish_reason
+        return "tool_calls" if self.tool_calls else "stop"
 
 
 class Refused(Exception):
@@ -262,7 +264,7 @@ def _events(asked: Asked, reply: Reply) -> Iterator[dict[str, Any]]:
         yield event({"tool_calls": [{"index": n, **call} for n, call in enumerate(_tool_calls(reply))]})
     if reply.cut:
         return
-    yield event({}, reply.reason)
+    yield event({}, reply.reason or None)
     if (asked.body.get("stream_options") or {}).get("include_usage"):
         yield head | {"choices": [], "usage": _usage(asked, said)}
 

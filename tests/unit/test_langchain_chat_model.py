@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.language_models import FakeListChatModel, FakeListLLM
@@ -149,6 +152,12 @@ def test_an_answer_is_a_fresh_message(build):
     first, second = model.invoke("a"), model.invoke("b")
     assert first.response_metadata["iccache"]["decision_id"] != second.response_metadata["iccache"]["decision_id"]
     assert "iccache" not in RESULT.generations[0].message.response_metadata
+
+
+def test_without_langchain_the_import_says_what_to_install():
+    code = "import sys; sys.modules['langchain_core'] = None; import iccache_langchain"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith("pip install 'iccache[langchain]'")
 
 
 def test_a_form_is_whatever_may_bind_the_answer():
