@@ -18,7 +18,7 @@ from shared_core.values import Vector
 Positions: TypeAlias = NDArray[np.int64]
 Source: TypeAlias = Callable[[Positions], Vector]
 
-RECALL: Final = 0.98  # recall@16 on the pool's own vectors that fixes how many clusters are visited; requests get less
+RECALL: Final = 0.97  # recall@16 on the pool's own vectors that fixes how many clusters are visited
 _NEIGHBOURS: Final = 16
 _PROBES: Final = 512  # own vectors on which recall is measured
 _TRAINED_ON: Final = 64  # vectors a centroid; more moves centroids little and costs in proportion
