@@ -43,7 +43,7 @@ class Heard:
         message = described(whole)
         outcome = outcome_of(message)
         has_ended = self.ended and (finish_reason(message) is not None or not self._must_say_why)
-        return replace(outcome, finished=outcome.finished and has_ended)
+        return replace(outcome, finished=outcome.finished and has_ended, broken_off=not self.ended)
 
 
 def up_to_first_word(chunks: Iterator[ChatGenerationChunk]) -> list[ChatGenerationChunk]:

@@ -171,10 +171,11 @@ class Engine:
     def record(self, decision: Decision, outcome: Outcome) -> None:
         """Store what an answered request leaves behind, and score it; durable when it returns.
 
-        An answer that was cut is scored as well, since the user got it; it is never an example.
+        An answer that the model cut is scored as well, since the user got it; it is never an example.
         """
         parts = self._parts()
-        score = self._reward(decision.request, outcome.answer) if self._reward and not outcome.tool_calls else None
+        reward = None if outcome.tool_calls or outcome.broken_off else self._reward
+        score = reward(decision.request, outcome.answer) if reward else None
         parts.manager.keep(decision, outcome, score)
         if score is not None:
             self.feedback(decision.id, score, rater="reward")

@@ -320,6 +320,8 @@ class Outcome:
     Attributes:
         answer: The full text.
         finished: True only if the model ended by itself (not cut, filtered, cancelled or failed).
+        broken_off: True if the caller left or the connection broke. Then half an answer says nothing about the model,
+            and the reward function does not see it.
         tool_calls: True if the answer calls tools.
         writer: Name of the model that wrote it.
         payload: The adapter's JSON of the whole response for the exact tier; None keeps it out of that tier.
@@ -329,6 +331,7 @@ class Outcome:
 
     answer: str
     finished: bool = True
+    broken_off: bool = False
     tool_calls: bool = False
     writer: str = ""
     payload: bytes | None = None

@@ -329,12 +329,14 @@ def test_a_stream_whose_end_is_not_explained_becomes_none(build, store, server):
     assert admitted(model, store) == 0
 
 
-def test_a_stream_that_is_left_early_becomes_none_and_can_still_be_rated(build, store):
-    model = build()
+def test_a_stream_that_is_left_early_becomes_none_and_is_rated_by_its_reader_alone(build, store):
+    scored = []
+    model = build(reward=lambda request, answer: scored.append(answer))
     stream = model.stream("heat the kitchen")
     first = next(stream)
     stream.close()
     assert admitted(model, store) == 0
+    assert scored == []  # half an answer that nobody waited for says nothing about the model
     assert provenance(first)["decision_id"] in store.decisions([provenance(first)["decision_id"]])
 
 
@@ -403,6 +405,17 @@ async def test_a_failing_reference_is_the_callers_to_know(helped, server):
     with pytest.raises(Exception, match="scripted refusal"):
         list(helped.stream("nothing like it"))
     assert server.count("large") - before == 3
+
+
+async def test_the_reference_is_asked_once(build, server):
+    server.answer = failing("large")
+    model = build()
+    with pytest.raises(Exception, match="scripted refusal"):
+        model.invoke("heat the kitchen")
+    with pytest.raises(Exception, match="scripted refusal"):
+        [chunk async for chunk in model.astream("heat the kitchen")]
+    assert server.count() == 2
+    assert model.engine.counters["fallback.arm_failed"] == 0
 
 
 def test_no_other_model_goes_on_where_one_has_begun(helped, server):
@@ -620,6 +633,13 @@ async def test_scopes_in_langgraph_nodes(build, store):
         await graph(node).ainvoke({"said": "x"})
     graph(plain).invoke({"said": "x"})
     assert scopes(model, store) == {"a", "b", "inside"}
+    store.clear()
+
+    def whole(state: State) -> State:
+        return {"said": model.generate([[HumanMessage(state["said"])]]).generations[0][0].text}
+
+    graph(whole).invoke({"said": "x"}, {"configurable": {"iccache_scope": "d"}})
+    assert scopes(model, store) == {"d"}
     store.clear()
     async for _ in graph(node).astream({"said": "x"}, {"configurable": {"iccache_scope": "c"}}, stream_mode="messages"):
         pass
