@@ -323,7 +323,8 @@ def test_a_blocked_embedder_costs_one_deadline_and_a_bounded_number_of_threads(b
             release.wait(30)
             return super().embed(texts)
 
-    engine = build(embedder=Stuck(), settings=FULL.model_copy(update={"deadline": 0.1}))
+    settings = FULL.model_copy(update={"deadline": 0.1})
+    engine = Engine(store="memory://", arms=ARMS, reference="large", embedder=Stuck(), settings=settings, background=False)
     before = threading.active_count()
     try:
         for n in range(50):
@@ -338,6 +339,7 @@ def test_a_blocked_embedder_costs_one_deadline_and_a_bounded_number_of_threads(b
         assert engine.counters["fallback.DependencyIsDown"] >= 1
     finally:
         release.set()
+        engine.close()
 
 
 def test_a_failing_store_fails_nothing_on_the_request_path(build):
