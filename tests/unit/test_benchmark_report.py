@@ -1,0 +1,64 @@
+"""Results as JSON, and the page generated from them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.latency import figures, timed_in_threads
+from benchmarks.report import BEGIN, END, render, write_result
+
+RESULT = {
+    "title": "A title",
+    "seeds": [0, 1],
+    "tables": {"one": {"ours": {"quality": [0.5, 0.4, 0.6], "calls": 1234}, "theirs": {"quality": [0.25, 0.2, 0.3]}}},
+    "must_show": [
+        {"bound": "better", "measured": "+0.25", "holds": True},
+        {"bound": "faster", "measured": 3.5, "holds": False},
+    ],
+}
+
+
+def test_a_result_says_how_and_on_what_it_was_measured(tmp_path):
+    written = json.loads(write_result("one", RESULT, tmp_path).read_text())
+    assert set(written) >= {"command", "commit", "hardware", *RESULT}
+    assert written["hardware"]["cores"] >= 1
+    assert written["tables"] == RESULT["tables"]
+
+
+def test_the_page_holds_every_figure_and_keeps_what_stands_around_it(tmp_path):
+    write_result("one", RESULT, tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold figures\n{END}\nafter\n")
+    text = render(tmp_path, page)
+    assert text == page.read_text() == render(tmp_path, page)
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old figures" not in text
+    assert "| ours | 0.500 [0.400, 0.600] | 1,234 |" in text
+    assert "| theirs | 0.250 [0.200, 0.300] |  |" in text
+    assert "| better | +0.25 | yes |" in text
+    assert "| faster | 3.5 | **no** |" in text
+
+
+def test_a_page_without_markers_is_refused(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("written by hand")
+    with pytest.raises(SystemExit, match="markers"):
+        render(tmp_path, page)
+    assert page.read_text() == "written by hand"
+
+
+def test_figures_are_milliseconds_with_an_interval_around_the_percentile():
+    seconds = np.random.default_rng(0).exponential(0.01, 2000)
+    for name, percent in (("p50_ms", 50), ("p99_ms", 99)):
+        value, low, high = figures(seconds)[name]
+        assert value == pytest.approx(np.percentile(seconds, percent) * 1000, abs=1e-3)
+        assert low <= value <= high
+        assert low < high
+
+
+def test_threads_time_every_call_once():
+    seen = []
+    assert len(timed_in_threads(seen.append, [(n,) for n in range(11)], threads=3)) == 11
+    assert sorted(seen) == list(range(11))
