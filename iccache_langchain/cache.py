@@ -17,16 +17,19 @@ from uuid import UUID
 
 from langchain_core.caches import BaseCache
 from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.llms import BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.runnables.config import ensure_config, run_in_executor
+from langchain_core.runnables.config import run_in_executor
 
+from iccache_langchain.arms import ArmModel, model_name
+from iccache_langchain.calls import said_by
 from iccache_langchain.generations import CannotBeRead, CannotBeStored, decode, encode
-from iccache_langchain.llm_string import Call, parse, read_messages, writer_of
+from iccache_langchain.llm_string import Call, parse, read_messages
 from iccache_langchain.messages import PROVENANCE, decision_id_of, normalised, outcome_of
-from iccache_langchain.near import NearRequest, NearTier, is_answering
-from shared_core.adapters import Context, build_request, current_context
+from iccache_langchain.near import NearRequest, NearTier, is_answering, near_settings
+from shared_core.adapters import Context, build_request
 from shared_core.engine import Engine
 from shared_core.errors import DependencyIsSlow, SettingIsWrong
 from shared_core.inference.embedders import as_embedder, default_embedder
@@ -94,7 +97,7 @@ class ICCache(BaseCache):
         task: str | None = None,
         query_fn: Callable[[Sequence[BaseMessage]], str] | None = None,
         reference: str | None = None,
-        answer_with: BaseChatModel | None = None,
+        answer_with: ArmModel | None = None,
         threshold: float = 0.999,
         redact: Redact | None = None,
         settings: Settings | None = None,
@@ -104,12 +107,14 @@ class ICCache(BaseCache):
             raise SettingIsWrong("a shared engine brings its own store, embedder, redact, settings and models")
         if store is None and engine is None:
             raise SettingIsWrong("ICCache needs a store, such as 'sqlite:///iccache.db', or an engine to share")
+        if answer_with is not None and not isinstance(answer_with, BaseChatModel | BaseLLM):
+            raise SettingIsWrong(f"answer_with is a {type(answer_with).__name__}, no chat or completion model")
         self._scope = scope
         self._strict_scope = strict_scope
         self._task = task
         self._query_fn = query_fn
         self._reference = reference
-        self._small = (writer_of(answer_with) or type(answer_with).__name__) if answer_with is not None else ""
+        self._small = model_name(answer_with) if answer_with is not None else ""
         self._owns_engine = engine is None
         if embedder is None and engine is None and (reference or answer_with is not None):
             embedder = default_embedder()
@@ -161,7 +166,7 @@ class ICCache(BaseCache):
         """
         if not self._engine.flush():
             raise DependencyIsSlow("answers given earlier are still being stored, so they cannot be cleared; try again")
-        self._engine.clear(kwargs.get("scope") or _context().scope or self._scope)
+        self._engine.clear(kwargs.get("scope") or self._said().scope or self._scope)
 
     async def aclear(self, **kwargs: Any) -> None:
         """`clear` on a thread."""
@@ -196,7 +201,7 @@ class ICCache(BaseCache):
         turns = normalised(messages) if messages else (Message("user", "", extra=prompt),)
         request = build_request(
             turns,
-            context=_context(),
+            context=self._said(),
             default_scope=self._scope,
             strict=self._strict_scope,
             form="" if call.plain else call.fingerprint,
@@ -204,6 +209,10 @@ class ICCache(BaseCache):
             query=self._query_fn(messages) if self._query_fn and messages else None,
         )
         return _Asked(call, messages, request)
+
+    def _said(self) -> Context:
+        """What the chain's ``configurable`` and `iccache_context` say, and the task of this cache."""
+        return said_by({}, context_counts=True).over(Context(task=self._task))
 
     def _find(self, prompt: str, llm_string: str) -> list[Generation] | NearRequest | None:
         if is_answering():
@@ -254,11 +263,6 @@ class ICCache(BaseCache):
         log.debug("IC-Cache %s: %s: %s", where, type(error).__name__, error)
 
 
-def _context() -> Context:
-    """What the chain's ``configurable`` says, then `iccache_context`."""
-    return Context.read(ensure_config().get("configurable") or {}).over(current_context())
-
-
 def _served(hit: Hit) -> list[Generation]:
     """The stored answer, new objects each time, which says where it comes from and counts no tokens again.
 
@@ -306,5 +310,11 @@ def _engine(
     embedder = as_embedder(embedder) if embedder is not None else None
     if not small:
         return Engine(store=store, embedder=embedder, redact=redact, settings=settings)
-    near = settings.model_copy(update={"relevance_quantile": threshold})
-    return Engine(store=store, arms=[Arm(small, 1.0)], reference=small, embedder=embedder, redact=redact, settings=near)
+    return Engine(
+        store=store,
+        arms=[Arm(small, 1.0)],
+        reference=small,
+        embedder=embedder,
+        settings=near_settings(settings, threshold),
+        redact=redact,
+    )

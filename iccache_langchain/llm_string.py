@@ -90,11 +90,6 @@ def parse(llm_string: str) -> Call:
     )
 
 
-def writer_of(model: object) -> str:
-    """The name by which `parse` would know this model object; empty if it has none."""
-    return _writer({name: getattr(model, name, None) for name in _WRITER_NAMES})
-
-
 def _split(llm_string: str) -> tuple[dict[str, object] | None, str]:
     """The serialised model, if the string begins with one, and the repr of the parameters."""
     try:

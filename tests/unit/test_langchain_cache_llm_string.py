@@ -42,7 +42,9 @@ def test_an_unreadable_string_is_not_plain():
     assert not parse("Sample LLM string configuration.").plain
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"temperature": 0.9, "max_tokens": 7}, {"model": "other"}, {"n": 1}, {"seed": 3}])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"temperature": 0.9, "max_tokens": 7}, {"model": "other"}, {"n": 1}, {"seed": 3}]
+)
 def test_sampling_parameters_are_plain(kwargs):
     assert parse(string(model(), **kwargs)).plain
 
@@ -85,7 +87,9 @@ def test_the_fingerprint_tells_calls_apart():
         {"response_format": Weather},
     ]
     fingerprints = {parse(string(model(), **kwargs)).fingerprint for kwargs in calls}
-    fingerprints |= {parse(string(model(**kwargs))).fingerprint for kwargs in ({"base_url": "http://h/v1"}, {"top_p": 0.1})}
+    fingerprints |= {
+        parse(string(model(**kwargs))).fingerprint for kwargs in ({"base_url": "http://h/v1"}, {"top_p": 0.1})
+    }
     assert len(fingerprints) == len(calls) + 2
 
 
