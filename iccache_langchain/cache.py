@@ -148,6 +148,8 @@ class ICCache(BaseCache):
 
         The messages get ``response_metadata["iccache"]``, so that the answer can be rated.
         """
+        if is_answering():
+            return
         try:
             self._keep(self._read(prompt, llm_string), return_val)
         except Exception as error:  # noqa: BLE001 - fail open, counted

@@ -122,7 +122,7 @@ def near_settings(settings: Settings, threshold: float) -> Settings:
 
 
 def is_answering() -> bool:
-    """True while a small model answers inside a lookup: what it calls in turn must not look up again."""
+    """True while a small model answers inside a lookup: what it calls in turn is none of the cache's business."""
     return _is_answering.get()
 
 

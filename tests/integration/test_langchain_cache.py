@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Annotated, TypedDict
 
 import numpy as np
@@ -18,6 +19,7 @@ from langchain_core.globals import get_llm_cache, set_llm_cache
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGeneration, ChatResult, Generation
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI, OpenAI
@@ -26,12 +28,14 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from pydantic import BaseModel
 
+from iccache_langchain import ICCacheChatModel
 from iccache_langchain.cache import ICCache
 from iccache_langchain.messages import normalised
 from shared_core.adapters import Context, build_request, iccache_context
 from shared_core.errors import SettingIsWrong
 from shared_core.settings import Settings
 from shared_core.store.sqlite import SqliteStore
+from tests.servers import RedisServer
 from tests.openai_server import OpenAIServer, Refused, Reply, obliging, openai_server
 
 
@@ -390,7 +394,9 @@ class TestFailures:
         assert cache.counters["lookup.unreadable"] + cache.counters["lookup.miss"] == 2
         assert provenance(llm.invoke("hi"))["tier"] == "exact", "the new answer takes the place of what was corrupt"
 
-    def test_a_closed_store(self, llm, server, cache):
+    def test_a_closed_store(self, server, url):
+        cache = ICCache(url, settings=Settings(deadline=20, drain=0.2))
+        llm = model(server, cache)
         llm.invoke("hi")
         cache.close()
         assert llm.invoke("hi").text
@@ -408,8 +414,6 @@ class TestFailures:
         assert cache.counters["lookup"] == cache.counters["observe"] == 1
 
     def test_a_redis_that_dies(self, server):
-        from tests.servers import RedisServer
-
         with RedisServer() as redis:
             cache = ICCache(redis.url(), settings=PATIENT)
             llm = model(server, cache)
@@ -438,10 +442,6 @@ class TestFailures:
             cache.close()
 
     def test_an_answer_that_json_cannot_hold_is_still_given(self, cache):
-        from datetime import datetime
-
-        from langchain_core.outputs import Generation
-
         cache.update("p", "l", [Generation(text="a", generation_info={"at": datetime(2026, 1, 1)})])
         cache.update("p", "l", [])
         assert cache.lookup("p", "l") is None
@@ -513,12 +513,12 @@ def words(texts):
 class Pool:
     """A cache whose pool the large model has filled, and whose small model repeats how many turns it was shown."""
 
-    def __init__(self, server, url, **kwargs):
+    def __init__(self, server, url, small=None):
         self.server = server
         server.answer = self.answer
-        self.small = model(server, None, "small")
+        small = small or model(server, None, "small")
         settings = Settings(deadline=20, candidates=1, refresh=3600)
-        self.cache = ICCache(url, embedder=words, answer_with=self.small, threshold=0.8, settings=settings, **kwargs)
+        self.cache = ICCache(url, embedder=words, answer_with=small, threshold=0.8, settings=settings)
         self.cache.engine.warm("default")
         self.llm = model(server, self.cache)
         for question in TOPICS:
@@ -617,11 +617,6 @@ class TestExamples:
         assert b"4711" not in (tmp_path / "pool.db").read_bytes()
 
     def test_the_chat_models_pool_is_the_same(self, server, url):
-        from iccache_langchain import ICCacheChatModel
-
-        def unrouted(name):
-            return model(server, None, name)
-
         cache = ICCache(url, embedder=words, settings=PATIENT)
         messages = [SystemMessage("Be brief."), HumanMessage("boil two eggs in hot water")]
         for question in TOPICS:
@@ -629,7 +624,7 @@ class TestExamples:
         assert cache.engine.flush()
         cache.close()
         router = ICCacheChatModel(
-            arms={"small": unrouted("small"), "large": unrouted("big")},
+            arms={"small": model(server, None, "small"), "large": model(server, None, "big")},
             reference="large",
             costs={"small": 0.1},
             store=url,
@@ -700,6 +695,24 @@ class TestNearAnswers:
         finally:
             set_llm_cache(before)
         assert pool.server.count() == asked + 1
+
+    async def test_a_small_model_that_calls_another_does_not_recurse(self, server, url):
+        class Forwarding(FakeListChatModel):
+            def _generate(self, messages, *args, **kwargs):
+                reply = inner.invoke(messages[-1:])
+                return ChatResult(generations=[ChatGeneration(message=reply)])
+
+            async def _agenerate(self, messages, *args, **kwargs):
+                reply = await inner.ainvoke(messages[-1:])
+                return ChatResult(generations=[ChatGeneration(message=reply)])
+
+        pool = Pool(server, url, small=Forwarding(responses=[]))
+        inner = model(server, pool.cache, "small")
+        asked = server.count()
+        assert pool.llm.invoke(NEAR).text == "small, shown 0 turns"
+        assert (await pool.llm.ainvoke(NEAR)).text == "small, shown 0 turns"
+        assert server.count() == asked + 2, "nothing was looked up or kept on the way"
+        pool.cache.close()
 
     @pytest.mark.parametrize(
         "kwargs",
