@@ -22,14 +22,32 @@ def timed(function: Callable[..., object], arguments: Sequence[tuple]) -> list[f
     return seconds
 
 
-def timed_in_threads(function: Callable[..., object], arguments: Sequence[tuple], threads: int) -> list[float]:
-    """The same, the calls dealt to `threads` threads that each call without a pause."""
+def timed_at(rate: float, function: Callable[..., object], arguments: Sequence[tuple]) -> list[float]:
+    """The same at `rate` calls a second, each timed from when it was due, so that falling behind counts."""
+    seconds, begun = [], time.perf_counter()
+    for number, each in enumerate(arguments):
+        due = begun + number / rate
+        time.sleep(max(0.0, due - time.perf_counter()))
+        function(*each)
+        seconds.append(time.perf_counter() - due)
+    return seconds
+
+
+def timed_in_threads(
+    function: Callable[..., object], arguments: Sequence[tuple], threads: int, rate: float = 0.0
+) -> list[float]:
+    """The same, the calls dealt to `threads` threads, at `rate` calls a second together; 0 for without a pause."""
     parts: list[list[float]] = [[] for _ in range(threads)]
     start = threading.Barrier(threads)
 
     def work(number: int) -> None:
+        own = arguments[number::threads]
         start.wait()
-        parts[number] = timed(function, arguments[number::threads])
+        if rate:
+            time.sleep(number / rate)  # the threads take turns
+            parts[number] = timed_at(rate / threads, function, own)
+        else:
+            parts[number] = timed(function, own)
 
     workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
     for worker in workers:

@@ -108,8 +108,9 @@ def must_show(
         result = engines[store, size]
         p50 = result["steps"]["decide: whole"]["p50_ms"][0]
         add(f"{store}: all of decide but the embedding ≤ 2 ms p50, idle", p50, "ms", p50 <= 2)
-        p99 = result["load"]["decide, 4 threads, learner at work"]["p99_ms"][0]
-        add(f"{store}: decide ≤ 10 ms p99, 4 threads, learner at work", p99, "ms", p99 <= 10)
+        for label in ("4 threads, 100 requests/s", "4 threads, as fast as they can"):
+            p99 = result["load"][f"{label}, learner at work"]["p99_ms"][0]
+            add(f"{store}: decide ≤ 10 ms p99, {label}, learner at work", p99, "ms", p99 <= 10)
         recall = float(np.mean(result["recall"]))
         add(f"{store}: recall@16 ≥ 0.95", recall, "", recall >= 0.95)
     for label, each in memory.items():
@@ -185,8 +186,9 @@ def main() -> None:
             "n": ASKED,
             "notes": "Milliseconds with 95 % bootstrap intervals over the requests. Vectors are MiniLM's (384 "
             "dimensions) of real questions, looked up instead of computed, so the embedding is left out. "
-            "SQLite writes with synchronous=FULL, Redis with appendfsync=always. Under load every thread asks "
-            "again at once, and the learner is given feedback without end.",
+            "SQLite writes with synchronous=FULL, Redis with appendfsync=always. The learner is given feedback "
+            "without end. Threads that ask as fast as they can saturate the processors: their p99 is then mostly "
+            "waiting for a processor; at a fixed rate each request is timed from when it was due.",
             "tables": tables(engines, memory, theirs, embedding),
             "counters": {f"{store}, {size}": result["counters"] for (store, size), result in engines.items()},
             "must_show": must_show(engines, memory, theirs),

@@ -31,6 +31,11 @@ RECORDED = 300  # requests that `record` is measured on, and that the learner's 
 FEEDBACK = 10  # judgements between two rounds of the learner
 ROUNDS = 20  # rounds of the learner that a measurement must have seen
 BATCH = 4096
+LOADS = (  # threads, and requests a second of all of them; the Azure chat trace peaks at 16 in one second
+    ("1 thread, as fast as it can", 1, 0),
+    ("4 threads, 100 requests/s", 4, 100),
+    ("4 threads, as fast as they can", 4, 0),
+)
 
 
 class Known:
@@ -134,10 +139,23 @@ class Bench:
             raise SystemExit("exact answers that were stored are not served")
         return {"update: exact answer (durable)": stored, "lookup: whole (hit)": served}
 
-    def decide_under(self, threads: int, rounds: int) -> list[float]:
-        """Seconds of `decide`, closed loop: each thread asks again as soon as it has its answer."""
+    def decide_under(self, threads: int, rounds: int, rate: float) -> list[float]:
+        """Seconds of `decide` from `threads` threads, `rate` a second together; 0: each asks again at once."""
         self.cold()
-        return timed_in_threads(self.engine.decide, [(request,) for request in self.requests] * rounds, threads)
+        asked = [(request,) for request in self.requests] * rounds
+        return timed_in_threads(self.engine.decide, asked, threads, rate)
+
+    def under_load(self) -> dict[str, dict[str, list[float]]]:
+        """`decide` from one and four threads, idle and with the learner at work."""
+        figures_of = {}
+        for label, threads, rate in LOADS:
+            figures_of[f"{label}, idle"] = figures(self.decide_under(threads, 2, rate))
+            with self.learner_at_work() as consumed:
+                seconds = self.decide_under(threads, 2, rate)
+                while consumed() < ROUNDS * FEEDBACK:
+                    seconds += self.decide_under(threads, 1, rate)
+            figures_of[f"{label}, learner at work"] = figures(seconds)
+        return figures_of
 
     def cold(self) -> None:
         """Forget the texts that were read, so that they are read from the store again."""
@@ -180,15 +198,7 @@ def main() -> None:
     bench = Bench(options.folder, options.url, options.size)
     result: dict[str, object] = {"seconds": bench.fill(), "recall": bench.recall()}
     result["steps"] = {name: figures(seconds) for name, seconds in bench.steps().items()}
-    load = {}
-    for threads in (1, 4):
-        load[f"decide, {threads} threads, idle"] = figures(bench.decide_under(threads, 2))
-        with bench.learner_at_work() as consumed:
-            seconds = bench.decide_under(threads, 4)
-            while consumed() < ROUNDS * FEEDBACK:
-                seconds += bench.decide_under(threads, 1)
-        load[f"decide, {threads} threads, learner at work"] = figures(seconds)
-    result["load"] = load
+    result["load"] = bench.under_load()
     result["counters"] = dict(bench.engine.counters.snapshot())
     bench.engine.close()
     print(json.dumps(result))

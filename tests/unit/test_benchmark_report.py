@@ -1,11 +1,12 @@
 """Results as JSON, and the page generated from them."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
 
-from benchmarks.latency import figures, timed_in_threads
+from benchmarks.latency import figures, timed_at, timed_in_threads
 from benchmarks.report import BEGIN, END, render, write_result
 
 RESULT = {
@@ -58,7 +59,15 @@ def test_figures_are_milliseconds_with_an_interval_around_the_percentile():
         assert low < high
 
 
-def test_threads_time_every_call_once():
+@pytest.mark.parametrize("rate", [0, 1000])
+def test_threads_time_every_call_once(rate):
     seen = []
-    assert len(timed_in_threads(seen.append, [(n,) for n in range(11)], threads=3)) == 11
+    assert len(timed_in_threads(seen.append, [(n,) for n in range(11)], 3, rate)) == 11
     assert sorted(seen) == list(range(11))
+
+
+def test_a_call_that_comes_late_is_timed_from_when_it_was_due():
+    release = threading.Event()
+    waits = [lambda: release.wait(0.2), lambda: None]
+    late = timed_at(1000, lambda call: call(), [(wait,) for wait in waits])[1]
+    assert late >= 0.19
