@@ -324,7 +324,9 @@ def test_a_blocked_embedder_costs_one_deadline_and_a_bounded_number_of_threads(b
             return super().embed(texts)
 
     settings = FULL.model_copy(update={"deadline": 0.1})
-    engine = Engine(store="memory://", arms=ARMS, reference="large", embedder=Stuck(), settings=settings, background=False)
+    engine = Engine(
+        store="memory://", arms=ARMS, reference="large", embedder=Stuck(), settings=settings, background=False
+    )
     before = threading.active_count()
     try:
         for n in range(50):
