@@ -118,6 +118,7 @@ class ICCache(BaseCache):
         self._owns_engine = engine is None
         if embedder is None and engine is None and (reference or answer_with is not None):
             embedder = default_embedder()
+        self._collects = engine is not None or embedder is not None
         self._engine = engine or _engine(store or "", embedder, self._small, threshold, redact, settings)
         self._near = NearTier(self._engine, answer_with) if answer_with is not None else None
 
@@ -255,6 +256,8 @@ class ICCache(BaseCache):
 
     def _may_admit(self, asked: _Asked, generations: Sequence[Generation]) -> bool:
         """True if the answer may become an example, as far as the call and its writer are concerned."""
+        if not self._collects:
+            return False
         writer = asked.call.writer
         is_trusted = writer == self._reference if self._reference else writer not in {"", self._small}
         return is_trusted and asked.messages is not None and asked.call.plain and len(generations) == 1

@@ -582,6 +582,11 @@ class TestExamples:
     def test_plain_answers_become_examples(self, server, url):
         assert self.admitted(server, url, lambda cache: model(server, cache).invoke("hi")) == 1
 
+    def test_none_without_an_embedder(self, llm, cache):
+        llm.invoke("hi")
+        assert cache.engine.flush()
+        assert cache.counters.snapshot() == {"lookup.miss": 1}
+
     def test_only_the_references_with_a_reference_named(self, server, url):
         def ask(cache):
             model(server, cache, "other").invoke("hi")
