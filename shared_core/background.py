@@ -54,6 +54,8 @@ class Writer:
         """Wait until everything submitted before has been tried; False if that took longer than `timeout` seconds."""
         if threading.current_thread() is self._thread:
             return False  # a job that waited for itself would wait forever
+        if not self._thread.is_alive():
+            return True  # closed, and everything was tried
         done = threading.Event()
         end = time.monotonic() + (self._drain if timeout is None else timeout)
         try:

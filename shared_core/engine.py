@@ -187,7 +187,7 @@ class Engine:
         The exact answer is stored before this returns, within the deadline; the example, which needs an embedding,
         follows through the writer. Never raises.
         """
-        route = Route(self._reference or outcome.writer, reason="observed")
+        route = Route(outcome.writer or self._reference, reason="observed")
         decision = Decision(uuid4().hex, request, route, created_at=self._clock())
         try:
             parts = self._parts()
