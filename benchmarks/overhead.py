@@ -123,7 +123,8 @@ def must_show(
             "record": ("record: whole (durable)", "record"),
         }
         for label, (step, other) in pairs.items():
-            their = figures(theirs[size]["steps"][other])["p50_ms"][0]
+            timings = [seconds for name, seconds in theirs[size]["steps"].items() if name.split(",")[0] == other]
+            their = min(figures(seconds)["p50_ms"][0] for seconds in timings)  # the faster of its two settings
             factor = their / ours[step]["p50_ms"][0]
             add(f"faster than GPTCache at p50: {label}", factor, "times", factor > 1)
     return bounds
