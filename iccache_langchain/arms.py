@@ -16,6 +16,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable
 
+from shared_core.adapters.construction import check_arms
 from shared_core.errors import SettingIsWrong
 
 ArmModel: TypeAlias = BaseChatModel | BaseLLM
@@ -31,10 +32,7 @@ def check(arms: Mapping[str, object], reference: str) -> None:
         SettingIsWrong: Fewer than two arms, an unknown reference, an arm that is no model, or one with a cache, rate
             limiter or callbacks of its own, which would silently do nothing.
     """
-    if len(arms) < 2:
-        raise SettingIsWrong(f"routing needs at least two arms, a small model and the reference; got {list(arms)}")
-    if reference not in arms:
-        raise SettingIsWrong(f"reference={reference!r} is none of the arms {list(arms)}; name the model to be matched")
+    check_arms(list(arms), reference)
     for name, arm in arms.items():
         if not isinstance(arm, BaseChatModel | BaseLLM):
             bound = "; set parameters on the model itself instead of binding them" if isinstance(arm, Runnable) else ""

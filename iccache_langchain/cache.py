@@ -21,15 +21,16 @@ from langchain_core.language_models.llms import BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, Generation
-from langchain_core.runnables.config import run_in_executor
 
 from iccache_langchain.arms import ArmModel, model_name
 from iccache_langchain.calls import said_by
 from iccache_langchain.generations import CannotBeRead, CannotBeStored, decode, encode
 from iccache_langchain.llm_string import Call, parse, read_messages
-from iccache_langchain.messages import PROVENANCE, decision_id_of, normalised, outcome_of
+from iccache_langchain.messages import decision_id_of, normalised, outcome_of
 from iccache_langchain.near import NearRequest, NearTier, is_answering, near_settings
 from shared_core.adapters import Context, build_request
+from shared_core.adapters.endings import PROVENANCE
+from shared_core.adapters.offloop import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import DependencyIsSlow, SettingIsWrong
 from shared_core.inference.embedders import as_embedder, default_embedder
@@ -141,7 +142,7 @@ class ICCache(BaseCache):
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         """`lookup`, with everything that may wait on a thread, and the small model's own async client."""
-        found = await run_in_executor(None, self._find, prompt, llm_string)
+        found = await off_loop(self._find, prompt, llm_string)
         return await found.aanswer() if isinstance(found, NearRequest) else found
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
@@ -158,7 +159,7 @@ class ICCache(BaseCache):
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """`update` on a thread."""
-        await run_in_executor(None, self.update, prompt, llm_string, return_val)
+        await off_loop(self.update, prompt, llm_string, return_val)
 
     def clear(self, **kwargs: Any) -> None:
         """Forget the answers and examples of ``scope=…``, or of the scope in force, or of all if there is neither.
@@ -173,7 +174,7 @@ class ICCache(BaseCache):
 
     async def aclear(self, **kwargs: Any) -> None:
         """`clear` on a thread."""
-        await run_in_executor(None, lambda: self.clear(**kwargs))
+        await off_loop(lambda: self.clear(**kwargs))
 
     # beyond it ------------------------------------------------------------------------------------------------
 

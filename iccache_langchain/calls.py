@@ -1,4 +1,4 @@
-"""What one LangChain call says beside its messages: whose it is, what binds its answer, what else identifies it.
+"""What one LangChain call says beside its messages: whose it is, and which run.
 
 LangChain shows `config` to a model's public methods and the keyword arguments to its private ones. So the public
 methods of `ICCacheChatModel` pin what the config says into keyword arguments, and the private ones read those.
@@ -8,28 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final, cast
-from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langchain_core.utils.uuid import uuid7
-from pydantic import BaseModel
 
-from shared_core.adapters import KEYS, Context, current_context
-from shared_core.values import canonical_json
+from shared_core.adapters import KEYS, Context, calls, current_context
 
 RUN: Final = "iccache_run_id"
 OURS: Final = KEYS | {RUN}
 
-# Arguments that leave the answer free text. Whatever is not named here may bind it to a form (tools, a response
-# format, a grammar within `extra_body`), so that an answer given under it is no example for one without.
-_FREE: Final = frozenset(
-    {
-        "frequency_penalty", "max_completion_tokens", "max_output_tokens", "max_tokens", "max_retries", "metadata",
-        "min_p", "model", "model_name", "n", "presence_penalty", "repetition_penalty", "seed", "stream",
-        "stream_options", "stream_usage", "temperature", "timeout", "top_k", "top_p", "user",
-    }
-)  # fmt: skip
+# What LangChain adds to the parameters that leave the answer free text: how it travels, and how long it may take.
+FREE: Final = calls.FREE | {"max_retries", "metadata", "stream", "stream_options", "stream_usage", "timeout"}
 
 
 def pinned(
@@ -58,36 +48,6 @@ def said_by(kwargs: Mapping[str, Any], *, context_counts: bool) -> Context:
     return said.over(current_context()) if context_counts else said
 
 
-def decision_id(run_id: UUID | str | None) -> str | None:
-    """The decision id of a run; None if the run is not known."""
-    return None if run_id is None else UUID(str(run_id)).hex
-
-
-def form_of(kwargs: Mapping[str, Any], stop: list[str] | None) -> str:
-    """Canonical JSON of what binds the answer to a form; empty for free text."""
-    form = {name: _plain(value) for name, value in kwargs.items() if name not in _FREE and value not in (None, [], {})}
-    if stop:
-        form["stop"] = stop
-    return canonical_json(form) if form else ""
-
-
-def fingerprint_of(kwargs: Mapping[str, Any], stop: list[str] | None) -> str:
-    """Canonical JSON of every argument of the call."""
-    return canonical_json({"stop": stop or [], **{name: _plain(value) for name, value in kwargs.items()}})
-
-
 def _configured(config: RunnableConfig | None) -> Context:
     """What ``configurable`` says, in the given config or in the one that is running."""
     return Context.read(ensure_config(config).get("configurable") or {})
-
-
-def _plain(value: object) -> object:
-    """`value` as JSON takes it; classes by name and schema, so that equal calls are equal in every process."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, type):
-        schema = value.model_json_schema() if issubclass(value, BaseModel) else None
-        return [value.__module__, value.__qualname__, schema]
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -6,12 +6,11 @@ sees one run, one set of tokens, streaming, tools and structured output as if th
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, TypeAlias
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -20,28 +19,29 @@ from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from langchain_core.runnables.config import run_in_executor
 from pydantic import Field, PrivateAttr
 
 from iccache_langchain import arms as arm_calls
 from iccache_langchain.arms import ArmModel
 from iccache_langchain.binding import rebound
-from iccache_langchain.calls import OURS, RUN, decision_id, fingerprint_of, form_of, said_by
-from iccache_langchain.construction import check_shared, core_arms, settings_of, sort
+from iccache_langchain.calls import FREE, OURS, RUN, said_by
+from iccache_langchain.construction import sort
 from iccache_langchain.messages import decision_id_of, insert, normalised, outcome_of
 from iccache_langchain.pinning import PinnedChatModel
 from iccache_langchain.streams import Heard, aup_to_first_word, described, marked, up_to_first_word
 from shared_core.adapters import Context, build_request, current_context
+from shared_core.adapters.calls import decision_id, fingerprint_of, form_of
+from shared_core.adapters.construction import routing_engine, settings_of
+from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.surface import Surface
 from shared_core.engine import Engine, Reward
 from shared_core.errors import SettingIsWrong
-from shared_core.inference.embedders import as_embedder, default_embedder
 from shared_core.manager.privacy import Redact
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.values import Decision, Insertion, Outcome, Request, Route, Source, Style
+from shared_core.values import Decision, Outcome, Request, Source, Style
 
 QueryFunction: TypeAlias = Callable[[Sequence[BaseMessage]], str]
-DEFAULT_STORE = "sqlite:///iccache.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,7 @@ class ICCacheChatModel(PinnedChatModel):
     streaming: bool = False
 
     _owns_engine: bool = PrivateAttr(default=True)
+    _surface: Surface = PrivateAttr()
 
     def __init__(
         self,
@@ -149,26 +150,23 @@ class ICCacheChatModel(PinnedChatModel):
         if strict_scope and scope is not None:
             raise SettingIsWrong("strict_scope refuses calls that name no scope, so scope= would never be used")
         arm_calls.check(arms, reference)
-        settings = settings_of(settings, rest.knobs)
-        owns_engine = engine is None
-        if engine is None:
-            engine = Engine(
-                store=DEFAULT_STORE if store is None else store,
-                arms=core_arms(list(arms), reference, costs, styles),
-                reference=reference,
-                embedder=default_embedder() if embedder is None else as_embedder(embedder),
-                settings=settings,
-                reward=reward,
-                redact=redact,
-                background=background,
-            )
-        else:
-            given = {"store": store, "embedder": embedder, "reward": reward, "redact": redact}
-            check_shared(engine, list(arms), given | {"settings": settings, "costs": costs, "styles": styles})
+        routing = routing_engine(
+            list(arms),
+            reference,
+            costs=costs,
+            styles=styles,
+            store=store,
+            embedder=embedder,
+            reward=reward,
+            redact=redact,
+            settings=settings_of(settings, rest.knobs),
+            engine=engine,
+            background=background,
+        )
         super().__init__(
             arms=dict(arms),
             reference=reference,
-            engine=engine,
+            engine=routing,
             scope=scope,
             strict_scope=strict_scope,
             task=task,
@@ -176,7 +174,8 @@ class ICCacheChatModel(PinnedChatModel):
             **own,
             **rest.base,
         )
-        self._owns_engine = owns_engine
+        self._owns_engine = engine is None
+        self._surface = Surface(routing, reference)
 
     # what LangChain calls -------------------------------------------------------------------------------------
 
@@ -202,7 +201,7 @@ class ICCacheChatModel(PinnedChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = await run_in_executor(None, self._decided, messages, stop, run_manager, kwargs)
+        call = await off_loop(self._decided, messages, stop, run_manager, kwargs)
         try:
             result = await arm_calls.agenerate(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
         except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
@@ -241,7 +240,7 @@ class ICCacheChatModel(PinnedChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = await run_in_executor(None, self._decided, messages, stop, run_manager, kwargs, streamed=True)
+        call = await off_loop(self._decided, messages, stop, run_manager, kwargs, streamed=True)
         chunks = arm_calls.astream(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
         lead: list[ChatGenerationChunk] = []
         try:
@@ -342,7 +341,7 @@ class ICCacheChatModel(PinnedChatModel):
 
     async def aclose(self) -> None:
         """`close` on a thread."""
-        await run_in_executor(None, self.close)
+        await off_loop(self.close)
 
     # private --------------------------------------------------------------------------------------------------
 
@@ -357,24 +356,15 @@ class ICCacheChatModel(PinnedChatModel):
     ) -> _Call:
         """Read the call, and decide. Raises nothing but `SettingIsWrong`, for a scope or task that cannot be used."""
         context = said_by(kwargs, context_counts=not (streamed and self.strict_scope))
-        identity = decision_id(run.run_id if run else kwargs.get(RUN)) or uuid4().hex
+        run_id = run.run_id if run else kwargs.get(RUN)
         sent = self._defaults() | {name: value for name, value in kwargs.items() if name not in OURS}
         words = stop or sent.pop("stop", None)
         sent.pop("stop", None)
-        try:
-            request = self._request(messages, words, sent, context)
-        except SettingIsWrong:
-            raise
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            self.engine.counters.add("fallback.unreadable_call")
-            request = Request((), "", store=False)
-            decision = self._unrouted(request, identity, f"fallback: {type(error).__name__}: {error}", fallback=True)
-        else:
-            if "model" in sent:
-                self.engine.counters.add("bypass.model_named")
-                decision = self._unrouted(replace(request, store=False), identity, "the call names its own model")
-            else:
-                decision = self.engine.decide(request, identity)
+        decision = self._surface.decide(
+            lambda: self._request(messages, words, sent, context),
+            decision_id(run_id) if run_id else None,
+            bypass="the call names its own model" if "model" in sent else "",
+        )
         return _Call(decision, self.arms[decision.arm], messages, words, sent)
 
     def _request(
@@ -385,7 +375,7 @@ class ICCacheChatModel(PinnedChatModel):
             context=context.over(Context(task=self.task)),
             default_scope=self.scope,
             strict=self.strict_scope,
-            form=form_of(sent, stop),
+            form=form_of(sent, stop, free=FREE),
             fingerprint=fingerprint_of(sent, stop),
             query=self._query(messages),
         )
@@ -399,18 +389,9 @@ class ICCacheChatModel(PinnedChatModel):
             self.engine.counters.add("bypass.query_fn_failed")
             return ""
 
-    def _unrouted(self, request: Request, identity: str, reason: str, *, fallback: bool = False) -> Decision:
-        route = Route(self.reference, reason=reason)
-        return Decision(identity, request, route, fallback=fallback, created_at=time.time())
-
     def _retreat(self, call: _Call, error: Exception) -> _Call:
         """The same call to the reference, after another arm failed before its first word; else raises `error`."""
-        if call.decision.arm == self.reference:
-            raise error
-        self.engine.counters.add("fallback.arm_failed")
-        route = Route(self.reference, reason=f"fallback: {call.decision.arm} failed: {type(error).__name__}")
-        decision = replace(call.decision, route=route, insertion=Insertion(), fallback=True)
-        return replace(call, decision=decision, arm=self.arms[self.reference])
+        return replace(call, decision=self._surface.retreat(call.decision, error), arm=self.arms[self.reference])
 
     def _finished(self, call: _Call, result: ChatResult) -> ChatResult:
         if result.generations:
@@ -425,9 +406,7 @@ class ICCacheChatModel(PinnedChatModel):
         return Heard(call.decision, must_say_why=arm_calls.can_stream(call.arm, call.kwargs))
 
     def _record(self, call: _Call, outcome: Outcome | None) -> None:
-        if outcome is not None:
-            writer = outcome.writer or arm_calls.model_name(call.arm)
-            self.engine.submit_record(call.decision, replace(outcome, writer=writer))
+        self._surface.record(call.decision, outcome, arm_calls.model_name(call.arm))
 
     def _defaults(self) -> dict[str, Any]:
         own = {"temperature": self.temperature, "max_tokens": self.max_tokens, "stop": self.stop or None}

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
+from shared_core.adapters.calls import FREE
 from shared_core.values import canonical_json
 
 # How the answer travels, not what it is: a longer timeout must not empty the cache.
@@ -24,12 +25,7 @@ _TRANSPORT: Final = frozenset(
 )
 
 # Parameters of a single call that leave its answer free text in one piece; `n` and `stop` where they ask for nothing.
-_SAMPLING: Final = frozenset(
-    {
-        "frequency_penalty", "max_completion_tokens", "max_output_tokens", "max_tokens", "min_p", "model", "model_name",
-        "n", "presence_penalty", "repetition_penalty", "seed", "stop", "temperature", "top_k", "top_p", "user",
-    }
-)  # fmt: skip
+_SAMPLING: Final = FREE | {"stop"}
 
 # Where one of these is named, by the model or by the call, the answer is bound to a form.
 _BOUND: Final = re.compile(

@@ -16,10 +16,10 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from shared_core.adapters.calls import decision_id
+from shared_core.adapters.endings import PROVENANCE, finish_reason, is_clean
 from shared_core.errors import SettingIsWrong
 from shared_core.values import Insertion, Message, Outcome, Role, canonical_json
-
-PROVENANCE: Final = "iccache"  # key of `response_metadata` under which an answer says how it came about
 
 _ROLES: Final[tuple[tuple[type[BaseMessage], Role], ...]] = (
     (SystemMessage, "system"),
@@ -32,13 +32,6 @@ _NAMED_ROLES: Final[dict[str, Role]] = {
     "system": "system", "developer": "system", "user": "user", "human": "user",
     "assistant": "assistant", "ai": "assistant", "tool": "tool", "function": "tool",
 }  # fmt: skip
-
-# Under these keys providers say why the model stopped: OpenAI and Google, Anthropic, Ollama, OpenAI's Responses.
-_REASON_KEYS: Final = ("finish_reason", "stop_reason", "done_reason", "status")
-_CLEAN: Final = frozenset(
-    {"stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed"}
-    | {"tool_calls", "tool_use", "function_call"}
-)
 
 
 def normalised(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
@@ -56,20 +49,13 @@ def insert(messages: Sequence[BaseMessage], insertion: Insertion) -> list[BaseMe
     return placed[: insertion.index] + turns + placed[insertion.index :]
 
 
-def finish_reason(message: BaseMessage) -> str | None:
-    """Why the model stopped, in the provider's word in lower case; None if it did not say."""
-    reasons = (message.response_metadata.get(key) for key in _REASON_KEYS)
-    return next((reason.lower() for reason in reasons if isinstance(reason, str) and reason), None)
-
-
 def outcome_of(message: AIMessage) -> Outcome:
     """How the call that gave this message ended. A model that does not say why it stopped ended by itself."""
-    reason = finish_reason(message)
     metadata, usage = message.response_metadata, message.usage_metadata
     writer = metadata.get("model_name") or metadata.get("model")
     return Outcome(
         answer=str(message.text),
-        finished=reason is None or reason in _CLEAN,
+        finished=is_clean(finish_reason(metadata)),
         tool_calls=bool(message.tool_calls or message.invalid_tool_calls),
         writer=writer if isinstance(writer, str) else "",
         prompt_tokens=usage["input_tokens"] if usage else 0,
@@ -91,12 +77,7 @@ def decision_id_of(answer: BaseMessage | UUID | str) -> str:
                 "or lost it on the way; give the run id or the decision id instead"
             )
         return str(provenance["decision_id"])
-    if isinstance(answer, UUID):
-        return answer.hex
-    try:
-        return UUID(answer).hex
-    except ValueError:
-        return answer
+    return decision_id(answer)
 
 
 def _role(message: BaseMessage) -> Role:

@@ -17,8 +17,9 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, Generation
 
 from iccache_langchain.arms import ArmModel, agenerate, generate
-from iccache_langchain.messages import PROVENANCE, insert, outcome_of
+from iccache_langchain.messages import insert, outcome_of
 from iccache_langchain.streams import described
+from shared_core.adapters.endings import PROVENANCE
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.settings import Settings

@@ -10,7 +10,8 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 
-from iccache_langchain.messages import PROVENANCE, finish_reason, outcome_of
+from iccache_langchain.messages import outcome_of
+from shared_core.adapters.endings import PROVENANCE, finish_reason
 from shared_core.values import Decision, Outcome
 
 G = TypeVar("G", bound=ChatGeneration)
@@ -42,7 +43,7 @@ class Heard:
             return None
         message = described(whole)
         outcome = outcome_of(message)
-        has_ended = self.ended and (finish_reason(message) is not None or not self._must_say_why)
+        has_ended = self.ended and (finish_reason(message.response_metadata) is not None or not self._must_say_why)
         return replace(outcome, finished=outcome.finished and has_ended, broken_off=not self.ended)
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Final, TypeAlias
 from uuid import uuid4
 
 from shared_core import parts as local
@@ -45,6 +45,7 @@ from shared_core.values import (
 log = logging.getLogger("iccache")
 
 Reward: TypeAlias = Callable[[Request, str], float | None]
+UNROUTED: Final = "unrouted"  # the arm of decisions that choose examples and no model
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,20 +145,28 @@ class Engine:
         try:
             return self._decide(request, identity)
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._count("fallback", error)
-            reason = f"fallback: {type(error).__name__}: {error}"
-            route = Route(self._reference, reason=reason)
-            return Decision(identity, request, route, fallback=True, created_at=self._clock())
+            return self._fallback(request, identity, Route(self._reference), error)
+
+    def select(self, request: Request, decision_id: str | None = None, *, arm: str = UNROUTED) -> Decision:
+        """The examples that help, whoever answers: for surfaces that choose no model. Rendered as chat turns.
+
+        `arm` names the answering model in the record, so that what is learned about it stays its own.
+        """
+        identity = decision_id or uuid4().hex
+        try:
+            request, selection = self._select(self._parts(), request)
+            insertion = render(request, selection.examples, "chat")
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            return self._fallback(request, identity, Route(arm), error)
+        self.counters.add(f"decided.{arm}")
+        route = Route(arm, reason=f"{len(selection.examples)} examples of {selection.considered} candidates")
+        return Decision(identity, request, route, selection, insertion, created_at=self._clock())
 
     def _decide(self, request: Request, identity: str) -> Decision:
         parts = self._parts()
         if parts.router is None:
             raise SettingIsWrong("decide needs arms; this engine was built without")
-        if self._redact:
-            request = replace(request, query=redacted(request.query, self._redact))
-        selection = Selection()
-        if parts.selector and request.examples_allowed:
-            selection = parts.selector.select(request, self._deadline())
+        request, selection = self._select(parts, request)
         route = parts.router.route(request, selection, identity)
         arm = self._arms[route.arm]
         insertion = Insertion()
@@ -165,6 +174,19 @@ class Engine:
             insertion = render(request, selection.examples, arm.style)
         self.counters.add(f"decided.{route.arm}")
         return Decision(identity, request, route, selection, insertion, created_at=self._clock())
+
+    def _select(self, parts: local.Parts, request: Request) -> tuple[Request, Selection]:
+        """The request as it may be embedded and stored, and its examples."""
+        if self._redact:
+            request = replace(request, query=redacted(request.query, self._redact))
+        if parts.selector is None or not request.examples_allowed:
+            return request, Selection()
+        return request, parts.selector.select(request, self._deadline())
+
+    def _fallback(self, request: Request, identity: str, route: Route, error: Exception) -> Decision:
+        self._count("fallback", error)
+        route = replace(route, reason=f"fallback: {type(error).__name__}: {error}")
+        return Decision(identity, request, route, fallback=True, created_at=self._clock())
 
     # once the answer is there ---------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
 from shared_core.values import Arm, Clock
 
+RESERVED: Final = frozenset({"exact", "unrouted"})  # what `DecisionRecord.arm` holds where no arm was chosen
 SERVED: Final = ("redis://", "rediss://", "unix://")  # stores that run in a process of their own
 
 
@@ -148,8 +149,8 @@ def plan(
     names = [arm.name for arm in arms]
     if len(set(names)) != len(names):
         raise SettingIsWrong(f"arms need names of their own; got {names}")
-    if "exact" in names:
-        raise SettingIsWrong("no arm may be named 'exact': decisions of the exact tier are recorded under that name")
+    for taken in RESERVED & set(names):
+        raise SettingIsWrong(f"no arm may be named {taken!r}: decisions that chose no arm are recorded under that name")
     if arms and reference not in names:
         raise SettingIsWrong(f"reference={reference!r} is none of the arms {names}; name the model to be matched")
     if any(arm.cost < 0 for arm in arms):

@@ -13,7 +13,8 @@ from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from iccache_langchain import ICCacheChatModel
-from iccache_langchain.calls import fingerprint_of, form_of
+from iccache_langchain.calls import FREE
+from shared_core.adapters.calls import fingerprint_of, form_of
 from shared_core.errors import SettingIsWrong
 from shared_core.settings import Settings
 from tests.embedding import Words
@@ -161,7 +162,7 @@ def test_without_langchain_the_import_says_what_to_install():
 
 
 def test_a_form_is_whatever_may_bind_the_answer():
-    assert form_of({"temperature": 0.5, "max_tokens": 9, "n": 2, "tools": []}, None) == ""
+    assert form_of({"temperature": 0.5, "max_tokens": 9, "timeout": 3, "tools": []}, None, free=FREE) == ""
     forms = [
         form_of({"tools": [{"a": 1}]}, None),
         form_of({"tools": [{"a": 1}], "tool_choice": "any"}, None),

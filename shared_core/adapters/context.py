@@ -1,19 +1,18 @@
-"""What every framework adapter needs to make a `Request`: whose it is, what kind it is, and what it asks.
+"""Whose call this is, what kind of answer it wants, and whether it may be kept (DESIGN.md §4.3).
 
-Precedence of scope and task (DESIGN.md §4.3): what the call itself says, then `iccache_context`, then the adapter's own
-default. They are read once, when the Request is built.
+Precedence: what the call itself says, then `iccache_context`, then the adapter's own default. All are read once, when
+the Request is built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
 from shared_core.errors import SettingIsWrong
-from shared_core.values import DEFAULT_SCOPE, Message, Request, digest, fold
 
 SCOPE: Final = "iccache_scope"
 TASK: Final = "iccache_task"
@@ -94,63 +93,3 @@ def iccache_context(*, scope: str | None = None, task: str | None = None, no_sto
 def current_context() -> Context:
     """What the innermost `iccache_context` says."""
     return _current.get()
-
-
-def default_task(messages: Sequence[Message], form: str = "") -> str:
-    """A name for the kind of answer that is expected: 16 hex digits of system messages and form.
-
-    Args:
-        messages: The conversation.
-        form: Canonical JSON of whatever binds the answer to a form (tools, response format, stop); empty for free text.
-    """
-    return digest([[fold(m.text) for m in messages if m.role == "system"], form])[:16]
-
-
-def query_of(messages: Sequence[Message]) -> str:
-    """The text of the last turn if the user speaks there, else the empty string; system messages are no turns."""
-    last = next((m for m in reversed(messages) if m.role != "system"), None)
-    return last.text if last and last.role == "user" else ""
-
-
-def build_request(
-    messages: Sequence[Message],
-    *,
-    context: Context,
-    default_scope: str | None = None,
-    strict: bool = False,
-    form: str = "",
-    fingerprint: str = "",
-    query: str | None = None,
-) -> Request:
-    """The Request of one call.
-
-    Args:
-        messages: The whole conversation, normalised.
-        context: What the call and its surroundings say.
-        default_scope: The adapter's own scope, for calls that name none.
-        strict: Refuse calls that name no scope.
-        form: See `default_task`.
-        fingerprint: Canonical text of what else identifies the call.
-        query: What the user's `query_fn` made of the conversation; None for the last user turn.
-
-    Raises:
-        SettingIsWrong: `strict`, and the context names no scope.
-    """
-    if strict and context.scope is None:
-        raise SettingIsWrong(
-            "this call names no scope and strict_scope is on; use .bind(iccache_scope=…), "
-            "config={'configurable': {'iccache_scope': …}} or, where nothing is streamed, iccache_context(scope=…)"
-        )
-    condensed = query is not None
-    last = next((m for m in reversed(messages) if m.role != "system"), None)
-    return Request(
-        messages=tuple(messages),
-        query=query_of(messages) if query is None else query,
-        scope=context.scope or default_scope or DEFAULT_SCOPE,
-        task=context.task or default_task(messages, form),
-        fingerprint=fingerprint,
-        store=not context.no_store,
-        condensed=condensed,
-        # A picture is not in the query, so examples chosen by the query alone would answer another question.
-        examples_allowed=last is not None and last.role == "user" and (condensed or not last.extra),
-    )

@@ -1,0 +1,62 @@
+"""What a call's parameters say: which of them bind its answer to a form, and which call it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from shared_core.values import canonical_json
+
+# Parameters that leave the answer free text in one piece. Whatever is not named here may bind it to a form (tools, a
+# response format, a grammar within `extra_body`), so that an answer given under it is no example for one without.
+# Frameworks' own switches (a time limit, how the answer travels) are theirs to add.
+FREE: Final = frozenset(
+    {
+        "frequency_penalty", "max_completion_tokens", "max_output_tokens", "max_tokens", "min_p", "model",
+        "model_name", "n", "presence_penalty", "repetition_penalty", "seed", "temperature", "top_k", "top_p", "user",
+    }
+)  # fmt: skip
+
+
+def form_of(params: Mapping[str, object], stop: Sequence[str] | None = None, *, free: frozenset[str] = FREE) -> str:
+    """Canonical JSON of what binds the answer to a form; empty for free text.
+
+    Args:
+        params: The call's parameters.
+        stop: Its stop strings, which bind the answer as well.
+        free: Names of parameters that bind nothing.
+    """
+    form = {name: plain(value) for name, value in params.items() if name not in free and value not in (None, [], {})}
+    if stop:
+        form["stop"] = list(stop)
+    return canonical_json(form) if form else ""
+
+
+def fingerprint_of(params: Mapping[str, object], stop: Sequence[str] | None = None) -> str:
+    """Canonical JSON of every parameter of the call."""
+    return canonical_json({"stop": list(stop or ()), **{name: plain(value) for name, value in params.items()}})
+
+
+def decision_id(given: UUID | str) -> str:
+    """The decision id behind a run id, or a decision id itself."""
+    if isinstance(given, UUID):
+        return given.hex
+    try:
+        return UUID(given).hex
+    except ValueError:
+        return given
+
+
+def plain(value: object) -> object:
+    """`value` as JSON takes it; classes by name and schema, so that equal calls are equal in every process."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, type):
+        schema = value.model_json_schema() if issubclass(value, BaseModel) else None
+        return [value.__module__, value.__qualname__, schema]
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value

@@ -1,0 +1,145 @@
+"""Builds the engine of a routing surface from what the user gave, and refuses what contradicts itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from shared_core.engine import Engine, Reward
+from shared_core.errors import SettingIsWrong
+from shared_core.inference.embedders import as_embedder, default_embedder
+from shared_core.manager.privacy import Redact
+from shared_core.settings import Settings
+from shared_core.store.protocol import Store
+from shared_core.values import Arm, Style
+
+DEFAULT_STORE: Final = "sqlite:///iccache.db"
+
+
+def routing_engine(
+    names: Sequence[str],
+    reference: str,
+    *,
+    costs: Mapping[str, float] | None,
+    styles: Mapping[str, Style] | None,
+    store: Store | str | None,
+    embedder: object | None,
+    reward: Reward | None,
+    redact: Redact | None,
+    settings: Settings | None,
+    engine: Engine | None,
+    background: bool,
+) -> Engine:
+    """The given engine, if it routes between these arms; else a new one. None stands for what was not given.
+
+    Raises:
+        SettingIsWrong: The arguments contradict each other, or the engine was built for something else.
+        StoreIsUnusable, EmbedderDiffers, ExtraIsMissing: See `Engine`.
+    """
+    if engine is not None:
+        given = {"store": store, "embedder": embedder, "reward": reward, "redact": redact}
+        check_shared(engine, names, given | {"settings": settings, "costs": costs, "styles": styles})
+        return engine
+    return Engine(
+        store=DEFAULT_STORE if store is None else store,
+        arms=core_arms(names, reference, costs, styles),
+        reference=reference,
+        embedder=default_embedder() if embedder is None else as_embedder(embedder),
+        settings=settings,
+        reward=reward,
+        redact=redact,
+        background=background,
+    )
+
+
+def example_engine(
+    *,
+    store: Store | str | None,
+    embedder: object | None,
+    redact: Redact | None,
+    settings: Settings | None,
+    engine: Engine | None,
+) -> Engine:
+    """The given engine, else a new one for a surface that chooses examples and no model. None: not given.
+
+    Raises:
+        SettingIsWrong: An engine is given together with what it has already.
+        StoreIsUnusable, EmbedderDiffers, ExtraIsMissing: See `Engine`.
+    """
+    if engine is not None:
+        _refuse_doubles({"store": store, "embedder": embedder, "redact": redact, "settings": settings})
+        return engine
+    return Engine(
+        store=DEFAULT_STORE if store is None else store,
+        embedder=default_embedder() if embedder is None else as_embedder(embedder),
+        settings=settings,
+        redact=redact,
+    )
+
+
+def check_arms(names: Sequence[str], reference: str) -> None:
+    """Refuse what cannot be routed.
+
+    Raises:
+        SettingIsWrong: Fewer than two arms, or an unknown reference.
+    """
+    if len(names) < 2:
+        raise SettingIsWrong(f"routing needs at least two arms, a small model and the reference; got {list(names)}")
+    if reference not in names:
+        raise SettingIsWrong(f"reference={reference!r} is none of the arms {list(names)}; name the model to be matched")
+
+
+def settings_of(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings | None:
+    """The settings with single knobs on top.
+
+    Raises:
+        SettingIsWrong: A value is out of range.
+    """
+    if not knobs:
+        return settings
+    given = settings.model_dump(exclude_unset=True) if settings else {}
+    try:
+        return Settings(**{**given, **knobs})
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise SettingIsWrong(reasons) from error
+
+
+def core_arms(
+    names: Sequence[str], reference: str, costs: Mapping[str, float] | None, styles: Mapping[str, Style] | None
+) -> list[Arm]:
+    """The arms as the engine knows them: the reference costs 1.0 unless said otherwise, and is shown no examples.
+
+    Raises:
+        SettingIsWrong: A cost is missing, or an unknown arm is named.
+    """
+    prices, styles = {reference: 1.0, **(costs or {})}, styles or {}
+    missing = [name for name in names if name not in prices]
+    if missing:
+        raise SettingIsWrong(
+            f"costs lack {', '.join(map(repr, missing))}; give the cost of one request relative to {reference!r}, which "
+            "counts as 1.0: costs={'small': 0.1} says that ten small answers cost as much as one of the reference"
+        )
+    unknown = sorted((prices.keys() | styles.keys()) - set(names))
+    if unknown:
+        raise SettingIsWrong(f"costs and styles name {unknown}, which are none of the arms {list(names)}")
+    return [Arm(name, prices[name], uses_examples=name != reference, style=styles.get(name, "chat")) for name in names]
+
+
+def check_shared(engine: Engine, names: Sequence[str], given: Mapping[str, object]) -> None:
+    """Refuse an engine that was built for something else.
+
+    Raises:
+        SettingIsWrong: It routes between other arms, or arguments are given that it has already.
+    """
+    _refuse_doubles(given)
+    if set(engine.arms) != set(names):
+        raise SettingIsWrong(f"the shared engine routes between {sorted(engine.arms)}, not between {sorted(names)}")
+
+
+def _refuse_doubles(given: Mapping[str, object]) -> None:
+    doubled = sorted(name for name, value in given.items() if value is not None)
+    if doubled:
+        raise SettingIsWrong(f"a shared engine has its own {', '.join(doubled)}; leave them out, or leave out engine=")
