@@ -1,0 +1,251 @@
+"""What both adapters share: decide before a call, retreat where an arm fails, record after; engines built from arguments."""
+
+import asyncio
+import contextvars
+import os
+import threading
+
+import pytest
+
+from shared_core.adapters.calls import FREE, decision_id, fingerprint_of, form_of
+from shared_core.adapters.construction import (
+    check_arms,
+    core_arms,
+    example_engine,
+    routing_engine,
+    settings_of,
+)
+from shared_core.adapters.endings import finish_reason, is_clean
+from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.surface import Surface
+from shared_core.engine import Engine
+from shared_core.errors import SettingIsWrong
+from shared_core.settings import Settings
+from shared_core.values import Arm, Outcome
+from tests.unit.test_engine import Words, ask
+
+NOTHING = dict.fromkeys(("costs", "styles", "store", "embedder", "reward", "redact", "settings", "engine"))
+
+
+@pytest.fixture
+def engine():
+    engine = Engine(
+        store="memory://",
+        arms=[Arm("small", 0.1), Arm("large", 1.0, uses_examples=False)],
+        reference="large",
+        embedder=Words(),
+        settings=Settings(relevance_quantile=0.0, explore=1.0),
+        reward=lambda request, answer: 1.0,
+        background=False,
+    )
+    engine.warm("default")
+    yield engine
+    engine.close()
+
+
+class TestSurface:
+    def test_a_call_that_cannot_be_read_goes_to_the_reference_and_leaves_nothing(self, engine):
+        def unreadable():
+            raise TypeError("no such message")
+
+        surface = Surface(engine, "large")
+        decision = surface.decide(unreadable, "d1")
+        assert (decision.id, decision.arm, decision.fallback) == ("d1", "large", True)
+        assert "no such message" in decision.route.reason
+        assert engine.counters["fallback.unreadable_call"] == 1
+        surface.record(decision, Outcome("an answer"), "big")
+        engine.flush()
+        engine.maintain()
+        assert engine.decide(ask("an answer"), "d2").selection.considered == 0
+
+    def test_a_scope_that_cannot_be_used_is_the_callers_mistake(self, engine):
+        def misused():
+            raise SettingIsWrong("scope is None")
+
+        with pytest.raises(SettingIsWrong, match="scope is None"):
+            Surface(engine, "large").decide(misused)
+
+    def test_a_bypassed_call_is_not_stored(self, engine):
+        decision = Surface(engine, "large").decide(lambda: ask("heat the kitchen"), bypass="it names its own model")
+        assert (decision.arm, decision.route.reason) == ("large", "it names its own model")
+        assert not decision.request.store
+        assert engine.counters["bypass.not_routed"] == 1
+
+    def test_retreat_gives_the_same_request_to_the_reference_without_examples(self, engine):
+        engine.add_examples([("heat the kitchen", "climate kitchen")], scope="default", task="t")
+        engine.maintain()
+        decision = engine.decide(ask("heat the bathroom"), "d1")
+        assert decision.arm == "small" and decision.given
+        after = Surface(engine, "large").retreat(decision, RuntimeError("refused"))
+        assert (after.id, after.arm, after.fallback, after.given) == ("d1", "large", True, ())
+        assert after.route.features == ()  # what small failed at says nothing about large
+        assert engine.counters["fallback.arm_failed"] == 1
+
+    def test_the_references_own_failure_is_the_users(self, engine):
+        surface = Surface(engine, "large")
+        decision = surface.decide(lambda: ask("heat the kitchen"), bypass="x")
+        with pytest.raises(ConnectionError):
+            surface.retreat(decision, ConnectionError("refused"))
+
+    def test_the_arms_name_stands_in_where_the_answer_names_no_writer(self, engine):
+        surface = Surface(engine, "large")
+        decision = surface.decide(lambda: ask("heat the kitchen"), bypass="x")
+        seen = []
+        engine.submit_record = lambda decision, outcome: seen.append(outcome.writer)
+        surface.record(decision, Outcome("a"), "qwen")
+        surface.record(decision, Outcome("a", writer="qwen-2"), "qwen")
+        surface.record(decision, None, "qwen")
+        assert seen == ["qwen", "qwen-2"]
+
+
+class TestSelect:
+    def test_examples_without_a_choice_of_models(self, engine):
+        engine.add_examples([("heat the kitchen", "climate kitchen")], scope="default", task="t")
+        engine.maintain()
+        decision = engine.select(ask("heat the bathroom"), "d1")
+        assert decision.arm == "unrouted"
+        assert [e.answer for e in decision.given] == ["climate kitchen"]
+        assert decision.route.propensity == 1.0 and decision.route.features == ()
+
+    def test_feedback_on_it_reaches_the_examples_and_no_arms_posterior(self, engine):
+        engine.add_examples([("heat the kitchen", "climate kitchen")], scope="default", task="t")
+        engine.maintain()
+        decision = engine.select(ask("heat the bathroom"), "d1", arm="qwen")
+        engine.record(decision, Outcome("climate bathroom", writer="qwen"))
+        engine.maintain()
+        (row,) = engine._parts().store.rows("default", [decision.given[0].id])
+        assert row.entry.statistics.helpfulness.value == 1.0
+        assert not [name for name in engine._parts().store.checkpoint().arrays if "qwen" in name]
+
+    def test_it_fails_open(self, engine):
+        class Broken:
+            tag = Words.tag
+
+            def embed(self, texts):
+                raise ConnectionError("the embedder is gone")
+
+        broken = Engine(store="memory://", embedder=Broken(), background=False)
+        decision = broken.select(ask("heat the bathroom"))
+        assert decision.fallback and not decision.given and "the embedder is gone" in decision.route.reason
+        assert broken.counters["fallback.ConnectionError"] == 1
+        broken.close()
+
+    def test_an_engine_without_embedder_selects_nothing(self):
+        engine = Engine(store="memory://", background=False)
+        assert engine.select(ask("heat the bathroom")).given == ()
+        engine.close()
+
+    @pytest.mark.parametrize("name", ["exact", "unrouted"])
+    def test_no_arm_may_take_the_name_of_what_is_no_arm(self, name):
+        with pytest.raises(SettingIsWrong, match=name):
+            Engine(store="memory://", arms=[Arm(name, 0.1), Arm("large", 1.0)], reference="large")
+
+
+class TestConstruction:
+    def test_a_shared_engine_is_taken_as_it_is(self, engine):
+        built = routing_engine(["small", "large"], "large", background=True, **NOTHING | {"engine": engine})
+        assert built is engine
+        assert example_engine(**{k: None for k in ("store", "embedder", "redact", "settings")}, engine=engine) is engine
+
+    def test_a_shared_engine_brings_what_it_has(self, engine):
+        given = NOTHING | {"engine": engine, "store": "memory://", "costs": {"small": 0.1}}
+        with pytest.raises(SettingIsWrong, match="its own costs, store"):
+            routing_engine(["small", "large"], "large", background=True, **given)
+        with pytest.raises(SettingIsWrong, match="its own store"):
+            example_engine(store="memory://", embedder=None, redact=None, settings=None, engine=engine)
+
+    def test_a_shared_engine_must_know_the_arms(self, engine):
+        with pytest.raises(SettingIsWrong, match="routes between"):
+            routing_engine(["tiny", "large"], "large", background=True, **NOTHING | {"engine": engine})
+
+    def test_an_engine_of_its_own(self):
+        given = NOTHING | {"store": "memory://", "embedder": Words().embed, "costs": {"small": 0.2}}
+        built = routing_engine(["small", "large"], "large", background=False, **given)
+        assert {arm.name: (arm.cost, arm.uses_examples) for arm in built.arms.values()} == {
+            "small": (0.2, True),
+            "large": (1.0, False),
+        }
+        built.close()
+
+    def test_what_cannot_be_routed(self):
+        with pytest.raises(SettingIsWrong, match="at least two arms"):
+            check_arms(["large"], "large")
+        with pytest.raises(SettingIsWrong, match="none of the arms"):
+            check_arms(["small", "large"], "larg")
+        with pytest.raises(SettingIsWrong, match="costs lack 'small'"):
+            core_arms(["small", "large"], "large", None, None)
+        with pytest.raises(SettingIsWrong, match="deadline"):
+            settings_of(None, {"deadline": -1})
+
+    def test_single_knobs_stand_over_settings(self):
+        knobs = settings_of(Settings(explore=0.3, deadline=1.0), {"deadline": 2.0})
+        assert (knobs.explore, knobs.deadline) == (0.3, 2.0)
+
+
+def test_what_binds_an_answer():
+    assert form_of({"temperature": 0.1, "timeout": 3}, free=FREE | {"timeout"}) == ""
+    assert form_of({"timeout": 3}) != ""
+    assert fingerprint_of({"timeout": 3}) != fingerprint_of({"timeout": 4})
+
+
+def test_a_run_id_is_a_decision_id_in_each_of_its_spellings():
+    from uuid import UUID
+
+    run = UUID("12345678-1234-5678-1234-567812345678")
+    assert decision_id(run) == decision_id(str(run)) == decision_id(run.hex) == run.hex
+    assert decision_id("ours") == "ours"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason", "clean"),
+    [
+        ({"finish_reason": "stop"}, "stop", True),
+        ({"stop_reason": "end_turn"}, "end_turn", True),
+        ({"done_reason": "length"}, "length", False),
+        ({"finish_reason": None, "status": "completed"}, "completed", True),
+        ({"finish_reason": "content_filter"}, "content_filter", False),
+        ({}, None, True),
+    ],
+)
+def test_how_an_answer_ended(metadata, reason, clean):
+    assert finish_reason(metadata) == reason
+    assert is_clean(finish_reason(metadata)) is clean
+
+
+class TestOffLoop:
+    async def test_it_leaves_the_loop_and_takes_the_context_along(self):
+        who = contextvars.ContextVar("who")
+        who.set("acme")
+        thread, seen = await off_loop(lambda: (threading.current_thread(), who.get()))
+        assert thread is not threading.current_thread() and seen == "acme"
+
+    async def test_it_does_not_wait_for_the_loops_own_executor(self):
+        release = threading.Event()
+        loop = asyncio.get_running_loop()
+        stuck = [loop.run_in_executor(None, release.wait, 30) for _ in range(64)]
+        try:
+            assert await asyncio.wait_for(off_loop(lambda: "through"), 10) == "through"
+        finally:
+            release.set()
+            await asyncio.gather(*stuck)
+
+    async def test_what_fails_there_fails_here(self):
+        with pytest.raises(ZeroDivisionError):
+            await off_loop(lambda: 1 / 0)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+    async def test_a_forked_child_has_threads_of_its_own(self):
+        await off_loop(lambda: None)
+        child = os.fork()
+        if child == 0:
+            try:
+                asyncio.set_event_loop(None)
+                result = []
+                runner = threading.Thread(target=lambda: result.append(asyncio.run(off_loop(lambda: 7))))
+                runner.start()
+                runner.join(10)
+                os._exit(0 if result == [7] else 1)
+            except BaseException:
+                os._exit(2)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
