@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ Source: TypeAlias = Literal["traffic", "replay", "correction", "import", "synthe
 Style: TypeAlias = Literal["chat", "paper"]
 
 DEFAULT_SCOPE = "default"
+LINE_END: Final = re.compile(r"\r\n?|\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,8 @@ class Request:
 
     @property
     def exact_key(self) -> str:
-        """SHA-256 of scope, conversation (NFC, white space folded, case kept) and fingerprint (DESIGN.md §4.1)."""
-        turns = [[m.role, fold(m.text), m.extra] for m in self.messages]
+        """SHA-256 of scope, conversation (as `same_text` has it, case kept) and fingerprint (DESIGN.md §4.1)."""
+        turns = [[m.role, same_text(m.text), m.extra] for m in self.messages]
         return digest([self.scope, turns, self.fingerprint])
 
     @property
@@ -395,6 +397,17 @@ class Hit:
 def fold(text: str) -> str:
     """NFC, runs of white space as one space, ends trimmed; case kept."""
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def same_text(text: str) -> str:
+    """What two texts must have in common to be the same request: NFC, and white space only where it may say something.
+
+    A text of one line is folded. In a text of several lines, indentation and spacing may be code or a table: there
+    only line ends, trailing space and empty lines around the text are evened out (docs/decisions/0004-same-text.md).
+    """
+    lines = [line.rstrip() for line in LINE_END.split(unicodedata.normalize("NFC", text))]
+    kept = "\n".join(lines).strip("\n")
+    return kept if "\n" in kept else fold(kept)
 
 
 def canonical_json(value: object) -> str:
