@@ -77,6 +77,15 @@ def render(request: Request, examples: Sequence[ScoredExample], style: Style) ->
     return Insertion(index=_leading_system(request.messages), turns=turns)
 
 
+def as_text(examples: Sequence[ScoredExample]) -> str:
+    """The examples as one fenced text with the rules for reading it, for prompts that take no turns of their own.
+
+    Args:
+        examples: The most useful first; it stands last. At least one.
+    """
+    return "\n\n".join((_GUARDS, "\n".join(_fenced(example) for example in reversed(examples))))
+
+
 def neutralise(text: str) -> str:
     """`text` with a space after the first character of every chat-template control token; all else is unchanged.
 
@@ -119,8 +128,7 @@ def _turns(example: ScoredExample) -> tuple[Message, Message]:
 
 
 def _single_prompt(asked: str, examples: Sequence[ScoredExample]) -> str:
-    shown = "\n".join(_fenced(example) for example in reversed(examples))
-    return "\n\n".join((_ROLE, f"Request:\n{asked}", _GUARDS, shown, _TASK, f"Request:\n{asked}"))
+    return "\n\n".join((_ROLE, f"Request:\n{asked}", as_text(examples), _TASK, f"Request:\n{asked}"))
 
 
 def _fenced(example: ScoredExample) -> str:

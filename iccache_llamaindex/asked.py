@@ -1,0 +1,131 @@
+"""The question behind a stuffed prompt.
+
+A query engine shows its LLM documents and question in one text. Whoever sees only that text (a routing LLM) would
+embed the documents. So the question of the synthesis under way is kept in a context variable, which reaches the LLM's
+call in sync and async engines alike: LlamaIndex sends its events in the task that makes the call.
+
+A streamed answer is made where it is read, after its synthesis has ended and maybe in another task; `carry` lets the
+stream see the variable there as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import aclosing, closing, contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from llama_index.core.base.response.schema import AsyncStreamingResponse, StreamingResponse
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
+from llama_index.core.schema import QueryBundle
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.events.span import SpanDropEvent
+
+T = TypeVar("T")
+
+_question: ContextVar[str] = ContextVar("iccache_question", default="")
+
+
+def question_in(text: str) -> str | None:
+    """The question that a synthesizer is answering, if `text` holds it; else None. `listen` must have been called."""
+    question = _question.get()
+    return question if question.strip() and question in text else None
+
+
+def question_of(query: QueryBundle | str) -> str:
+    """The text of a query, as LlamaIndex's events hold it."""
+    return query if isinstance(query, str) else query.query_str
+
+
+def listen() -> None:
+    """Hear of questions from now on, in the whole process. May be called again."""
+    install(_Listener())
+
+
+def install(handler: BaseEventHandler) -> None:
+    """Add a handler to LlamaIndex's root dispatcher, unless one of its class is there."""
+    root = get_dispatcher()
+    if not any(type(known) is type(handler) for known in root.event_handlers):
+        root.add_event_handler(handler)
+
+
+def carry(response: object, variable: ContextVar[T], value: T, ended: Callable[[str], None] | None = None) -> bool:
+    """Let a streamed response see `variable` as `value` while it is made; False if `response` is no stream.
+
+    Args:
+        response: What a synthesizer returned; its stream is replaced in place.
+        variable: The context variable.
+        value: What it is to hold.
+        ended: Called with the whole text once the stream has been read to its end.
+    """
+    if isinstance(response, StreamingResponse):
+        response.response_gen = _carried(response.response_gen, variable, value, ended)
+        return True
+    if isinstance(response, AsyncStreamingResponse):
+        response.response_gen = _acarried(response.response_gen, variable, value, ended)
+        return True
+    return False
+
+
+class _Listener(BaseEventHandler):
+    """Keeps the question of the synthesis under way."""
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "ICCacheQuestionListener"
+
+    def handle(self, event: BaseEvent, **_: Any) -> None:
+        match event:
+            case SynthesizeStartEvent():
+                _question.set(question_of(event.query))
+            case SynthesizeEndEvent():
+                carry(event.response, _question, _question.get())
+                _question.set("")
+            case SpanDropEvent():  # something failed: what is asked next is another question
+                _question.set("")
+
+
+def _carried(
+    stream: Generator[str, None, None], variable: ContextVar[T], value: T, ended: Callable[[str], None] | None
+) -> Generator[str, None, None]:
+    said: list[str] = []
+    with closing(stream):
+        while True:
+            with _holding(variable, value):
+                try:
+                    piece = next(stream)
+                except StopIteration:
+                    break
+            said.append(piece)
+            yield piece
+    if ended:
+        ended("".join(said))
+
+
+async def _acarried(
+    stream: AsyncGenerator[str, None], variable: ContextVar[T], value: T, ended: Callable[[str], None] | None
+) -> AsyncGenerator[str, None]:
+    said: list[str] = []
+    async with aclosing(stream):
+        while True:
+            with _holding(variable, value):
+                try:
+                    piece = await anext(stream)
+                except StopAsyncIteration:
+                    break
+            said.append(piece)
+            yield piece
+    if ended:
+        ended("".join(said))
+
+
+@contextmanager
+def _holding(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """The variable is set only while the stream works, never while its reader does."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)

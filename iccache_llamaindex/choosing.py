@@ -1,0 +1,116 @@
+"""Chooses the examples for a question, and hands them over to whoever shows or records them.
+
+A postprocessor sees the question and the documents, the prompt sees the question and the model, an event handler sees
+the answer; LlamaIndex calls the three one after the other in one task. So what was chosen travels in a context
+variable (docs/decisions/0055-who-decides-in-a-query.md).
+"""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Final
+
+from llama_index.core.schema import NodeWithScore
+
+from shared_core.adapters import Context, build_request, current_context
+from shared_core.engine import Engine
+from shared_core.errors import SettingIsWrong
+from shared_core.values import DEFAULT_SCOPE, Decision, Insertion, Message
+
+log = logging.getLogger("iccache")
+
+_TOOL_PREFIX: Final = "input is "  # how a RetrieverTool writes the one argument of its default schema
+
+
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """Chooses examples for one surface.
+
+    Attributes:
+        engine: Chooses, within its deadline.
+        scope: Whose questions these are where no `iccache_context` says so.
+        strict_scope: Choose nothing where none is named.
+        task: What kind of answer is expected; by default, free text without a system message.
+    """
+
+    engine: Engine
+    scope: str | None = None
+    strict_scope: bool = False
+    task: str | None = None
+
+    def choose(self, question: str, *, condensed: bool = False) -> Decision | None:
+        """The examples that help with a question; None if nothing was asked for. Never raises."""
+        try:
+            question = question.strip().removeprefix(_TOOL_PREFIX)
+            return self.engine.select(
+                build_request(
+                    (Message("user", question),),
+                    context=current_context().over(Context(task=self.task)),
+                    default_scope=self.scope,
+                    strict=self.strict_scope,
+                    query=question if condensed else None,
+                )
+            )
+        except SettingIsWrong:
+            self.engine.counters.add("bypass.no_scope")
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self.failed("choose", error)
+        return None
+
+    def scope_now(self) -> str:
+        """The scope of a call made now."""
+        return current_context().scope or self.scope or DEFAULT_SCOPE
+
+    def failed(self, where: str, error: Exception) -> None:
+        """Count what must not reach the query."""
+        self.engine.counters.add(where)
+        self.engine.counters.add(f"{where}.{type(error).__name__}")
+        log.debug("IC-Cache %s: %s: %s", where, type(error).__name__, error)
+
+
+@dataclass(slots=True)
+class Handover:
+    """What was chosen for one query, on its way to the prompt and the record.
+
+    Attributes:
+        chooser: Who chose.
+        question: The question as the query engine put it.
+        decision: What was chosen.
+        documents: Ids of the documents in the prompt.
+        by_prompt: True if the examples are for the prompt to show.
+        shown: True once the examples stand in a prompt.
+        shown_for: The question of the prompt that they were shown for. A chat engine condenses the conversation to
+            retrieve, and then asks the model what the user said, so that it may differ from `question`.
+        placed: The list of nodes that was handed on, if the examples' node is to leave it when the answer is there.
+    """
+
+    chooser: Chooser
+    question: str
+    decision: Decision
+    documents: frozenset[str] = frozenset()
+    by_prompt: bool = False
+    shown: bool = False
+    shown_for: str | None = None
+    placed: list[NodeWithScore] | None = None
+
+    def is_for(self, question: str) -> bool:
+        """True if a prompt that asks `question` now is the one that the examples were chosen for.
+
+        The first other question is taken for what the user said before it was condensed; never in another scope.
+        """
+        if self.decision.request.scope != self.chooser.scope_now():
+            return False
+        if question == self.question:
+            return True
+        if self.shown_for is None:
+            self.shown_for = question
+        return question == self.shown_for
+
+    def recorded(self) -> Decision:
+        """The decision as it came about: without its examples, if no prompt showed them."""
+        return self.decision if self.shown else replace(self.decision, insertion=Insertion())
+
+
+current: ContextVar[Handover | None] = ContextVar("iccache_handover", default=None)

@@ -1,0 +1,219 @@
+"""`ICCachePostprocessor`: chooses past answers that help with a query, and shows them beside the retrieved documents.
+
+Nothing here ever fails the query or holds it past the deadline: an exception is counted (`counters`), and the nodes go
+on as they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
+from pydantic import PrivateAttr
+
+from iccache_llamaindex import asked
+from iccache_llamaindex.choosing import Chooser, Handover, current
+from iccache_llamaindex.rerank import by_support
+from iccache_llamaindex.sources import ROLE, clean_sources, is_example
+from shared_core.adapters import Context
+from shared_core.adapters.construction import DEFAULT_STORE, example_engine
+from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.secrets import masked, unmasked
+from shared_core.engine import Engine
+from shared_core.errors import SettingIsWrong
+from shared_core.manager.privacy import Redact
+from shared_core.prompt import as_text
+from shared_core.settings import Settings
+from shared_core.store.protocol import Store
+from shared_core.telemetry import Counters
+from shared_core.values import Decision
+
+NOTHING_FOUND: Final = "No documents were found for this question."
+_SHARED: Final = "(an open store)"  # what stands for a store that cannot be serialised
+
+
+class ICCachePostprocessor(BaseNodePostprocessor):
+    """Shows examples of the pool beside the retrieved documents, or orders the documents by what they say, or both.
+
+    ```python
+    engine = index.as_query_engine(llm=llm, node_postprocessors=[ICCachePostprocessor("sqlite:///iccache.db")])
+    ```
+
+    Put it last: postprocessors after it see its node like any other. Where documents are not found at all, the model
+    is still asked if there are examples.
+
+    Args:
+        store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``) or an open store.
+        mode: ``"examples"`` shows them, ``"rerank"`` puts first the documents that the examples' answers drew on,
+            ``"both"`` does both.
+        show: How examples are shown. ``"nodes"``: as one fenced node after the documents, which works in every
+            engine as it is. ``"turns"``: by the engine's prompt, which must be a `few_shot_prompt`; small models learn
+            more from turns, and sources that the model cites are documents only.
+        keep_sources: Leave the examples' node in ``response.source_nodes``, marked by the metadata
+            ``iccache_role="example"``.
+        scope: Whose queries these are where no `iccache_context` says so.
+        strict_scope: Leave queries alone that name no scope.
+        task: What kind of answer is wanted; by default free text, as of a call without a system message.
+        embedder: Anything that `as_embedder` takes; by default all-MiniLM-L6-v2.
+        redact: Applied to texts before they are embedded or stored.
+        settings: Every other knob: `example_tokens` is the budget, `max_examples`, `deadline` and so on.
+        engine: Share the engine of an `ICCacheLLM` or of another surface; excludes store, embedder, redact, settings.
+
+    Raises:
+        SettingIsWrong: The arguments contradict each other.
+        StoreIsUnusable: The store cannot be opened.
+        EmbedderDiffers: The pool was written with another embedder.
+        ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
+    """
+
+    store: str = DEFAULT_STORE
+    mode: Literal["examples", "rerank", "both"] = "examples"
+    show: Literal["nodes", "turns"] = "nodes"
+    keep_sources: bool = False
+    scope: str | None = None
+    strict_scope: bool = False
+    task: str | None = None
+    settings: Settings | None = None
+
+    _chooser: Chooser = PrivateAttr()
+    _owns_engine: bool = PrivateAttr(default=True)
+
+    def __init__(
+        self,
+        store: Store | str | None = None,
+        *,
+        embedder: object | None = None,
+        redact: Redact | None = None,
+        settings: Settings | Mapping[str, Any] | None = None,
+        engine: Engine | None = None,
+        **fields: Any,
+    ) -> None:
+        if isinstance(settings, Mapping):  # as `to_dict` writes it
+            settings = Settings(**settings)
+        if store == _SHARED and engine is None:
+            raise SettingIsWrong("this was serialised without its store; from_dict(data, store=…) or engine=… gives it")
+        if store == _SHARED:  # the engine that is given again has the settings, too
+            store = settings = None
+        address = DEFAULT_STORE if store is None else unmasked(store) if isinstance(store, str) else _SHARED
+        super().__init__(store=_SHARED if engine else address, settings=settings, **fields)
+        Context(self.scope, self.task)  # refuses an empty one
+        if self.strict_scope and self.scope is not None:
+            raise SettingIsWrong("strict_scope leaves queries alone that name no scope, so scope= would never be used")
+        self._owns_engine = engine is None
+        chosen_by = example_engine(store=store, embedder=embedder, redact=redact, settings=settings, engine=engine)
+        self._chooser = Chooser(chosen_by, self.scope, self.strict_scope, self.task)
+        asked.install(clean_sources())
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name by which LlamaIndex serialises it."""
+        return "ICCachePostprocessor"
+
+    @property
+    def engine(self) -> Engine:
+        """The engine behind it, to share with other surfaces: `warm`, `add_examples`, `flush`, `maintain`."""
+        return self._chooser.engine
+
+    @property
+    def counters(self) -> Counters:
+        """What happened, how often, failures included."""
+        return self.engine.counters
+
+    @property
+    def chooser(self) -> Chooser:
+        """Chooses for questions that no retriever has seen."""
+        return self._chooser
+
+    def close(self) -> None:
+        """Store what waits to be stored and release the store; a shared engine stays open."""
+        if self._owns_engine:
+            self.engine.close()
+
+    # what LlamaIndex calls ------------------------------------------------------------------------------------
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        return self._handed_over(self._prepared(nodes, query_bundle))
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        # The context variable is set here and not on the thread, whose context ends with it.
+        return self._handed_over(await off_loop(self._prepared, nodes, query_bundle))
+
+    # serialisation --------------------------------------------------------------------------------------------
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """The configuration, without any password: `from_dict` then needs ``store=`` again."""
+        data = super().to_dict(**kwargs)
+        return data | {"store": masked(self.store)}
+
+    def __reduce__(self) -> tuple[Callable[..., ICCachePostprocessor], tuple[dict[str, Any]]]:
+        """Pickles the configuration; the copy opens the store anew."""
+        return type(self).from_dict, (self.to_dict(),)
+
+    # private --------------------------------------------------------------------------------------------------
+
+    def _prepared(
+        self, nodes: list[NodeWithScore], query: QueryBundle | None
+    ) -> tuple[list[NodeWithScore], Handover | None]:
+        """The nodes as they go on, and what was chosen. Never raises."""
+        try:
+            question = query.query_str if query else ""
+            decision = self._chooser.choose(question) if question.strip() else None
+            if decision is None:
+                return nodes, None
+            ordered = self._ordered(nodes, decision)
+            documents = frozenset(node.node.node_id for node in nodes)
+            handover = Handover(self._chooser, question, decision, documents)
+            if decision.given and self.mode != "rerank":
+                self._show(ordered, handover)
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self._chooser.failed("postprocess", error)
+            return nodes, None
+        return ordered, handover
+
+    def _ordered(self, nodes: Sequence[NodeWithScore], decision: Decision) -> list[NodeWithScore]:
+        if self.mode == "examples" or not decision.given:
+            return list(nodes)
+        texts = [node.node.get_content(MetadataMode.NONE) for node in nodes]
+        return [nodes[i] for i in by_support(texts, decision.given)]
+
+    def _show(self, nodes: list[NodeWithScore], handover: Handover) -> None:
+        """Add the node that LlamaIndex needs in order to ask the model; `nodes` is changed."""
+        if self.show == "nodes":
+            nodes.append(example_node(handover.decision, as_text(handover.decision.given)))
+            handover.shown = True
+        else:
+            handover.by_prompt = True
+            if not nodes:  # without any node, a synthesizer answers "Empty Response" itself
+                nodes.append(example_node(handover.decision, NOTHING_FOUND))
+        if not self.keep_sources:
+            handover.placed = nodes
+
+    def _handed_over(self, prepared: tuple[list[NodeWithScore], Handover | None]) -> list[NodeWithScore]:
+        nodes, handover = prepared
+        current.set(handover)
+        return nodes
+
+
+def example_node(decision: Decision, text: str) -> NodeWithScore:
+    """A node that shows examples and says which: its metadata is seen by neither model nor embedder."""
+    metadata = {
+        ROLE: "example",
+        "iccache_decision_id": decision.id,
+        "iccache_example_ids": [example.id for example in decision.given],
+    }
+    hidden = list(metadata)
+    node = TextNode(
+        text=text, metadata=metadata, excluded_llm_metadata_keys=hidden, excluded_embed_metadata_keys=hidden
+    )
+    return NodeWithScore(node=node, score=max(example.similarity for example in decision.given))
+
+
+def without_examples(nodes: Sequence[NodeWithScore]) -> list[NodeWithScore]:
+    """The documents among these nodes."""
+    return [node for node in nodes if not is_example(node)]

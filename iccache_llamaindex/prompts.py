@@ -1,0 +1,191 @@
+"""`few_shot_prompt`: a query engine's own prompt, with the chosen examples as real user and assistant turns.
+
+The examples are those that the engine's `ICCachePostprocessor` chose for the query, so that they are chosen once, off
+the event loop, and a prompt that is formatted three times (LlamaIndex measures it first) stays the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from llama_index.core.base.llms.base import BaseLLM
+from llama_index.core.base.llms.generic_utils import messages_to_prompt as default_messages_to_prompt
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.prompts.default_prompt_selectors import DEFAULT_TEXT_QA_PROMPT_SEL
+from pydantic import SerializeAsAny
+
+from iccache_llamaindex.choosing import Chooser, Handover, current
+from iccache_llamaindex.postprocessor import ICCachePostprocessor
+from shared_core.errors import SettingIsWrong
+from shared_core.prompt import as_text
+from shared_core.values import Message
+
+log = logging.getLogger("iccache")
+
+PLACE: Final = "few_shot_examples"  # the template variable, as LlamaIndex's own few-shot prompts call it
+_LEADING: Final = frozenset({MessageRole.SYSTEM, MessageRole.DEVELOPER})
+
+Choose: TypeAlias = Callable[..., Sequence[ChatMessage]]
+
+
+def few_shot_prompt(
+    template: BasePromptTemplate | str | None = None,
+    *,
+    examples: ICCachePostprocessor | None = None,
+    question: str = "query_str",
+) -> BasePromptTemplate:
+    """A prompt that shows the examples which the engine's postprocessor chose (``show="turns"``).
+
+    ```python
+    examples = ICCachePostprocessor("sqlite:///iccache.db", show="turns")
+    engine = index.as_query_engine(
+        llm=llm, node_postprocessors=[examples], text_qa_template=few_shot_prompt(examples=examples)
+    )
+    ```
+
+    A template that says ``{few_shot_examples}`` itself gets them there, as one fenced text. That is what chat engines
+    need (``context_template=``, ``context_prompt=``): they keep the text of a template only. Every other template
+    gets them as turns, after its system messages.
+
+    Args:
+        template: The prompt to be completed, which is not changed; by default LlamaIndex's for question answering.
+        examples: Chooses for prompts that no postprocessor has prepared (``llm.predict``); never on an event loop.
+        question: The variable by which examples are chosen.
+
+    Raises:
+        SettingIsWrong: The template has no such variable.
+    """
+    template = PromptTemplate(template) if isinstance(template, str) else template or DEFAULT_TEXT_QA_PROMPT_SEL
+    chooser = examples.chooser if examples else None
+    if isinstance(template, PromptTemplate) and PLACE in template.template_vars:
+        mappings = {**(template.function_mappings or {}), PLACE: _text_for(chooser, question)}
+        return template.model_copy(update={"function_mappings": mappings})
+    if question not in {*template.template_vars, *(template.template_var_mappings or {})}:
+        raise SettingIsWrong(
+            f"examples are chosen by {{{question}}}, which is none of the template's variables {template.template_vars}; "
+            "name the one that holds the question: few_shot_prompt(template, question=…)"
+        )
+    return FewShotPrompt(template, _turns_for(chooser, question))
+
+
+class FewShotPrompt(BasePromptTemplate):  # type: ignore[no-redef]  # the field `kwargs`, as in LlamaIndex itself
+    """Another template, with user and assistant turns after its system messages.
+
+    Args:
+        template: The template; its format, its variables and its output parser are its own.
+        choose: Gives the turns for a prompt's variables.
+    """
+
+    template: SerializeAsAny[BasePromptTemplate]
+
+    def __init__(self, template: BasePromptTemplate, choose: Choose) -> None:
+        super().__init__(
+            template=template,
+            metadata=template.metadata,
+            template_vars=template.template_vars,
+            kwargs=template.kwargs,
+            output_parser=template.output_parser,
+            function_mappings={PLACE: choose},
+        )
+
+    def partial_format(self, **kwargs: Any) -> FewShotPrompt:
+        """The prompt with some variables filled in. Once the question is, its turns are settled: a streamed answer is
+        asked for later, maybe by another task."""
+        turns = self._turns(kwargs)
+        return FewShotPrompt(self.template.partial_format(**kwargs), _always(turns) if turns else self._choose)
+
+    def format_messages(self, llm: BaseLLM | None = None, **kwargs: Any) -> list[ChatMessage]:
+        """The template's messages, with the examples between system messages and the rest."""
+        messages = self.template.format_messages(llm=llm, **kwargs)
+        turns = self._turns(kwargs)
+        start = next((i for i, m in enumerate(messages) if m.role not in _LEADING), len(messages))
+        return [*messages[:start], *turns, *messages[start:]]
+
+    def format(
+        self,
+        llm: BaseLLM | None = None,
+        messages_to_prompt: Callable[[Sequence[ChatMessage]], str] | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """The prompt of a completion model: the template's own text without examples, else all turns as text."""
+        if not self._turns(kwargs):
+            return self.template.format(llm=llm, messages_to_prompt=messages_to_prompt, **kwargs)
+        return (messages_to_prompt or default_messages_to_prompt)(self.format_messages(llm=llm, **kwargs))
+
+    def get_template(self, llm: BaseLLM | None = None) -> str:
+        """The text of the template alone."""
+        return self.template.get_template(llm=llm)
+
+    @property
+    def _choose(self) -> Choose:
+        return (self.function_mappings or {})[PLACE]
+
+    def _turns(self, kwargs: Mapping[str, Any]) -> Sequence[ChatMessage]:
+        return self._choose(**{**self.template.kwargs, **kwargs})
+
+
+# Prompts are deep-copied by LlamaIndex, and a function is copied as itself: so these are functions, and no methods.
+
+
+def _turns_for(chooser: Chooser | None, question: str) -> Choose:
+    def few_shot_examples(**variables: Any) -> Sequence[ChatMessage]:
+        handover = _handover(chooser, variables.get(question))
+        return [_message(turn) for turn in handover.decision.insertion.turns] if handover else ()
+
+    return few_shot_examples
+
+
+def _text_for(chooser: Chooser | None, question: str) -> Callable[..., str]:
+    def few_shot_examples(**variables: Any) -> str:
+        handover = _handover(chooser, variables.get(question))
+        return as_text(handover.decision.given) if handover else ""
+
+    return few_shot_examples
+
+
+def _always(turns: Sequence[ChatMessage]) -> Choose:
+    return lambda **_: turns
+
+
+def _handover(chooser: Chooser | None, question: object) -> Handover | None:
+    """What is to be shown for this question, if anything; it counts as shown from now on."""
+    if not isinstance(question, str) or not question.strip():
+        return None  # LlamaIndex measures the empty prompt
+    handover = current.get()
+    if handover is None or not handover.is_for(question):
+        handover = _chosen_here(chooser, question)
+    if handover is None or not handover.by_prompt or not handover.decision.given:
+        return None
+    handover.shown = True
+    return handover
+
+
+def _chosen_here(chooser: Chooser | None, question: str) -> Handover | None:
+    if chooser is None:
+        return None
+    if _on_event_loop():
+        chooser.engine.counters.add("bypass.event_loop")
+        log.debug("IC-Cache shows no examples: the prompt would block the event loop; use ICCachePostprocessor")
+        return None
+    decision = chooser.choose(question)
+    if decision is None:
+        return None
+    handover = Handover(chooser, question, decision, by_prompt=True)
+    current.set(handover)
+    return handover
+
+
+def _on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _message(turn: Message) -> ChatMessage:
+    return ChatMessage(content=turn.text, role=MessageRole.USER if turn.role == "user" else MessageRole.ASSISTANT)

@@ -1,0 +1,65 @@
+"""Keeps the examples' node out of what an answer names as its sources.
+
+A synthesizer names every node that it was given. Its last event holds the response, before anybody else does: there
+the node leaves again, from the response of a query engine and from the list that a chat engine answers with.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from llama_index.core.base.response.schema import RESPONSE_TYPE
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent
+from llama_index.core.schema import NodeWithScore
+
+from iccache_llamaindex.choosing import Handover, current
+
+log = logging.getLogger("iccache")
+
+ROLE: Final = "iccache_role"
+
+
+def is_example(node: NodeWithScore) -> bool:
+    """True if the node shows examples, and is no document."""
+    return node.node.metadata.get(ROLE) == "example"
+
+
+def clean_sources() -> BaseEventHandler:
+    """The handler for LlamaIndex's root dispatcher."""
+    return _SourceCleaner()
+
+
+class _SourceCleaner(BaseEventHandler):
+    @classmethod
+    def class_name(cls) -> str:
+        return "ICCacheSourceCleaner"
+
+    def handle(self, event: BaseEvent, **_: Any) -> None:
+        handover = current.get()
+        if not isinstance(event, SynthesizeEndEvent) or handover is None:
+            return
+        if handover.placed is not None:
+            _clean(event.response, handover.placed)
+            handover.placed = None
+        if handover.by_prompt and handover.decision.given and not handover.shown:
+            _warn_once(handover)
+
+
+def _clean(response: RESPONSE_TYPE, placed: list[NodeWithScore]) -> None:
+    for node in filter(is_example, response.source_nodes):
+        (response.metadata or {}).pop(node.node.node_id, None)
+    for nodes in (response.source_nodes, placed):
+        nodes[:] = [node for node in nodes if not is_example(node)]
+
+
+def _warn_once(handover: Handover) -> None:
+    counters = handover.chooser.engine.counters
+    if not counters["examples.not_shown"]:
+        log.warning(
+            "IC-Cache chose examples and no prompt showed them: give the engine text_qa_template=few_shot_prompt(), or "
+            "build ICCachePostprocessor with show='nodes'"
+        )
+    counters.add("examples.not_shown")
