@@ -108,13 +108,15 @@ def learn(
 
 @app.command()
 def demo_models(
-    answers: Annotated[Path, typer.Argument(help='Right answers: JSON lines {"request": …, "answer": …}.')],
+    answers: Annotated[
+        Path | None, typer.Argument(help='Right answers: JSON lines {"request": …, "answer": …, "tool": …}.')
+    ] = None,
 ) -> None:
     """Serve the packaged small model, and a stand-in for a large one, for the cookbooks.
 
-    Small: SmolLM2-135M. Large: no model, but the file of right answers, behind the same protocol; it streams, and calls
-    tools by rule. Prints one JSON line, {"small": {"base_url": …, "model": …}, "large": …}, and serves on loopback
-    until its standard input ends.
+    Small: SmolLM2-135M. Large: no model, but the file of right answers behind the same protocol; it streams, and calls
+    a tool where the line names one, with the answer as arguments. Prints one JSON line, {"small": {"base_url": …,
+    "model": …}, "large": …}, and serves on loopback until its standard input ends.
     """
     from shared_core.cli.demo_models import run
 

@@ -1,7 +1,7 @@
 """A file of right answers behind OpenAI's protocol: it stands in for a large model where none is at hand.
 
-It answers from the file and by nothing else. Chat completions only, streamed or whole. Where tools are offered it
-calls the first one, with the right answer as every argument, and after the tool's result it repeats that result.
+It answers from the file and by nothing else: with the text there, or by calling the tool that is named there. After a
+tool's result it repeats that result. Chat completions only, streamed or whole.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+from shared_core.cli.jsonl import read_jsonl
 from shared_core.prompt import estimate_tokens
 
 MODEL: Final = "answer-file"
@@ -25,11 +27,10 @@ PATH: Final = "/v1/chat/completions"
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What is said: a text, or the call of one tool with arguments as JSON."""
+    """What is said: a text, or, with a tool, the arguments of its call as JSON."""
 
-    text: str = ""
+    text: str
     tool: str = ""
-    arguments: str = ""
 
     @property
     def finish_reason(self) -> str:
@@ -40,7 +41,7 @@ class Reply:
         """The whole message."""
         if not self.tool:
             return {"role": "assistant", "content": self.text}
-        function = {"name": self.tool, "arguments": self.arguments}
+        function = {"name": self.tool, "arguments": self.text}
         call = {"index": 0, "id": f"call_{uuid4().hex[:12]}", "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
 
@@ -59,33 +60,43 @@ class NoAnswer(LookupError):
     """The file has no answer to what was asked."""
 
 
-def reply_to(body: Mapping[str, Any], answers: Mapping[str, str]) -> Reply:
+def read(path: Path) -> Mapping[str, Reply]:
+    """The answers of a file of JSON lines ``{"request": …, "answer": …}``, by request.
+
+    Where a line has a ``"tool"``, that tool is called, and the answer holds its arguments as JSON.
+
+    Raises:
+        SettingIsWrong: The file cannot be used.
+    """
+    rows = read_jsonl(path, ["request", "answer"], ["tool"])
+    return {row["request"]: Reply(row["answer"], row.get("tool", "")) for row in rows}
+
+
+def reply_to(body: Mapping[str, Any], answers: Mapping[str, Reply]) -> Reply:
     """What the file says to one chat completion request.
 
     The last user turn may hold more than the request (retrieved text, say): the request that it names last counts.
 
     Raises:
-        NoAnswer: It names none.
+        NoAnswer: It names none, or one whose tool is not offered.
     """
     turns = body["messages"]
-    last = turns[-1]
-    if last["role"] == "tool":
-        return Reply(_text(last))
+    if turns[-1]["role"] == "tool":
+        return Reply(_text(turns[-1]))
     asked = _text(next(turn for turn in reversed(turns) if turn["role"] == "user"))
     at, _, request = max((asked.rfind(request), len(request), request) for request in answers)
     if at < 0:
         raise NoAnswer(f"the file of right answers has none to {asked[-200:]!r}")
-    tools = body.get("tools")
-    if tools and body.get("tool_choice") != "none":
-        function = tools[0]["function"]
-        names = function.get("parameters", {}).get("properties", {})
-        return Reply(tool=function["name"], arguments=json.dumps(dict.fromkeys(names, answers[request])))
-    return Reply(answers[request])
+    reply = answers[request]
+    offered = {tool["function"]["name"] for tool in body.get("tools") or ()}
+    if reply.tool and reply.tool not in offered:
+        raise NoAnswer(f"the right answer to {request!r} calls the tool {reply.tool!r}, which is not offered")
+    return reply
 
 
 @contextmanager
-def served(answers: Mapping[str, str]) -> Iterator[str]:
-    """Serve `answers` (request to answer) on a free loopback port; yields the base URL, which ends in ``/v1``."""
+def served(answers: Mapping[str, Reply]) -> Iterator[str]:
+    """Serve `answers` (by request) on a free loopback port; yields the base URL, which ends in ``/v1``."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, answers))
     thread = threading.Thread(target=server.serve_forever, name="answer-file", daemon=True)
     thread.start()
@@ -100,7 +111,7 @@ def served(answers: Mapping[str, str]) -> Iterator[str]:
 class _Handler(BaseHTTPRequestHandler):
     """HTTP/1.0: every answer, streamed or not, ends with its connection."""
 
-    def __init__(self, answers: Mapping[str, str], *args: Any) -> None:
+    def __init__(self, answers: Mapping[str, Reply], *args: Any) -> None:
         self._answers = answers
         super().__init__(*args)
 
@@ -159,7 +170,7 @@ def _error(message: str) -> dict[str, Any]:
 def _usage(messages: Sequence[Mapping[str, Any]], reply: Reply) -> dict[str, int]:
     """Estimates; there is no tokenizer to ask."""
     read = sum(estimate_tokens(_text(message)) for message in messages)
-    written = estimate_tokens(reply.text or reply.arguments)
+    written = estimate_tokens(reply.text)
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 

@@ -8,14 +8,19 @@ import openai
 import pytest
 
 from shared_core.cli import answer_file
-from shared_core.cli.answer_file import NoAnswer, reply_to
+from shared_core.cli.answer_file import NoAnswer, Reply, reply_to
 
-ANSWERS = {"heat the hall": "climate set hall", "heat the hall now": "climate set hall --now", "two words": "a b"}
+ANSWERS = {
+    "heat the hall": Reply("climate set hall"),
+    "heat the hall now": Reply("climate set hall --now"),
+    "two words": Reply("a b"),
+    "is it open": Reply('{"room": "hall"}', tool="window"),
+}
 TOOL = {
     "type": "function",
     "function": {
-        "name": "house",
-        "parameters": {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]},
+        "name": "window",
+        "parameters": {"type": "object", "properties": {"room": {"type": "string"}}, "required": ["room"]},
     },
 }
 
@@ -47,12 +52,17 @@ def test_streamed_word_by_word(client):
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-def test_the_first_tool_is_called_with_the_answer(client, is_streamed):
-    given = ask(client, "heat the hall", tools=[TOOL], stream=is_streamed)
+def test_the_tool_that_the_file_names_is_called(client, is_streamed):
+    given = ask(client, "is it open", tools=[TOOL], stream=is_streamed)
     message = [chunk.choices[0].delta for chunk in given][0] if is_streamed else given.choices[0].message
     (call,) = message.tool_calls
-    assert call.function.name == "house"
-    assert json.loads(call.function.arguments) == {"command": "climate set hall"}
+    assert call.function.name == "window"
+    assert json.loads(call.function.arguments) == {"room": "hall"}
+
+
+def test_a_tool_that_is_not_offered_is_not_called(client):
+    with pytest.raises(openai.NotFoundError, match="'window', which is not offered"):
+        ask(client, "is it open")
 
 
 def test_an_unknown_request_is_refused_by_name(client):
@@ -81,7 +91,12 @@ def test_after_a_tool_its_result_is_repeated():
 def test_the_command_serves_both_until_its_input_ends(tmp_path):
     pytest.importorskip("xllamacpp")
     answers = tmp_path / "answers.jsonl"
-    answers.write_text(json.dumps({"request": "heat the hall", "answer": "climate set hall"}) + "\n")
+    rows = [
+        {"request": "heat the hall", "answer": "climate set hall"},
+        {"request": "is it open", "answer": '{"room": "hall"}', "tool": "window"},
+    ]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert answer_file.read(answers)["is it open"] == Reply('{"room": "hall"}', tool="window")
     command = [sys.executable, "-c", "from shared_core.cli import main; main()", "demo-models", str(answers)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
         models = json.loads(program.stdout.readline())
