@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -105,6 +106,27 @@ def settings_of(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings
     except ValidationError as error:
         reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise SettingIsWrong(reasons) from error
+
+
+def told_apart(
+    others: Mapping[str, Any], fields: Collection[str], surface: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keyword arguments of a surface: those that its framework's base class knows, and those that `Settings` knows.
+
+    Args:
+        others: The keyword arguments.
+        fields: What the base class knows.
+        surface: Name of the surface, for the message.
+
+    Raises:
+        SettingIsWrong: An argument is neither; the message guesses what was meant.
+    """
+    knobs = {name: value for name, value in others.items() if name in Settings.model_fields}
+    base = {name: value for name, value in others.items() if name in fields and name not in knobs}
+    for name in sorted(others.keys() - base.keys() - knobs.keys()):
+        near = difflib.get_close_matches(name, [*Settings.model_fields, *fields], 1)
+        raise SettingIsWrong(f"{surface} takes no {name}" + (f"; did you mean {near[0]}?" if near else ""))
+    return base, knobs
 
 
 def core_arms(

@@ -8,7 +8,7 @@ from typing import Final
 PROVENANCE: Final = "iccache"  # under this key of its metadata, an answer says how it came about
 
 # Under these keys providers say why the model stopped: OpenAI and Google, Anthropic, Ollama, OpenAI's Responses.
-_REASON_KEYS: Final = ("finish_reason", "stop_reason", "done_reason", "status")
+REASON_KEYS: Final = ("finish_reason", "stop_reason", "done_reason", "status")
 _CLEAN: Final = frozenset(
     {"stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed"}
     | {"tool_calls", "tool_use", "function_call"}
@@ -17,7 +17,7 @@ _CLEAN: Final = frozenset(
 
 def finish_reason(metadata: Mapping[str, object]) -> str | None:
     """Why the model stopped, in the provider's word in lower case; None if it did not say."""
-    reasons = (metadata.get(key) for key in _REASON_KEYS)
+    reasons = (metadata.get(key) for key in REASON_KEYS)
     return next((reason.lower() for reason in reasons if isinstance(reason, str) and reason), None)
 
 

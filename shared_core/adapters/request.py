@@ -34,6 +34,7 @@ def build_request(
     form: str = "",
     fingerprint: str = "",
     query: str | None = None,
+    condensed: bool = True,
 ) -> Request:
     """The Request of one call.
 
@@ -44,17 +45,19 @@ def build_request(
         strict: Refuse calls that name no scope.
         form: See `default_task`.
         fingerprint: Canonical text of what else identifies the call.
-        query: What the user's `query_fn` made of the conversation; None for the last user turn.
+        query: The text to be embedded, such as what the user's `query_fn` made of the conversation; None for the
+            last user turn.
+        condensed: False if `query` stands for the last turn alone, not for the earlier ones as well.
 
     Raises:
         SettingIsWrong: `strict`, and the context names no scope.
     """
     if strict and context.scope is None:
         raise SettingIsWrong(
-            "this call names no scope and strict_scope is on; use .bind(iccache_scope=…), "
-            "config={'configurable': {'iccache_scope': …}} or, where nothing is streamed, iccache_context(scope=…)"
+            "this call names no scope and strict_scope is on; name it in the call (iccache_scope=…), bind it "
+            "(.bind(iccache_scope=…)) or, where nothing is streamed, use iccache_context(scope=…)"
         )
-    condensed = query is not None
+    condensed = condensed and query is not None
     last = next((m for m in reversed(messages) if m.role != "system"), None)
     return Request(
         messages=tuple(messages),

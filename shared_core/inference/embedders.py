@@ -1,4 +1,4 @@
-"""Embedders: sentence-transformers models, LangChain's `Embeddings`, or any callable, all as unit vectors.
+"""Embedders: sentence-transformers models, LangChain's and LlamaIndex's embeddings, or any callable, all as unit vectors.
 
 Every embedder shortens long texts itself, so that whoever embeds a text gets the same vector for it.
 """
@@ -28,6 +28,8 @@ EmbedFunction: TypeAlias = Callable[[list[str]], ArrayLike]
 
 MINILM: Final = "sentence-transformers/all-MiniLM-L6-v2"
 MAX_CHARS: Final = 8_000  # hosted embedders take about 8,191 tokens, and refuse more; a token is rarely < 1 character
+# How LangChain's and LlamaIndex's embeddings embed texts that are to be compared with each other.
+_BATCH_METHODS: Final = ("embed_documents", "get_text_embedding_batch")
 GAP: Final = " … "  # stands for what `shorten` leaves out
 
 _BLOCK: Final = 1 << 16  # bytes of each of the samples from which a model folder's fingerprint is taken
@@ -155,7 +157,8 @@ def as_embedder(value: object, tag: str | None = None) -> Embedder:
     """An `Embedder` of whatever names or is one.
 
     Args:
-        value: A hub id, a folder, an `Embedder`, an object with LangChain's ``embed_documents``, or a callable.
+        value: A hub id, a folder, an `Embedder`, an object with LangChain's ``embed_documents`` or LlamaIndex's
+            ``get_text_embedding_batch``, or a callable.
         tag: Overrides what pools remember it by. A lambda or other nameless callable needs one.
 
     Raises:
@@ -167,14 +170,15 @@ def as_embedder(value: object, tag: str | None = None) -> Embedder:
     ours = getattr(value, "embed", None)
     if callable(ours) and isinstance(getattr(value, "tag", None), str):
         return CallableEmbedder(ours, tag) if tag else value  # type: ignore[return-value]  # it has both members
-    documents = getattr(value, "embed_documents", None)
-    if callable(documents):
-        return CallableEmbedder(documents, tag or _langchain_tag(value))
+    for method in _BATCH_METHODS:  # before `callable`: LlamaIndex's embeddings are callable with nodes
+        batch = getattr(value, method, None)
+        if callable(batch):
+            return CallableEmbedder(batch, tag or _model_tag(value))
     if callable(value):
         return CallableEmbedder(value, tag or _function_tag(value))
     raise SettingIsWrong(
-        f"{type(value).__name__} is no embedder; give a hub id, a folder, a LangChain Embeddings, or a function from "
-        "a list of texts to vectors"
+        f"{type(value).__name__} is no embedder; give a hub id, a folder, LangChain's Embeddings, LlamaIndex's "
+        "BaseEmbedding, or a function from a list of texts to vectors"
     )
 
 
@@ -271,8 +275,8 @@ def _fingerprint(folder: Path) -> str:
     return sha.hexdigest()[:12]
 
 
-def _langchain_tag(embeddings: object) -> str:
-    """Class and model name: LangChain's classes hold it as `model` or `model_name`."""
+def _model_tag(embeddings: object) -> str:
+    """Class and model name: the frameworks' classes hold it as `model` or `model_name`."""
     names = (getattr(embeddings, attribute, None) for attribute in ("model", "model_name", "model_id", "deployment"))
     model = next((name for name in names if isinstance(name, str) and name), None)
     return f"{type(embeddings).__name__}:{model}" if model else type(embeddings).__name__

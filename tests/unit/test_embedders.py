@@ -174,3 +174,21 @@ def test_making_a_model_embedder_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_llamaindex_embeddings_embed_texts_and_not_nodes():
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+
+    class Lengths(BaseEmbedding):
+        def _get_text_embedding(self, text):
+            return [float(len(text)), 1.0]
+
+        def _get_query_embedding(self, query):
+            raise AssertionError("requests are compared with requests: they are embedded in the same way")
+
+        async def _aget_query_embedding(self, query):
+            raise AssertionError("never asked")
+
+    embedder = as_embedder(Lengths(model_name="lengths-v1"))
+    assert embedder.tag == "Lengths:lengths-v1"
+    np.testing.assert_allclose(embedder.embed(["abc", "a"]), [[0.948683, 0.316228], [0.707107, 0.707107]], atol=1e-5)

@@ -1,0 +1,517 @@
+"""`ICCacheLLM`: several LLMs behind one, with past answers as examples (DESIGN.md §1).
+
+It calls the public methods of the LLM that the router picks. So a query engine, an agent or a program sees one call,
+one set of tokens, streaming, tools and structured output as if there were one model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
+from dataclasses import replace
+from itertools import chain
+from typing import Any, Final, NoReturn, TypeAlias
+from uuid import UUID
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+)
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.llms import LLM
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.tools import BaseTool
+from pydantic import Field, PrivateAttr
+
+from iccache_llamaindex import arms as arm_calls
+from iccache_llamaindex import asked
+from iccache_llamaindex.arms import Call
+from iccache_llamaindex.messages import R, Response, arm_of, decision_id_of, marked, normalised, outcome_of
+from iccache_llamaindex.streams import Heard, aup_to_first_word, up_to_first_word
+from shared_core.adapters import KEYS, Context, build_request, calls, current_context, query_of
+from shared_core.adapters.calls import fingerprint_of, form_of
+from shared_core.adapters.construction import routing_engine, settings_of, told_apart
+from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.surface import Surface
+from shared_core.engine import Engine, Reward
+from shared_core.errors import SettingIsWrong
+from shared_core.manager.privacy import Redact
+from shared_core.settings import Settings
+from shared_core.store.protocol import Store
+from shared_core.values import Message, Outcome, Request, Source, Style
+
+QueryFunction: TypeAlias = Callable[[Sequence[ChatMessage]], str]
+
+# What LlamaIndex adds to the parameters that leave the answer free text: how it travels, and how long it may take.
+FREE: Final = calls.FREE | {"extra_headers", "stream", "stream_options", "timeout", "use_chat_completions"}
+# Fields of LlamaIndex's that would do nothing here, and where they do something.
+_ELSEWHERE: Final = {
+    "rate_limiter": "each arm keeps to a rate of its own; set it there",
+    "messages_to_prompt": "each arm writes messages out as a prompt in its own way; set it there",
+    "completion_to_prompt": "each arm puts a prompt into its own model's form; set it there",
+}
+
+
+class ICCacheLLM(FunctionCallingLLM):
+    """An LLM that lets a small model take over what it has become good enough for.
+
+    ```python
+    llm = ICCacheLLM(
+        arms={"small": OpenAILike(...), "large": OpenAILike(...)},
+        reference="large", costs={"small": 0.1, "large": 1.0},
+        store="sqlite:///iccache.db", reward=my_score,
+    )
+    Settings.llm = llm
+    ```
+
+    Every answer says how it came about in ``additional_kwargs["iccache"]``, and so does every piece of a streamed one.
+    One call is steered by ``chat(messages, iccache_scope=…, iccache_task=…, iccache_no_store=True)``; where LlamaIndex
+    makes the calls, by `bind`, which gives an LLM that says so in each; else by `iccache_context`. A call that names
+    its own ``model=`` is not routed: the reference answers it, and nothing is learned from it.
+
+    Args:
+        arms: Candidate models by name: any LlamaIndex LLM. The router works with copies, which share clients and
+            weights, so that it can pass its callback manager on.
+        reference: The arm whose answers become examples, whose quality is the yardstick, and which answers whenever
+            IC-Cache cannot decide or another arm fails before its first word. It is shown no examples.
+        costs: Relative cost of a request by arm; 1.0 for the reference unless given, and required for every other arm.
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; ``sqlite:///iccache.db`` if left
+            out.
+        embedder: Hub id, folder, LlamaIndex `BaseEmbedding` or callable; by default MiniLM.
+        reward: Scores (request, answer) in [0, 1], or None for no opinion; runs off the request path.
+        redact: Applied to texts before they are embedded or stored.
+        settings: Every other knob. Each field of `ICCacheSettings` may also be given as an argument of its own.
+        scope: Whose requests these are where neither call nor context says so.
+        strict_scope: Refuse calls that name no scope. A streamed call must name it itself or be bound, since a stream
+            may run outside the `iccache_context` that it was made in.
+        task: What kind of answer is wanted, where neither call nor context says so; by default a hash of system
+            message, tools, response format and whatever else binds the answer. Name one where the system message
+            changes with every request, as it does in context chat engines.
+        query_fn: Condenses a conversation (LlamaIndex messages) into the text that is embedded. By default that is the
+            question of the query engine that is asking, else the last user text. If it fails, the call goes on without
+            examples. It runs before the decision, and takes what time it takes.
+        styles: How examples are rendered for an arm: ``"chat"`` (default) or ``"paper"``.
+        engine: Share the engine of another surface; excludes store, embedder, reward, redact, settings and costs.
+        background: False starts no loops; call ``engine.maintain()`` yourself.
+        callback_manager: Told of every call, whichever arm answers; by default LlamaIndex's own.
+        others: Fields of LlamaIndex's `LLM` (``system_prompt=``, ``output_parser=`` …), and of `ICCacheSettings`.
+
+    Raises:
+        SettingIsWrong: The arguments contradict each other.
+        StoreIsUnusable: The store cannot be opened.
+        EmbedderDiffers: The pool was written with another embedder.
+        ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
+    """
+
+    arms: dict[str, LLM] = Field(exclude=True, repr=False)  # they hold keys
+    reference: str
+    engine: Engine = Field(exclude=True, repr=False)
+    scope: str | None = None
+    strict_scope: bool = False
+    task: str | None = None
+    query_fn: QueryFunction | None = Field(None, exclude=True)
+
+    _owns_engine: bool = PrivateAttr(default=True)
+    _bound: Context = PrivateAttr(default=Context())
+    _surface: Surface = PrivateAttr()
+
+    def __init__(
+        self,
+        *,
+        arms: Mapping[str, LLM],
+        reference: str,
+        costs: Mapping[str, float] | None = None,
+        store: Store | str | None = None,
+        embedder: object | None = None,
+        reward: Reward | None = None,
+        redact: Redact | None = None,
+        settings: Settings | None = None,
+        scope: str | None = None,
+        strict_scope: bool = False,
+        task: str | None = None,
+        query_fn: QueryFunction | None = None,
+        styles: Mapping[str, Style] | None = None,
+        engine: Engine | None = None,
+        background: bool = True,
+        callback_manager: CallbackManager | None = None,
+        **others: Any,
+    ) -> None:
+        fields, knobs = told_apart(others, LLM.model_fields, "ICCacheLLM")
+        _refuse_elsewhere(fields)
+        Context(scope, task)  # refuses an empty one
+        if strict_scope and scope is not None:
+            raise SettingIsWrong("strict_scope refuses calls that name no scope, so scope= would never be used")
+        arm_calls.check(arms, reference)
+        manager = callback_manager or CallbackManager([])
+        copies = arm_calls.own(arms, manager)
+        in_front = arm_calls.in_front(arms, fields)
+        routing = routing_engine(
+            list(arms),
+            reference,
+            costs=costs,
+            styles=styles,
+            store=store,
+            embedder=embedder,
+            reward=reward,
+            redact=redact,
+            settings=settings_of(settings, knobs),
+            engine=engine,
+            background=background,
+        )
+        super().__init__(
+            arms=copies,
+            reference=reference,
+            engine=routing,
+            scope=scope,
+            strict_scope=strict_scope,
+            task=task,
+            query_fn=query_fn,
+            callback_manager=manager,
+            **in_front,
+        )
+        self._owns_engine = engine is None
+        self._surface = Surface(routing, reference)
+        asked.listen()
+
+    # what LlamaIndex calls ------------------------------------------------------------------------------------
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What a caller may rely on whichever arm answers."""
+        return arm_calls.shared_metadata(list(self.arms.values()))
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name in LlamaIndex's serialised forms."""
+        return "ICCacheLLM"
+
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """One answer; see `BaseLLM.chat`."""
+        return self._answer(self._decided(messages, kwargs), arm_calls.chat)
+
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """One answer; see `BaseLLM.achat`."""
+        return await self._aanswer(await off_loop(self._decided, messages, kwargs), arm_calls.achat)
+
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """The pieces of an answer; see `BaseLLM.stream_chat`. The scope is that of the caller of `stream_chat`."""
+        return self._stream(self._decided(messages, kwargs, streamed=True), arm_calls.stream_chat)
+
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        """The pieces of an answer; see `BaseLLM.astream_chat`. The scope is that of the caller of `astream_chat`."""
+        call = await off_loop(self._decided, messages, kwargs, streamed=True)
+        return await self._astream(call, arm_calls.astream_chat)
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """One completion; see `BaseLLM.complete`."""
+        return self._answer(self._decided_text(prompt, kwargs, formatted=formatted), arm_calls.complete)
+
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """One completion; see `BaseLLM.acomplete`."""
+        call = await off_loop(self._decided_text, prompt, kwargs, formatted=formatted)
+        return await self._aanswer(call, arm_calls.acomplete)
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """The pieces of a completion; see `BaseLLM.stream_complete`."""
+        call = self._decided_text(prompt, kwargs, formatted=formatted, streamed=True)
+        return self._stream(call, arm_calls.stream_complete)
+
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """The pieces of a completion; see `BaseLLM.astream_complete`."""
+        call = await off_loop(self._decided_text, prompt, kwargs, formatted=formatted, streamed=True)
+        return await self._astream(call, arm_calls.astream_complete)
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """The tools that an answer asks for, as the arm that gave it reads them."""
+        arm = self.arms.get(arm_of(response) or "", self.arms[self.reference])
+        reads = arm if isinstance(arm, FunctionCallingLLM) else self._tool_reference()
+        return reads.get_tool_calls_from_response(response, error_on_no_tool_call=error_on_no_tool_call, **kwargs)
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Tools in the form that the reference gives them; every arm is sent the same."""
+        return self._tool_reference()._prepare_chat_with_tools_compat(  # noqa: SLF001 - delegation
+            tools,
+            user_msg=user_msg,
+            chat_history=chat_history,
+            verbose=verbose,
+            allow_parallel_tool_calls=allow_parallel_tool_calls,
+            tool_required=tool_required,
+            **kwargs,
+        )
+
+    def _validate_chat_with_tools_response(
+        self, response: ChatResponse, tools: Sequence[BaseTool], allow_parallel_tool_calls: bool = False, **kwargs: Any
+    ) -> ChatResponse:
+        return self._tool_reference()._validate_chat_with_tools_response(  # noqa: SLF001 - delegation
+            response, tools, allow_parallel_tool_calls=allow_parallel_tool_calls, **kwargs
+        )
+
+    # beyond LlamaIndex ----------------------------------------------------------------------------------------
+
+    def bind(self, **said: object) -> ICCacheLLM:
+        """This LLM, for calls that LlamaIndex makes: each says ``iccache_scope=…``, ``iccache_task=…`` or
+        ``iccache_no_store=True`` as given here. Arms, engine and store are shared; binding costs nothing.
+
+        ```python
+        index.as_query_engine(llm=llm.bind(iccache_scope="acme"))
+        ```
+
+        Raises:
+            SettingIsWrong: Something else is given, or None.
+        """
+        if unknown := sorted(said.keys() - KEYS):
+            raise SettingIsWrong(f"bind takes {', '.join(sorted(KEYS))}, not {', '.join(unknown)}")
+        bound = copy.copy(self)
+        bound._bound = Context.read(said).over(self._bound)  # noqa: SLF001 - a copy of ours
+        return bound
+
+    def record_feedback(self, answer: Response | UUID | str, score: float, rater: str = "user") -> None:
+        """Rate an answer in [0, 1]: by its response, or by its decision id. Does not wait.
+
+        Raises:
+            SettingIsWrong: The score is not within [0, 1], or the response did not come through IC-Cache.
+        """
+        self.engine.submit_feedback(decision_id_of(answer), score, rater)
+
+    def add_examples(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        system: str | None = None,
+        scope: str | None = None,
+        task: str | None = None,
+        source: Source = "import",
+        writer: str = "",
+    ) -> Sequence[str]:
+        """Put (query, answer) pairs into the pool, durably; returns their ids.
+
+        `system` is the system message that the requests come with; it names the task unless a task is given.
+        """
+        turns = (Message("system", system),) if system else ()
+        context = Context(scope, task).over(self._bound).over(current_context()).over(Context(task=self.task))
+        request = build_request(turns, context=context, default_scope=self.scope, strict=self.strict_scope)
+        self.engine.warm(request.scope)
+        return self.engine.add_examples(pairs, scope=request.scope, task=request.task, source=source, writer=writer)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until every answer and rating so far is stored; False if that takes longer than `timeout` seconds."""
+        return self.engine.flush(timeout)
+
+    def close(self) -> None:
+        """Store what waits to be stored, and release the store; a shared engine stays open."""
+        if self._owns_engine:
+            self.engine.close()
+
+    async def aclose(self) -> None:
+        """`close` on a thread."""
+        await off_loop(self.close)
+
+    # copies and serialised forms ------------------------------------------------------------------------------
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> ICCacheLLM:
+        """Built from what `to_dict` wrote and what it never writes: ``from_dict(data, arms={…}, costs={…}, …)``.
+
+        Raises:
+            SettingIsWrong: The arms are not given.
+        """
+        if "arms" not in kwargs:
+            raise SettingIsWrong(
+                "arms are not serialised, since they hold keys; give them again, and store, costs and reward with them: "
+                "ICCacheLLM.from_dict(data, arms={…}, costs={…}, store=…)"
+            )
+        return super().from_dict(data, **kwargs)
+
+    def __copy__(self) -> ICCacheLLM:
+        """Another handle on the same arms, engine and store; closing it closes nothing."""
+        handle = super().__copy__()
+        handle._owns_engine = False  # noqa: SLF001 - a copy of ours
+        return handle
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ICCacheLLM:
+        return self.__copy__()
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            "an ICCacheLLM is not pickled: it holds an open store and its arms hold keys. Build it again in the other "
+            "process; a pool in Redis or in a SQLite file is shared through its URL"
+        )
+
+    # private --------------------------------------------------------------------------------------------------
+
+    def _decided_text(self, prompt: str, kwargs: Mapping[str, Any], *, formatted: bool, streamed: bool = False) -> Call:
+        """The call of a completion: one user turn. Examples do not go into a prompt in a model's own form."""
+        asking = [ChatMessage(role=MessageRole.USER, content=prompt)]
+        call = self._decided(asking, kwargs, streamed=streamed, query="" if formatted else None)
+        return replace(call, prompt=prompt, formatted=formatted)
+
+    def _decided(
+        self,
+        messages: Sequence[ChatMessage],
+        kwargs: Mapping[str, Any],
+        *,
+        streamed: bool = False,
+        query: str | None = None,
+    ) -> Call:
+        """Read the call, and decide. Raises nothing but `SettingIsWrong`, for a scope or task that cannot be used."""
+        context = Context.read(kwargs).over(self._bound)
+        if not (streamed and self.strict_scope):
+            context = context.over(current_context())
+        sent = {name: value for name, value in kwargs.items() if name not in KEYS}
+        decision = self._surface.decide(
+            lambda: self._request(messages, sent, context, query),
+            bypass="the call names its own model" if "model" in sent else "",
+        )
+        return Call(decision, self._arm(decision.arm), messages, sent)
+
+    def _request(
+        self, messages: Sequence[ChatMessage], sent: Mapping[str, Any], context: Context, query: str | None
+    ) -> Request:
+        turns = normalised(messages)
+        condensed = query is None and self.query_fn is not None
+        if query is None:
+            query = self._condense(messages) if condensed else asked.question_in(query_of(turns))
+        return build_request(
+            turns,
+            context=context.over(Context(task=self.task)),
+            default_scope=self.scope,
+            strict=self.strict_scope,
+            form=form_of(sent, free=FREE),
+            fingerprint=fingerprint_of(sent),
+            query=query,
+            condensed=condensed,
+        )
+
+    def _condense(self, messages: Sequence[ChatMessage]) -> str:
+        try:
+            return str(self.query_fn(messages)) if self.query_fn else ""
+        except Exception:  # noqa: BLE001 - fail open, counted
+            self.engine.counters.add("bypass.query_fn_failed")
+            return ""
+
+    def _answer(self, call: Call, ask: Callable[[Call], R]) -> R:
+        try:
+            response = ask(call)
+        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
+            call = self._retreat(call, error)
+            response = ask(call)
+        return self._finished(call, response)
+
+    async def _aanswer(self, call: Call, ask: Callable[[Call], Awaitable[R]]) -> R:
+        try:
+            response = await ask(call)
+        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
+            call = self._retreat(call, error)
+            response = await ask(call)
+        return self._finished(call, response)
+
+    def _stream(self, call: Call, ask: Callable[[Call], Generator[R, None, None]]) -> Generator[R, None, None]:
+        """Ask now, as LlamaIndex's own models do, so that the call belongs to the caller's trace; read when read."""
+        try:
+            pieces = ask(call)
+        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
+            call = self._retreat(call, error)
+            pieces = ask(call)
+        return self._passing(call, pieces, ask)
+
+    def _passing(
+        self, call: Call, pieces: Generator[R, None, None], ask: Callable[[Call], Generator[R, None, None]]
+    ) -> Generator[R, None, None]:
+        lead: list[R] = []
+        try:
+            lead = up_to_first_word(pieces)
+        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
+            call = self._retreat(call, error)
+            pieces = ask(call)
+        heard: Heard[R] = Heard(call.decision)
+        try:
+            with closing(pieces):
+                for piece in chain(lead, pieces):
+                    yield heard.take(piece)
+                heard.ended = True
+        finally:
+            self._record(call, heard.outcome())
+
+    async def _astream(
+        self, call: Call, ask: Callable[[Call], Awaitable[AsyncGenerator[R, None]]]
+    ) -> AsyncGenerator[R, None]:
+        """`_stream` with the arms' own async clients."""
+        try:
+            pieces = await ask(call)
+        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
+            call = self._retreat(call, error)
+            pieces = await ask(call)
+        return self._apassing(call, pieces, ask)
+
+    async def _apassing(
+        self,
+        call: Call,
+        pieces: AsyncGenerator[R, None],
+        ask: Callable[[Call], Awaitable[AsyncGenerator[R, None]]],
+    ) -> AsyncGenerator[R, None]:
+        lead: list[R] = []
+        try:
+            lead = await aup_to_first_word(pieces)
+        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
+            call = self._retreat(call, error)
+            pieces = await ask(call)
+        heard: Heard[R] = Heard(call.decision)
+        try:
+            async with aclosing(pieces):
+                for piece in lead:
+                    yield heard.take(piece)
+                async for piece in pieces:
+                    yield heard.take(piece)
+                heard.ended = True
+        finally:
+            self._record(call, heard.outcome())
+
+    def _finished(self, call: Call, response: R) -> R:
+        self._record(call, outcome_of(response))
+        return marked(response, call.decision)
+
+    def _retreat(self, call: Call, error: Exception) -> Call:
+        """The same call to the reference, after another arm failed before its first word; else raises `error`."""
+        return replace(call, decision=self._surface.retreat(call.decision, error), arm=self._arm(self.reference))
+
+    def _record(self, call: Call, outcome: Outcome | None) -> None:
+        self._surface.record(call.decision, outcome, arm_calls.model_name(call.arm))
+
+    def _arm(self, name: str) -> LLM:
+        """The arm, with the callback manager that the router has now: LlamaIndex gives it another at any time."""
+        arm = self.arms[name]
+        if arm.callback_manager is not self.callback_manager:
+            arm.callback_manager = self.callback_manager
+        return arm
+
+    def _tool_reference(self) -> FunctionCallingLLM:
+        reference = self.arms[self.reference]
+        if not isinstance(reference, FunctionCallingLLM):
+            raise NotImplementedError(f"the reference {self.reference!r} ({type(reference).__name__}) takes no tools")
+        return reference
+
+
+def _refuse_elsewhere(fields: Mapping[str, Any]) -> None:
+    for name, mend in _ELSEWHERE.items():
+        if fields.get(name) is not None:
+            raise SettingIsWrong(f"{name}= would do nothing here: {mend}")

@@ -1,0 +1,212 @@
+"""LlamaIndex's messages ↔ ours: normalised turns, examples put in place, and how an answer ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, TypeVar
+from uuid import UUID
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    CompletionResponse,
+    ContentBlock,
+    MessageRole,
+    TextBlock,
+)
+
+from shared_core.adapters.calls import decision_id, plain
+from shared_core.adapters.endings import PROVENANCE, REASON_KEYS, finish_reason, is_clean
+from shared_core.errors import SettingIsWrong
+from shared_core.values import Decision, Insertion, Message, Outcome, Role, canonical_json
+
+Response: TypeAlias = ChatResponse | CompletionResponse
+R = TypeVar("R", ChatResponse, CompletionResponse)
+
+_ROLES: Final[dict[MessageRole, Role]] = {
+    MessageRole.SYSTEM: "system",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.USER: "user",
+    MessageRole.ASSISTANT: "assistant",
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.TOOL: "tool",
+    MessageRole.FUNCTION: "tool",
+}
+_NOT_SENT: Final = frozenset({"text", "cache"})  # blocks that are the text itself, or only mark where to cache it
+# What integrations send of a message's `additional_kwargs`; the rest (usage, for one) only tells of its making.
+_SENT: Final = ("function_call", "name", "tool_call_id", "tool_calls")
+_CALLS: Final = ("tool_calls", "function_call")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a provider's raw answer tells beside its text. An empty value says that it does not tell.
+
+    Attributes:
+        reason: Why the model stopped, in the provider's word in lower case.
+        writer: The model.
+        prompt_tokens: As the model counted them.
+        completion_tokens: As the model counted them.
+        answers: How many answers it holds.
+    """
+
+    reason: str | None = None
+    writer: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    answers: int = 0
+
+    @classmethod
+    def by(cls, response: Response) -> Told:
+        """Read from the raw answer, be it an object or a mapping, of OpenAI's form or not."""
+        raw = response.raw
+        choices = _read(raw, "choices")
+        choices = choices if isinstance(choices, Sequence) else ()
+        ended = choices[0] if choices else raw
+        usage = _read(raw, "usage")
+        return cls(
+            finish_reason({key: _read(ended, key) for key in REASON_KEYS}),
+            _text(_read(raw, "model")),
+            _count(usage, response, "prompt_tokens", "input_tokens"),
+            _count(usage, response, "completion_tokens", "output_tokens"),
+            len(choices),
+        )
+
+    def then(self, later: Told) -> Told:
+        """What this and a later piece of the same answer tell together."""
+        return Told(
+            later.reason or self.reason,
+            later.writer or self.writer,
+            later.prompt_tokens or self.prompt_tokens,
+            later.completion_tokens or self.completion_tokens,
+            max(later.answers, self.answers),
+        )
+
+
+def normalised(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+    """One `Message` for each message. Usage and whatever else only tells of its making is dropped."""
+    return tuple(Message(_ROLES.get(m.role, "user"), m.content or "", _extra(m)) for m in messages)
+
+
+def insert(messages: Sequence[ChatMessage], insertion: Insertion) -> list[ChatMessage]:
+    """The conversation with examples in place, as a new list; the given messages are not changed."""
+    placed = list(messages)
+    if insertion.rewrite is not None:
+        last = next(i for i in reversed(range(len(placed))) if _ROLES.get(placed[i].role) == "user")
+        kept = [block for block in placed[last].blocks if not isinstance(block, TextBlock)]
+        blocks: list[ContentBlock] = [TextBlock(text=insertion.rewrite), *kept]
+        placed[last] = placed[last].model_copy(update={"blocks": blocks})
+    turns = [
+        ChatMessage(role=MessageRole.USER if turn.role == "user" else MessageRole.ASSISTANT, content=turn.text)
+        for turn in insertion.turns
+    ]
+    return placed[: insertion.index] + turns + placed[insertion.index :]
+
+
+def outcome_of(response: Response, told: Told | None = None) -> Outcome:
+    """How the call that gave this response ended. A model that does not say why it stopped ended by itself.
+
+    Args:
+        response: The answer, or the last piece of a streamed one, which holds the whole text.
+        told: What all pieces told; by default what this one tells.
+    """
+    told = told or Told.by(response)
+    return Outcome(
+        answer=text_of(response),
+        finished=is_clean(told.reason) and told.answers <= 1,  # which of n answers was the good one is not known
+        tool_calls=calls_tools(response),
+        writer=told.writer,
+        prompt_tokens=told.prompt_tokens,
+        completion_tokens=told.completion_tokens,
+    )
+
+
+def text_of(response: Response) -> str:
+    """The text of an answer."""
+    return response.text if isinstance(response, CompletionResponse) else response.message.content or ""
+
+
+def calls_tools(response: Response) -> bool:
+    """True if the answer asks for tools."""
+    if isinstance(response, CompletionResponse):
+        return any(response.additional_kwargs.get(name) for name in _CALLS)
+    message = response.message
+    called = any(message.additional_kwargs.get(name) for name in _CALLS)
+    return called or any(_kind(block) == "tool_call" for block in message.blocks)
+
+
+def says_something(response: Response) -> bool:
+    """True if there is something to read in this piece of an answer, or a tool to call."""
+    if response.delta or text_of(response) or calls_tools(response):
+        return True
+    # A model that thinks aloud before it answers has begun.
+    return isinstance(response, ChatResponse) and any(_kind(block) != "text" for block in response.message.blocks)
+
+
+def as_completion(response: ChatResponse) -> CompletionResponse:
+    """A chat model's answer, for somebody who asked for a completion."""
+    return CompletionResponse(
+        text=text_of(response),
+        additional_kwargs={**response.message.additional_kwargs, **response.additional_kwargs},
+        raw=response.raw,
+        logprobs=response.logprobs,
+        delta=response.delta,
+    )
+
+
+def marked(response: R, decision: Decision) -> R:
+    """A copy that says how it came about; the arm may hand out the same object again. `raw` is left as it is."""
+    said = {**response.additional_kwargs, PROVENANCE: decision.provenance()}
+    return response.model_copy(update={"additional_kwargs": said})
+
+
+def arm_of(response: Response) -> str | None:
+    """Name of the arm that gave this answer, if it came through IC-Cache."""
+    provenance = response.additional_kwargs.get(PROVENANCE)
+    arm = provenance.get("arm") if isinstance(provenance, dict) else None
+    return arm if isinstance(arm, str) else None
+
+
+def decision_id_of(answer: Response | UUID | str) -> str:
+    """The decision behind an answer, given as the response or as the decision id itself.
+
+    Raises:
+        SettingIsWrong: The response did not come through IC-Cache.
+    """
+    if isinstance(answer, UUID | str):
+        return decision_id(answer)
+    provenance = getattr(answer, "additional_kwargs", {}).get(PROVENANCE)
+    if not isinstance(provenance, dict) or "decision_id" not in provenance:
+        raise SettingIsWrong(
+            f"this {type(answer).__name__} has no additional_kwargs['iccache'], so it did not come through IC-Cache or "
+            "lost it on the way; give the decision id instead, which ICCacheRouteEvent tells of every call"
+        )
+    return str(provenance["decision_id"])
+
+
+def _extra(message: ChatMessage) -> str:
+    """Canonical JSON of what is sent beside text and role; empty if there is nothing."""
+    extra: dict[str, object] = {name: message.additional_kwargs.get(name) for name in _SENT}
+    extra["blocks"] = [block for block in message.blocks if _kind(block) not in _NOT_SENT]
+    sent = {name: plain(value) for name, value in extra.items() if value}
+    return canonical_json(sent) if sent else ""
+
+
+def _kind(block: ContentBlock) -> str:
+    return _text(getattr(block, "block_type", ""))
+
+
+def _count(usage: object, response: Response, *names: str) -> int:
+    """A number of tokens: from the raw answer, else from where LlamaIndex's integrations put it."""
+    counts = (_read(source, name) for source in (usage, response.additional_kwargs) for name in names)
+    return next((count for count in counts if isinstance(count, int)), 0)
+
+
+def _read(source: object, name: str) -> object:
+    return source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
