@@ -197,7 +197,7 @@ class LinearRouter:
 
     def _warn(self) -> None:
         with self._warning:
-            if self._warned:
+            if self._warned or len(self._arms) == 1:  # one arm has nothing to learn
                 return
             self._warned = True
         logger.warning(

@@ -121,6 +121,12 @@ class TestBeforeAnythingIsRated:
         assert len(caplog.records) == 1
         assert "no feedback, no reward function and no judge" in caplog.text
 
+    def test_an_engine_with_one_arm_has_nothing_to_learn_and_says_nothing(self, caplog):
+        alone = LinearRouter([Arm("large", 1.0)], "large", Settings(), Counters(), can_learn=False)
+        with caplog.at_level(logging.WARNING):
+            assert {r.arm for r in routes(alone, 5)} == {"large"}
+        assert not caplog.records
+
     def test_feedback_that_comes_all_the_same_ends_that(self, caplog):
         got = routes(router({"large": [1.0]}, explore=1.0, can_learn=False), 10)
         assert {r.arm for r in got} == {"small"}
