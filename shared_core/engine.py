@@ -190,15 +190,16 @@ class Engine:
 
     # once the answer is there ---------------------------------------------------------------------------------
 
-    def record(self, decision: Decision, outcome: Outcome) -> None:
+    def record(self, decision: Decision, outcome: Outcome, *, trusted: bool = False) -> None:
         """Store what an answered request leaves behind, and score it; durable when it returns.
 
-        An answer that the model cut is scored as well, since the user got it; it is never an example.
+        An answer that the model cut is scored as well, since the user got it; it is never an example. `trusted` says
+        that the adapter vouches for the writer of an answer that IC-Cache did not route.
         """
         parts = self._parts()
         reward = None if outcome.tool_calls or outcome.broken_off else self._reward
         score = reward(decision.request, outcome.answer) if reward else None
-        parts.manager.keep(decision, outcome, score)
+        parts.manager.keep(decision, outcome, score, trusted=trusted)
         if score is not None:
             self.feedback(decision.id, score, rater="reward")
         parts.poke()
@@ -215,7 +216,7 @@ class Engine:
             parts = self._parts()
             parts.guard.call("store", self._deadline(), parts.manager.observe_exact, decision, outcome)
             if admit:
-                parts.writer.submit(parts.manager.keep_observed, decision, outcome)
+                parts.writer.submit(parts.manager.keep, decision, outcome, None, trusted=True)
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self._count("observe", error)
         return decision.id
@@ -241,7 +242,11 @@ class Engine:
 
     def submit_record(self, decision: Decision, outcome: Outcome) -> None:
         """`record`, on the writer: never blocks, never raises."""
-        self._submit(self.record, decision, outcome)
+        self.submit(self.record, decision, outcome)
+
+    def submit_decision(self, decision: Decision) -> None:
+        """Store a decision whose answer is not seen, on the writer, so that feedback can reach its examples."""
+        self.submit(lambda: self._parts().manager.keep_decision(decision))
 
     def submit_feedback(self, decision_id: str, score: float, rater: str = "user") -> None:
         """`feedback`, on the writer, after the records submitted before: never blocks.
@@ -250,7 +255,14 @@ class Engine:
             SettingIsWrong: The score is not within [0, 1].
         """
         _check_score(score)
-        self._submit(self.feedback, decision_id, score, rater)
+        self.submit(self.feedback, decision_id, score, rater)
+
+    def submit(self, function: Callable[..., object], *args: object) -> None:
+        """Call `function` on the writer, after what was submitted before: never blocks, never raises."""
+        try:
+            self._parts().writer.submit(function, *args)
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self._count("submit", error)
 
     # keeping examples -----------------------------------------------------------------------------------------
 
@@ -324,12 +336,6 @@ class Engine:
 
     def _deadline(self) -> Deadline:
         return Deadline(self.settings.deadline, time.monotonic)
-
-    def _submit(self, function: Callable[..., object], *args: object) -> None:
-        try:
-            self._parts().writer.submit(function, *args)
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._count("submit", error)
 
     def _count(self, where: str, error: Exception) -> None:
         self.counters.add(where)

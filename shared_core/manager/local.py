@@ -55,11 +55,17 @@ class LocalManager:
         self._admitted = 0
         self._unrated: OrderedDict[str, tuple[Decision, Outcome]] = OrderedDict()
 
-    def keep(self, decision: Decision, outcome: Outcome, score: float | None) -> None:
-        """Store the decision, and its answer as an example if it may become one. `score` is the reward, if known."""
-        why_not = refusal(
-            decision.request, outcome, decision.arm, self._reference, score, self._settings.trust_feedback
-        )
+    def keep(self, decision: Decision, outcome: Outcome, score: float | None, *, trusted: bool = False) -> None:
+        """Store the decision, and its answer as an example if it may become one.
+
+        Args:
+            decision: What was decided, or for an answer of another's choice, who gave it.
+            outcome: The answer.
+            score: Its reward, if known.
+            trusted: True if the adapter has settled that its writer may write examples (DESIGN.md §4.2).
+        """
+        reference = decision.arm if trusted else self._reference
+        why_not = refusal(decision.request, outcome, decision.arm, reference, score, self._settings.trust_feedback)
         if why_not == "untrusted" and score is None:
             self._await_feedback(decision, outcome)
         self._keep(decision, outcome, why_not)
@@ -70,11 +76,6 @@ class LocalManager:
             waiting = self._unrated.pop(decision_id, None)
         if waiting:
             self._keep(*waiting, None)
-
-    def keep_observed(self, decision: Decision, outcome: Outcome) -> None:
-        """Admit an answer of another's choice. Who may write was settled by the adapter (DESIGN.md §4.2)."""
-        arm = decision.arm
-        self._keep(decision, outcome, refusal(decision.request, outcome, arm, arm, None, 1.0))
 
     def observe_exact(self, decision: Decision, outcome: Outcome) -> None:
         """Store an answer for the exact tier; not where redaction would change what was asked or answered."""
@@ -88,6 +89,10 @@ class LocalManager:
         key, now = request.exact_key, self._clock()
         answer = ExactAnswer(key, request.scope, payload, outcome.writer, decision.id, now)
         self._store.record(record_of(decision, outcome, exact_key=key), None, answer)
+
+    def keep_decision(self, decision: Decision) -> None:
+        """Store a decision whose answer is not seen, for the examples that it gave."""
+        self._store.record(record_of(decision, Outcome("")))
 
     def record_hit(self, decision: Decision, key: str) -> None:
         """Store that an exact answer was served, so that feedback can reach it."""
