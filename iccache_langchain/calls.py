@@ -18,6 +18,10 @@ from shared_core.adapters import KEYS, Context, calls, current_context
 RUN: Final = "iccache_run_id"
 OURS: Final = KEYS | {RUN}
 
+# In the metadata of a model's run: the decision that chose this model, which traces and streamed tokens then name.
+DECISION: Final = "iccache_decision_id"
+ARM: Final = "iccache_arm"
+
 # What LangChain adds to the parameters that leave the answer free text: how it travels, and how long it may take.
 FREE: Final = calls.FREE | {"max_retries", "metadata", "stream", "stream_options", "stream_usage", "timeout"}
 

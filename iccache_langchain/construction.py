@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +9,7 @@ from typing import Any, Final
 
 from langchain_core.language_models import BaseChatModel
 
-from shared_core.errors import SettingIsWrong
-from shared_core.settings import Settings
+from shared_core.adapters.construction import told_apart
 
 # LangChain's standard parameters that are a client's own affair; each arm has a client.
 _CLIENT: Final = frozenset({"api_key", "base_url", "max_retries", "timeout"})
@@ -31,13 +29,8 @@ def sort(others: Mapping[str, Any]) -> Sorted:
     Raises:
         SettingIsWrong: An argument is neither.
     """
-    base = {name: value for name, value in others.items() if name in BaseChatModel.model_fields}
-    knobs = {name: value for name, value in others.items() if name in Settings.model_fields}
     clients = sorted(others.keys() & _CLIENT)
     if clients:
         warnings.warn(f"{', '.join(clients)}: each arm has a client of its own; set it there", stacklevel=4)
-    for name in others.keys() - base.keys() - knobs.keys() - _CLIENT:
-        near = difflib.get_close_matches(name, [*Settings.model_fields, *BaseChatModel.model_fields], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise SettingIsWrong(f"ICCacheChatModel takes no {name}{hint}")
-    return Sorted(base, knobs)
+    ours = {name: value for name, value in others.items() if name not in _CLIENT}
+    return Sorted(*told_apart(ours, BaseChatModel.model_fields, "ICCacheChatModel"))

@@ -11,7 +11,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 
 from iccache_langchain.messages import outcome_of
-from shared_core.adapters.endings import PROVENANCE, finish_reason
+from shared_core.adapters.endings import PROVENANCE
 from shared_core.values import Decision, Outcome
 
 G = TypeVar("G", bound=ChatGeneration)
@@ -34,17 +34,12 @@ class Heard:
         return chunk
 
     def outcome(self) -> Outcome | None:
-        """How the answer ended; None if nothing was said.
-
-        A connection that is cut looks like the end of a stream. So an arm that streams must say why it stopped.
-        """
+        """How the answer ended; None if nothing was said."""
         whole = merge_chat_generation_chunks(self._chunks)
         if whole is None:
             return None
-        message = described(whole)
-        outcome = outcome_of(message)
-        has_ended = self.ended and (finish_reason(message.response_metadata) is not None or not self._must_say_why)
-        return replace(outcome, finished=outcome.finished and has_ended, broken_off=not self.ended)
+        outcome = outcome_of(described(whole), must_say_why=self._must_say_why)
+        return replace(outcome, finished=outcome.finished and self.ended, broken_off=not self.ended)
 
 
 def up_to_first_word(chunks: Iterator[ChatGenerationChunk]) -> list[ChatGenerationChunk]:

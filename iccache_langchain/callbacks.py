@@ -1,0 +1,214 @@
+"""`ICCacheCallbackHandler`: examples from the answers of chat models that IC-Cache does not wrap, streamed ones too."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
+
+from iccache_langchain.calls import DECISION, said_by
+from iccache_langchain.messages import outcome_of
+from iccache_langchain.owner import EngineOwner
+from iccache_langchain.reader import QueryFunction, Reader, check_scope
+from shared_core.adapters import Context
+from shared_core.adapters.calls import decision_id
+from shared_core.adapters.construction import example_engine, settings_of, told_apart
+from shared_core.adapters.endings import PROVENANCE
+from shared_core.engine import UNROUTED, Engine
+from shared_core.manager.privacy import Redact
+from shared_core.settings import Settings
+from shared_core.store.protocol import Store
+from shared_core.values import Decision, Outcome, Route
+
+PENDING_LIMIT: Final = 1024  # calls under way; one whose end LangChain never told would stay for good
+
+_WRITER_NAMES: Final = ("model", "model_name", "model_id", "deployment_name")
+_DESCRIPTIONS: Final = frozenset({*_WRITER_NAMES, "_type", "streaming"})  # of the model, no parameters of the call
+_RUN_OF_MESSAGE: Final = re.compile(r"lc_run--([0-9a-f-]{36})")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One call under way, as it was when it began."""
+
+    messages: Sequence[BaseMessage]
+    said: Context
+    params: Mapping[str, Any]
+    stop: Sequence[str] | None
+    writer: str
+
+
+class ICCacheCallbackHandler(EngineOwner, BaseCallbackHandler):
+    """Watches chat models and keeps their answers as examples, for whichever surface shows examples from this pool.
+
+    ```python
+    handler = ICCacheCallbackHandler(store="sqlite:///iccache.db", reference="qwen2.5-32b")
+    chain.invoke({"question": "…"}, config={"callbacks": [handler], "metadata": {"iccache_scope": "acme"}})
+    ```
+
+    A response cache is not told about streamed calls; this handler is. An answer becomes an example once the model has
+    said that it ended by itself. What came through another surface of IC-Cache is left to that one.
+
+    LangChain shows a handler the metadata of a call and not its ``configurable``: name the scope of a single call by
+    ``metadata={"iccache_scope": …}``. Inside a chain or a graph, its ``configurable`` counts as well, then
+    `iccache_context`, then `scope`.
+
+    Nothing here waits, so the handler runs inline on the event loop of async runs (`run_inline`): what takes time is
+    done by the engine's writer.
+
+    Args:
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; ``sqlite:///iccache.db`` if left
+            out.
+        reference: The model whose answers may become examples, named as its LangChain class names it. By default those
+            of every model that gives its name. Another model's answers are kept once they are rated well.
+        embedder: Hub id, folder, LangChain `Embeddings` or callable; by default MiniLM.
+        scope: Whose calls these are where nothing else says so.
+        strict_scope: Keep nothing of calls that name no scope.
+        task: What kind of answer is wanted; by default a hash of system message and of whatever binds the answer.
+        query_fn: Condenses a conversation (LangChain messages) into the text that is embedded; later turns may then
+            become examples.
+        redact: Applied to texts before they are embedded or stored.
+        settings: Every other knob.
+        engine: Share the engine of another surface; excludes store, embedder, redact and settings.
+        knobs: Fields of `Settings`.
+
+    Raises:
+        SettingIsWrong: The arguments contradict each other.
+        StoreIsUnusable: The store cannot be opened.
+        EmbedderDiffers: The pool was written with another embedder.
+        ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
+    """
+
+    run_inline = True
+
+    def __init__(
+        self,
+        store: Store | str | None = None,
+        *,
+        reference: str | None = None,
+        embedder: object | None = None,
+        scope: str | None = None,
+        strict_scope: bool = False,
+        task: str | None = None,
+        query_fn: QueryFunction | None = None,
+        redact: Redact | None = None,
+        settings: Settings | None = None,
+        engine: Engine | None = None,
+        **knobs: Any,
+    ) -> None:
+        told_apart(knobs, (), type(self).__name__)
+        check_scope(scope, task, strict_scope=strict_scope)
+        keeping = example_engine(
+            store=store, embedder=embedder, redact=redact, settings=settings_of(settings, knobs), engine=engine
+        )
+        super().__init__(keeping, owns=engine is None)
+        self._reference = reference
+        self._reader = Reader(keeping.counters, scope, strict_scope, task, query_fn)
+        self._lock = threading.Lock()
+        self._under_way: OrderedDict[UUID, _Asked] = OrderedDict()
+
+    # what LangChain calls: nothing here waits, and nothing raises -----------------------------------------------
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],  # noqa: ARG002 - LangChain's interface
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remember what was asked, and by whom."""
+        if DECISION in (metadata or {}):
+            return  # an arm of ICCacheMiddleware
+        try:
+            asked = _asked(messages[0], metadata or {}, kwargs.get("invocation_params") or {})
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self._count(error)
+            return
+        with self._lock:
+            self._under_way[run_id] = asked
+            if len(self._under_way) > PENDING_LIMIT:
+                self._under_way.popitem(last=False)
+                self.engine.counters.add("observe.never_ended")
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002 - LangChain's
+        """Hand question and answer to the engine's writer."""
+        asked = self._forget(run_id)
+        generations = response.generations[0] if response.generations else []
+        if asked is None or not generations:
+            return
+        first = generations[0]
+        answer = first.message if isinstance(first, ChatGeneration) else None
+        if not isinstance(answer, AIMessage) or PROVENANCE in answer.response_metadata:
+            return
+        self.engine.submit(self._keep, run_id, asked, answer, len(generations) == 1)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002 - LangChain's
+        """Forget a call that failed, or whose stream was left early."""
+        self._forget(run_id)
+
+    # beyond it ------------------------------------------------------------------------------------------------
+
+    def record_feedback(self, answer: BaseMessage | UUID | str, score: float, rater: str = "user") -> None:
+        """Rate an answer in [0, 1]: by its run id, or by its message if that still has LangChain's id. Does not wait.
+
+        Raises:
+            SettingIsWrong: The score is not within [0, 1], or the message tells no run.
+        """
+        if isinstance(answer, BaseMessage) and PROVENANCE not in answer.response_metadata:
+            named = _RUN_OF_MESSAGE.match(answer.id or "")
+            answer = UUID(named[1]) if named else answer
+        super().record_feedback(answer, score, rater)
+
+    # private --------------------------------------------------------------------------------------------------
+
+    def _keep(self, run_id: UUID, asked: _Asked, answer: AIMessage, is_only: bool) -> None:
+        """Store an answer, on the engine's writer."""
+        try:
+            request = self._reader.request(asked.messages, asked.said, asked.params, asked.stop)
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self._count(error)
+            return
+        outcome = self._outcome(asked, answer, is_only)
+        route = Route(outcome.writer or UNROUTED, reason="observed")
+        decision = Decision(decision_id(run_id), request, route, created_at=time.time())
+        self.engine.record(decision, outcome, trusted=self._trusts(asked.writer))
+
+    def _outcome(self, asked: _Asked, answer: AIMessage, is_only: bool) -> Outcome:
+        """How the call ended. Whether it was streamed is not told, so the model must say why it stopped."""
+        outcome = outcome_of(answer, must_say_why=True)
+        return replace(outcome, finished=outcome.finished and is_only, writer=asked.writer or outcome.writer)
+
+    def _trusts(self, writer: str) -> bool:
+        return writer == self._reference if self._reference else bool(writer)
+
+    def _forget(self, run_id: UUID) -> _Asked | None:
+        with self._lock:
+            return self._under_way.pop(run_id, None)
+
+    def _count(self, error: Exception) -> None:
+        self.engine.counters.add("observe")
+        self.engine.counters.add(f"observe.{type(error).__name__}")
+
+
+def _asked(messages: Sequence[BaseMessage], metadata: Mapping[str, Any], invocation: Mapping[str, Any]) -> _Asked:
+    """What is known of a call when it begins: its scope is read here, where the caller's context holds.
+
+    Raises:
+        SettingIsWrong: An empty scope or task.
+    """
+    said = Context.read(metadata).over(said_by({}, context_counts=True))
+    names = [*(invocation.get(key) for key in _WRITER_NAMES), metadata.get("ls_model_name")]
+    writer = next((name for name in names if isinstance(name, str) and name), "")
+    params = {name: value for name, value in invocation.items() if name not in _DESCRIPTIONS}
+    return _Asked(list(messages), said, params, params.pop("stop", None), writer)

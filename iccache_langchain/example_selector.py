@@ -1,0 +1,218 @@
+"""`ICCacheExampleSelector`: the examples that help, for LangChain's few-shot templates. It chooses no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+from langchain_core.example_selectors import BaseExampleSelector
+from langchain_core.messages import BaseMessage
+from langchain_core.messages.utils import convert_to_messages
+
+from iccache_langchain.calls import said_by
+from iccache_langchain.owner import EngineOwner
+from iccache_langchain.reader import Reader, check_scope
+from shared_core.adapters.construction import example_engine, settings_of, told_apart
+from shared_core.adapters.offloop import off_loop
+from shared_core.engine import Engine
+from shared_core.errors import SettingIsWrong
+from shared_core.manager.privacy import Redact
+from shared_core.settings import Settings
+from shared_core.store.protocol import Store
+from shared_core.values import Decision, Request, ScoredExample
+
+INPUT: Final = "input"
+OUTPUT: Final = "output"
+
+_collecting: ContextVar[list[str] | None] = ContextVar("iccache_collecting", default=None)
+
+
+class ICCacheExampleSelector(EngineOwner, BaseExampleSelector):
+    """Chooses past answers for a few-shot template, by similarity and by how far they have helped before.
+
+    ```python
+    selector = ICCacheExampleSelector(store="sqlite:///iccache.db", input_key="question")
+    prompt = FewShotChatMessagePromptTemplate(
+        example_selector=selector,
+        example_prompt=ChatPromptTemplate.from_messages([("human", "{input}"), ("ai", "{output}")]),
+        input_variables=["question"],
+    )
+    ```
+
+    Each example is a dictionary with the keys ``input``, ``output``, ``example_id``, ``utility`` in [0, 1] and
+    ``decision_id``; the most useful comes last, nearest to the request. Marks of chat templates within their texts are
+    broken up, so that no example poses as another turn. If anything fails, there are no examples, and it is counted
+    in ``selector.engine.counters``.
+
+    To rate what came of the examples of one call:
+
+    ```python
+    with selector.collect() as decisions:
+        answer = chain.invoke({"question": "…"})
+    selector.record_feedback(decisions[0], 1.0)
+    ```
+
+    Args:
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; ``sqlite:///iccache.db`` if left
+            out.
+        input_key: The template's variable that holds the request: a text, a message or a list of messages.
+        escape_braces: True for `FewShotPromptTemplate` with its default f-string format, which takes the examples'
+            texts for a template once more: ``{`` becomes ``{{``. `FewShotChatMessagePromptTemplate` does not.
+        embedder: Hub id, folder, LangChain `Embeddings` or callable; by default MiniLM.
+        scope: Whose requests these are where neither ``config["configurable"]`` nor `iccache_context` says so.
+        strict_scope: Refuse requests that name no scope.
+        task: What kind of answer is wanted. A template does not tell its selector what else is in the prompt, so name
+            the task to share examples with another surface; by default that of a bare question.
+        redact: Applied to texts before they are embedded or stored.
+        settings: Every other knob, `max_examples` among them.
+        engine: Share the engine of another surface; excludes store, embedder, redact and settings.
+        knobs: Fields of `Settings`.
+
+    Raises:
+        SettingIsWrong: The arguments contradict each other.
+        StoreIsUnusable: The store cannot be opened.
+        EmbedderDiffers: The pool was written with another embedder.
+        ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
+    """
+
+    def __init__(
+        self,
+        store: Store | str | None = None,
+        *,
+        input_key: str = INPUT,
+        escape_braces: bool = False,
+        embedder: object | None = None,
+        scope: str | None = None,
+        strict_scope: bool = False,
+        task: str | None = None,
+        redact: Redact | None = None,
+        settings: Settings | None = None,
+        engine: Engine | None = None,
+        **knobs: Any,
+    ) -> None:
+        told_apart(knobs, (), type(self).__name__)
+        check_scope(scope, task, strict_scope=strict_scope)
+        choosing = example_engine(
+            store=store, embedder=embedder, redact=redact, settings=settings_of(settings, knobs), engine=engine
+        )
+        super().__init__(choosing, owns=engine is None)
+        self.input_key = input_key
+        self.escape_braces = escape_braces
+        self._reader = Reader(choosing.counters, scope, strict_scope, task)
+
+    # LangChain's interface ------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_examples(cls, examples: Sequence[Mapping[str, str]], **kwargs: Any) -> ICCacheExampleSelector:
+        """A selector whose pool holds these examples, besides what is in its store already.
+
+        Args:
+            examples: Dictionaries with the keys ``input`` and ``output``; embedded in one batch.
+            kwargs: What the constructor takes.
+
+        Raises:
+            SettingIsWrong: A key is missing, or a text is empty.
+        """
+        selector = cls(**kwargs)
+        selector.add_examples(examples)
+        return selector
+
+    @classmethod
+    async def afrom_examples(cls, examples: Sequence[Mapping[str, str]], **kwargs: Any) -> ICCacheExampleSelector:
+        """`from_examples` on a thread."""
+        return await off_loop(lambda: cls.from_examples(examples, **kwargs))
+
+    def add_example(self, example: Mapping[str, str]) -> str:
+        """Put an example into the pool, durably; returns its id. One of the same input is replaced.
+
+        Raises:
+            SettingIsWrong: ``input`` or ``output`` is missing or empty.
+        """
+        return self.add_examples([example])[0]
+
+    async def aadd_example(self, example: Mapping[str, str]) -> str:
+        """`add_example` on a thread."""
+        return await off_loop(self.add_example, example)
+
+    def select_examples(self, input_variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The examples that help with this request, the most useful last; none if anything fails.
+
+        Raises:
+            SettingIsWrong: The template has no variable `input_key`, or `strict_scope` and nobody named a scope.
+        """
+        if self.input_key not in input_variables:
+            raise SettingIsWrong(
+                f"input_key={self.input_key!r} is none of the template's variables {sorted(input_variables)}; name the "
+                "one that holds the request"
+            )
+        try:
+            decision = self.engine.select(self._request(input_variables[self.input_key]))
+        except SettingIsWrong:
+            raise
+        except Exception:  # noqa: BLE001 - fail open, counted
+            self.engine.counters.add("fallback.unreadable_call")
+            return []
+        if decision.given:
+            self.engine.submit_decision(decision)
+            collected = _collecting.get()
+            if collected is not None:
+                collected.append(decision.id)
+        return [self._example(decision, *shown) for shown in _shown(decision)]
+
+    async def aselect_examples(self, input_variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """`select_examples` on a thread."""
+        return await off_loop(self.select_examples, input_variables)
+
+    # beyond it ------------------------------------------------------------------------------------------------
+
+    def add_examples(self, examples: Sequence[Mapping[str, str]]) -> Sequence[str]:
+        """`add_example` for many, embedded in one batch; returns their ids in order."""
+        pairs = [_pair(example) for example in examples]
+        scope, task = self._reader.place(said_by({}, context_counts=True))
+        self.engine.warm(scope)
+        return self.engine.add_examples(pairs, scope=scope, task=task)
+
+    @contextmanager
+    def collect(self) -> Iterator[list[str]]:
+        """Fills the list with the ids of the decisions that gave examples inside, in order of their making.
+
+        Holds for the chains, threads and tasks that are started inside, batches included, where ids come as they come.
+        """
+        decisions: list[str] = []
+        token = _collecting.set(decisions)
+        try:
+            yield decisions
+        finally:
+            _collecting.reset(token)
+
+    # private --------------------------------------------------------------------------------------------------
+
+    def _request(self, asked: object) -> Request:
+        turns = asked if isinstance(asked, list | tuple) else [asked if isinstance(asked, BaseMessage) else str(asked)]
+        return self._reader.request(convert_to_messages(turns), said_by({}, context_counts=True))
+
+    def _example(self, decision: Decision, chosen: ScoredExample, query: str, answer: str) -> dict[str, Any]:
+        return {
+            INPUT: self._escaped(query),
+            OUTPUT: self._escaped(answer),
+            "example_id": chosen.id,
+            "utility": round(chosen.utility, 4),
+            "decision_id": decision.id,
+        }
+
+    def _escaped(self, text: str) -> str:
+        return text.replace("{", "{{").replace("}", "}}") if self.escape_braces else text
+
+
+def _pair(example: Mapping[str, str]) -> tuple[str, str]:
+    if not {INPUT, OUTPUT} <= example.keys():
+        raise SettingIsWrong(f"an example has the keys 'input' and 'output'; got {sorted(example)}")
+    return example[INPUT], example[OUTPUT]
+
+
+def _shown(decision: Decision) -> Iterator[tuple[ScoredExample, str, str]]:
+    """Each example with its texts, in the order and the wording in which they would be put into a conversation."""
+    texts = (turn.text for turn in decision.insertion.turns)
+    return zip(reversed(decision.given), texts, texts, strict=True)
