@@ -93,6 +93,8 @@ class Writer:
 class Periodic:
     """Calls `function` every `seconds`, and soon after each `poke`.
 
+    A failure is a warning in the log when it is new, and a debug message while it repeats.
+
     Args:
         name: Names the thread and the counter ``<name>.failed``.
     """
@@ -104,6 +106,7 @@ class Periodic:
         self._counters = counters
         self._wake = threading.Event()
         self._closed = False
+        self._failure = ""
         self._thread = threading.Thread(target=self._work, name=f"iccache-{name}", daemon=True)
         self._thread.start()
 
@@ -126,6 +129,12 @@ class Periodic:
                 return
             try:
                 self._function()
+                self._failure = ""
             except Exception as error:  # noqa: BLE001 - the loop must go on
                 self._counters.add(f"{self._name}.failed")
-                log.info("IC-Cache %s round failed: %s: %s", self._name, type(error).__name__, error)
+                self._tell(f"{type(error).__name__}: {error}")
+
+    def _tell(self, failure: str) -> None:
+        level = logging.DEBUG if failure == self._failure else logging.WARNING
+        log.log(level, "IC-Cache %s round failed: %s", self._name, failure)
+        self._failure = failure

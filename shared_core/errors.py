@@ -32,6 +32,17 @@ class StoreIsUnusable(ICCacheError):
     """The store cannot be opened or used as it is set up (never raised for a passing outage)."""
 
 
+class CheckpointIsUnreadable(ICCacheError):
+    """What was learned is stored but cannot be read: it is corrupt, or a newer release wrote it."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(
+            f"checkpoint {version} cannot be read: it is corrupt, or a newer release of IC-Cache wrote it. Nothing is "
+            "learned until you upgrade, or delete it and let the learner start anew from the feedback log "
+            '(SQLite: empty the table "checkpoint"; Redis: DEL the pool\'s key that ends in ":checkpoint")'
+        )
+
+
 class FeedWasTrimmed(ICCacheError):
     """The change feed no longer reaches back to this replica's position; it must reload."""
 

@@ -3,6 +3,7 @@ survive one."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from typing import Final
 from uuid import uuid4
 
 from shared_core.background import Periodic, Writer
-from shared_core.errors import SettingIsWrong, StoreIsUnusable
+from shared_core.errors import CheckpointIsUnreadable, SettingIsWrong, StoreIsUnusable
 from shared_core.guard import Guard
 from shared_core.inference import Embedder
-from shared_core.learning.learner import Learner
+from shared_core.learning.learner import Learner, newest_checkpoint
 from shared_core.manager.local import LocalManager, claim_embedder
 from shared_core.manager.privacy import Redact
 from shared_core.pool import Pool
@@ -24,6 +25,8 @@ from shared_core.store import open_store
 from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
 from shared_core.values import Arm, Clock
+
+log = logging.getLogger("iccache")
 
 RESERVED: Final = frozenset({"exact", "unrouted"})  # what `DecisionRecord.arm` holds where no arm was chosen
 SERVED: Final = ("redis://", "rediss://", "unix://")  # stores that run in a process of their own
@@ -50,7 +53,9 @@ class Parts:
     def __init__(self, plan: Plan, counters: Counters) -> None:
         settings = plan.settings
         self._plan = plan
+        self._counters = counters
         self._version = 0
+        self._unreadable = 0
         self.store = (
             open_store(plan.store, settings=settings, clock=plan.clock) if isinstance(plan.store, str) else plan.store
         )
@@ -91,11 +96,29 @@ class Parts:
     def refresh(self) -> int:
         """Follow the change feed and adopt a newer checkpoint; returns how many examples changed."""
         changed = self.pool.refresh() if self.pool else 0
-        if self.router and self.store.checkpoint_version() != self._version:
-            checkpoint = self.store.checkpoint()
-            self.router.adopt(checkpoint)
-            self._version = checkpoint.version
+        self._count_unreadable()
+        if self.router and (version := self.store.checkpoint_version()) != self._version:
+            self._version = self._adopt(self.router, version)
         return changed
+
+    def _count_unreadable(self) -> None:
+        found = self.store.unreadable
+        self._counters.add("store.unreadable", found - self._unreadable)
+        self._unreadable = found
+
+    def _adopt(self, router: LinearRouter, version: int) -> int:
+        """Route by the newest checkpoint from now on, and by what is known already if it cannot be read.
+
+        Returns the version that was looked at, so that an unreadable one is counted and told once.
+        """
+        try:
+            checkpoint = newest_checkpoint(self.store)
+        except CheckpointIsUnreadable as error:
+            self._counters.add("checkpoint.unreadable")
+            log.warning("IC-Cache routes by what it learned before: %s", error)
+            return version
+        router.adopt(checkpoint)
+        return checkpoint.version
 
     def poke(self) -> None:
         """Look at the change feed soon: this process has just changed it."""

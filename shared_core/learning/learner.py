@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from shared_core.errors import CheckpointIsUnreadable
 from shared_core.learning.round import Round, advance, examples_of, resume
 from shared_core.settings import Settings
 from shared_core.store.protocol import Lease, Store
@@ -64,7 +65,11 @@ class Learner:
         self._known = Checkpoint()  # the newest that this learner saw; others may have gone further
 
     def round(self) -> LearnReport:
-        """Learn from the next at most `BATCH` entries of the log. With nothing new in it, nothing is written."""
+        """Learn from the next at most `BATCH` entries of the log. With nothing new in it, nothing is written.
+
+        Raises:
+            CheckpointIsUnreadable: Learning on would overwrite what cannot be read.
+        """
         with self._lock:
             if not self._store.feedback(self._known.offset, 1):
                 return LearnReport(version=self._known.version)
@@ -77,7 +82,11 @@ class Learner:
                 self._store.release(lease)
 
     def run_until_drained(self) -> LearnReport:
-        """Learn until the log is drained or another learner is in the way; the sum of all rounds."""
+        """Learn until the log is drained or another learner is in the way; the sum of all rounds.
+
+        Raises:
+            CheckpointIsUnreadable: See `round`.
+        """
         total = LearnReport()
         while True:
             step = self.round()
@@ -92,7 +101,7 @@ class Learner:
                 return total
 
     def _learn(self, lease: Lease) -> LearnReport:
-        checkpoint = self._known = self._store.checkpoint()
+        checkpoint = self._known = newest_checkpoint(self._store)
         log = self._store.feedback(checkpoint.offset, BATCH)
         if not log:
             return LearnReport(version=checkpoint.version)
@@ -115,3 +124,16 @@ class Learner:
         for feedback in log:
             round_.take(feedback, records.get(feedback.decision_id), now)
         return round_
+
+
+def newest_checkpoint(store: Store) -> Checkpoint:
+    """The newest checkpoint; an empty one of version 0 before the first.
+
+    Raises:
+        CheckpointIsUnreadable: There is one, but the store had to skip it.
+    """
+    version = store.checkpoint_version()  # asked first: versions only grow, so what is read afterwards is no older
+    checkpoint = store.checkpoint()
+    if checkpoint.version < version:
+        raise CheckpointIsUnreadable(version)
+    return checkpoint

@@ -7,6 +7,7 @@ import pytest
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 
 from iccache_langchain import ICCacheChatModel
+from shared_core.errors import CheckpointIsUnreadable
 from tests.servers import RedisServer
 from tests.unit.test_engine import Words
 
@@ -69,8 +70,45 @@ def test_corrupt_records_are_skipped_and_counted(tmp_path):
     answer = llm.invoke("alpha")
     assert answer.content in {"small", "large"}
     assert len(examples_of(answer)) <= 1
-    assert llm.engine._local.store.unreadable >= 1
+    llm.engine.maintain()
+    assert llm.engine.counters["store.unreadable"] >= 1
     llm.close()
+
+
+def test_an_unreadable_checkpoint_is_told_once_and_neither_forgotten_nor_overwritten(tmp_path, caplog):
+    path = tmp_path / "pool.db"
+    llm = chat(f"sqlite:///{path}")
+    llm.add_examples([("alpha beta", "1")])
+    learned = teach(llm)
+    with sqlite3.connect(path) as database:  # as a newer release might write it
+        database.execute("UPDATE checkpoint SET version = 99, head = x'7b7d'")
+    for _ in range(3):
+        llm.engine._parts().refresh()
+    assert routed_by(llm) == learned  # what this process had learned
+    llm.invoke("alpha")
+    llm.flush(5)
+    with pytest.raises(CheckpointIsUnreadable, match=r"checkpoint 99 cannot be read.*empty the table"):
+        llm.engine.maintain()
+    assert llm.engine.counters["checkpoint.unreadable"] == 1
+    assert llm.engine.counters["store.unreadable"] >= 1
+    assert [r.levelname for r in caplog.records if "checkpoint 99" in r.getMessage()] == ["WARNING"]
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT version, head FROM checkpoint").fetchall() == [(99, b"{}")]
+        database.execute("DELETE FROM checkpoint")
+    assert teach(llm) >= 1  # the mend that the message names
+    llm.close()
+
+
+def teach(llm):
+    """Answer, learn from the reward, and return the version that the router uses then."""
+    llm.invoke("alpha")
+    llm.flush(5)
+    llm.engine.maintain()
+    return routed_by(llm)
+
+
+def routed_by(llm):
+    return llm.invoke("alpha").response_metadata["iccache"]["version"]
 
 
 def test_a_full_disk_costs_the_record_and_not_the_answer(tmp_path):

@@ -87,3 +87,22 @@ def test_a_closed_loop_never_runs_again():
     loop.poke()
     assert not any(t.name == "iccache-follow" and t.is_alive() for t in threading.enumerate())
     assert runs == []
+
+
+def test_a_failure_warns_when_it_is_new_and_not_while_it_repeats(caplog):
+    caplog.set_level("DEBUG", logger="iccache")
+    outcomes = iter(["down", "down", None, "down", "slow"])
+    ended = threading.Event()
+
+    def step():
+        outcome = next(outcomes, "end")
+        if outcome == "end":
+            ended.set()
+        elif outcome:
+            raise OSError(outcome)
+
+    loop = Periodic("follow", 0.001, step, Counters())
+    assert ended.wait(5)
+    loop.close()
+    told = [(record.levelname, record.getMessage().rsplit(" ", 1)[1]) for record in caplog.records]
+    assert told == [("WARNING", "down"), ("DEBUG", "down"), ("WARNING", "down"), ("WARNING", "slow")]
