@@ -1,5 +1,5 @@
-"""IC-Cache for LlamaIndex: `ICCacheLLM` routes and shows examples; `ICCachePostprocessor` and `few_shot_prompt` show
-them in query and chat engines as they are, and `ICCacheEventHandler` learns from the answers.
+"""IC-Cache for LlamaIndex: `ICCacheLLM` routes and shows examples; `ICCachePostprocessor` and `few_shot_prompt` show them
+in query and chat engines with any LLM, `with_examples` in workflows; `ICCacheEventHandler` learns from the answers.
 
 What is exported is imported when it is first used: LlamaIndex takes seconds. The settings are called
 `ICCacheSettings` here, because every LlamaIndex program has a `Settings` already.
@@ -17,23 +17,36 @@ if importlib.util.find_spec("llama_index") is None or importlib.util.find_spec("
     raise ExtraIsMissing("llama-index-core", "llamaindex")
 
 if TYPE_CHECKING:
+    from iccache_llamaindex.events import ICCacheEventHandler, ICCacheFeedbackEvent
     from iccache_llamaindex.llm import ICCacheLLM
     from iccache_llamaindex.postprocessor import ICCachePostprocessor, without_examples
     from iccache_llamaindex.prompts import few_shot_prompt
+    from iccache_llamaindex.route_event import ICCacheRouteEvent
+    from iccache_llamaindex.workflow import Prepared, with_examples
 
 _HOMES: Final = {
+    "ICCacheEventHandler": "iccache_llamaindex.events",
+    "ICCacheFeedbackEvent": "iccache_llamaindex.events",
     "ICCacheLLM": "iccache_llamaindex.llm",
     "ICCachePostprocessor": "iccache_llamaindex.postprocessor",
+    "ICCacheRouteEvent": "iccache_llamaindex.route_event",
+    "Prepared": "iccache_llamaindex.workflow",
     "few_shot_prompt": "iccache_llamaindex.prompts",
+    "with_examples": "iccache_llamaindex.workflow",
     "without_examples": "iccache_llamaindex.postprocessor",
 }
 
 __all__ = [
+    "ICCacheEventHandler",
+    "ICCacheFeedbackEvent",
     "ICCacheLLM",
     "ICCachePostprocessor",
+    "ICCacheRouteEvent",
     "ICCacheSettings",
+    "Prepared",
     "few_shot_prompt",
     "iccache_context",
+    "with_examples",
     "without_examples",
 ]
 

@@ -7,10 +7,8 @@ one set of tokens, streaming, tools and structured output as if there were one m
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import aclosing, closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any, Final, NoReturn, TypeAlias
 from uuid import UUID
 
@@ -34,9 +32,9 @@ from pydantic import Field, PrivateAttr
 
 from iccache_llamaindex import arms as arm_calls
 from iccache_llamaindex import asked
+from iccache_llamaindex.answering import Answering
 from iccache_llamaindex.arms import Call
-from iccache_llamaindex.messages import R, Response, arm_of, decision_id_of, marked, normalised, outcome_of
-from iccache_llamaindex.streams import Heard, aup_to_first_word, up_to_first_word
+from iccache_llamaindex.messages import Response, arm_of, decision_id_of, normalised
 from shared_core.adapters import KEYS, Context, build_request, calls, current_context, query_of
 from shared_core.adapters.calls import fingerprint_of, form_of
 from shared_core.adapters.construction import routing_engine, settings_of, told_apart
@@ -47,7 +45,7 @@ from shared_core.errors import SettingIsWrong
 from shared_core.manager.privacy import Redact
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.values import Message, Outcome, Request, Source, Style
+from shared_core.values import Message, Request, Source, Style
 
 QueryFunction: TypeAlias = Callable[[Sequence[ChatMessage]], str]
 
@@ -73,7 +71,8 @@ class ICCacheLLM(FunctionCallingLLM):
     Settings.llm = llm
     ```
 
-    Every answer says how it came about in ``additional_kwargs["iccache"]``, and so does every piece of a streamed one.
+    Every answer says how it came about in ``additional_kwargs["iccache"]``, and so does every piece of a streamed one;
+    observers hear of it by `ICCacheRouteEvent`.
     One call is steered by ``chat(messages, iccache_scope=…, iccache_task=…, iccache_no_store=True)``; where LlamaIndex
     makes the calls, by `bind`, which gives an LLM that says so in each; else by `iccache_context`. A call that names
     its own ``model=`` is not routed: the reference answers it, and nothing is learned from it.
@@ -196,39 +195,39 @@ class ICCacheLLM(FunctionCallingLLM):
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """One answer; see `BaseLLM.chat`."""
-        return self._answer(self._decided(messages, kwargs), arm_calls.chat)
+        return self._answering.whole(self._decided(messages, kwargs), arm_calls.chat)
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """One answer; see `BaseLLM.achat`."""
-        return await self._aanswer(await off_loop(self._decided, messages, kwargs), arm_calls.achat)
+        return await self._answering.awhole(await off_loop(self._decided, messages, kwargs), arm_calls.achat)
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """The pieces of an answer; see `BaseLLM.stream_chat`. The scope is that of the caller of `stream_chat`."""
-        return self._stream(self._decided(messages, kwargs, streamed=True), arm_calls.stream_chat)
+        return self._answering.stream(self._decided(messages, kwargs, streamed=True), arm_calls.stream_chat)
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """The pieces of an answer; see `BaseLLM.astream_chat`. The scope is that of the caller of `astream_chat`."""
         call = await off_loop(self._decided, messages, kwargs, streamed=True)
-        return await self._astream(call, arm_calls.astream_chat)
+        return await self._answering.astream(call, arm_calls.astream_chat)
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """One completion; see `BaseLLM.complete`."""
-        return self._answer(self._decided_text(prompt, kwargs, formatted=formatted), arm_calls.complete)
+        return self._answering.whole(self._decided_text(prompt, kwargs, formatted=formatted), arm_calls.complete)
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """One completion; see `BaseLLM.acomplete`."""
         call = await off_loop(self._decided_text, prompt, kwargs, formatted=formatted)
-        return await self._aanswer(call, arm_calls.acomplete)
+        return await self._answering.awhole(call, arm_calls.acomplete)
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """The pieces of a completion; see `BaseLLM.stream_complete`."""
         call = self._decided_text(prompt, kwargs, formatted=formatted, streamed=True)
-        return self._stream(call, arm_calls.stream_complete)
+        return self._answering.stream(call, arm_calls.stream_complete)
 
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """The pieces of a completion; see `BaseLLM.astream_complete`."""
         call = await off_loop(self._decided_text, prompt, kwargs, formatted=formatted, streamed=True)
-        return await self._astream(call, arm_calls.astream_complete)
+        return await self._answering.astream(call, arm_calls.astream_complete)
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
@@ -359,6 +358,10 @@ class ICCacheLLM(FunctionCallingLLM):
 
     # private --------------------------------------------------------------------------------------------------
 
+    @property
+    def _answering(self) -> Answering:
+        return Answering(self._surface, self._arm)
+
     def _decided_text(self, prompt: str, kwargs: Mapping[str, Any], *, formatted: bool, streamed: bool = False) -> Call:
         """The call of a completion: one user turn. Examples do not go into a prompt in a model's own form."""
         asking = [ChatMessage(role=MessageRole.USER, content=prompt)]
@@ -408,94 +411,6 @@ class ICCacheLLM(FunctionCallingLLM):
         except Exception:  # noqa: BLE001 - fail open, counted
             self.engine.counters.add("bypass.query_fn_failed")
             return ""
-
-    def _answer(self, call: Call, ask: Callable[[Call], R]) -> R:
-        try:
-            response = ask(call)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            call = self._retreat(call, error)
-            response = ask(call)
-        return self._finished(call, response)
-
-    async def _aanswer(self, call: Call, ask: Callable[[Call], Awaitable[R]]) -> R:
-        try:
-            response = await ask(call)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            call = self._retreat(call, error)
-            response = await ask(call)
-        return self._finished(call, response)
-
-    def _stream(self, call: Call, ask: Callable[[Call], Generator[R, None, None]]) -> Generator[R, None, None]:
-        """Ask now, as LlamaIndex's own models do, so that the call belongs to the caller's trace; read when read."""
-        try:
-            pieces = ask(call)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            call = self._retreat(call, error)
-            pieces = ask(call)
-        return self._passing(call, pieces, ask)
-
-    def _passing(
-        self, call: Call, pieces: Generator[R, None, None], ask: Callable[[Call], Generator[R, None, None]]
-    ) -> Generator[R, None, None]:
-        lead: list[R] = []
-        try:
-            lead = up_to_first_word(pieces)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            call = self._retreat(call, error)
-            pieces = ask(call)
-        heard: Heard[R] = Heard(call.decision)
-        try:
-            with closing(pieces):
-                for piece in chain(lead, pieces):
-                    yield heard.take(piece)
-                heard.ended = True
-        finally:
-            self._record(call, heard.outcome())
-
-    async def _astream(
-        self, call: Call, ask: Callable[[Call], Awaitable[AsyncGenerator[R, None]]]
-    ) -> AsyncGenerator[R, None]:
-        """`_stream` with the arms' own async clients."""
-        try:
-            pieces = await ask(call)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            call = self._retreat(call, error)
-            pieces = await ask(call)
-        return self._apassing(call, pieces, ask)
-
-    async def _apassing(
-        self,
-        call: Call,
-        pieces: AsyncGenerator[R, None],
-        ask: Callable[[Call], Awaitable[AsyncGenerator[R, None]]],
-    ) -> AsyncGenerator[R, None]:
-        lead: list[R] = []
-        try:
-            lead = await aup_to_first_word(pieces)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            call = self._retreat(call, error)
-            pieces = await ask(call)
-        heard: Heard[R] = Heard(call.decision)
-        try:
-            async with aclosing(pieces):
-                for piece in lead:
-                    yield heard.take(piece)
-                async for piece in pieces:
-                    yield heard.take(piece)
-                heard.ended = True
-        finally:
-            self._record(call, heard.outcome())
-
-    def _finished(self, call: Call, response: R) -> R:
-        self._record(call, outcome_of(response))
-        return marked(response, call.decision)
-
-    def _retreat(self, call: Call, error: Exception) -> Call:
-        """The same call to the reference, after another arm failed before its first word; else raises `error`."""
-        return replace(call, decision=self._surface.retreat(call.decision, error), arm=self._arm(self.reference))
-
-    def _record(self, call: Call, outcome: Outcome | None) -> None:
-        self._surface.record(call.decision, outcome, arm_calls.model_name(call.arm))
 
     def _arm(self, name: str) -> LLM:
         """The arm, with the callback manager that the router has now: LlamaIndex gives it another at any time."""
