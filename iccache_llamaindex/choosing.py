@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from llama_index.core.schema import NodeWithScore
@@ -17,7 +17,7 @@ from llama_index.core.schema import NodeWithScore
 from shared_core.adapters import Context, build_request, current_context
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
-from shared_core.values import DEFAULT_SCOPE, Decision, Insertion, Message
+from shared_core.values import Decision, Insertion, Message
 
 log = logging.getLogger("iccache")
 
@@ -40,7 +40,7 @@ class Chooser:
     strict_scope: bool = False
     task: str | None = None
 
-    def choose(self, question: str, *, condensed: bool = False) -> Decision | None:
+    def choose(self, question: str) -> Decision | None:
         """The examples that help with a question; None if nothing was asked for. Never raises."""
         try:
             question = question.strip().removeprefix(_TOOL_PREFIX)
@@ -50,7 +50,6 @@ class Chooser:
                     context=current_context().over(Context(task=self.task)),
                     default_scope=self.scope,
                     strict=self.strict_scope,
-                    query=question if condensed else None,
                 )
             )
         except SettingIsWrong:
@@ -58,10 +57,6 @@ class Chooser:
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self.failed("choose", error)
         return None
-
-    def scope_now(self) -> str:
-        """The scope of a call made now."""
-        return current_context().scope or self.scope or DEFAULT_SCOPE
 
     def failed(self, where: str, error: Exception) -> None:
         """Count what must not reach the query."""
@@ -78,21 +73,27 @@ class Handover:
         chooser: Who chose.
         question: The question as the query engine put it.
         decision: What was chosen.
+        said: What the surroundings said about the query, such as its scope.
         documents: Ids of the documents in the prompt.
         by_prompt: True if the examples are for the prompt to show.
         shown: True once the examples stand in a prompt.
         shown_for: The question of the prompt that they were shown for. A chat engine condenses the conversation to
             retrieve, and then asks the model what the user said, so that it may differ from `question`.
+        turns: The turns of the prompt that are examples.
+        answered: True once a synthesizer has answered with it; what comes after is another query.
         placed: The list of nodes that was handed on, if the examples' node is to leave it when the answer is there.
     """
 
     chooser: Chooser
     question: str
     decision: Decision
+    said: Context = field(default_factory=current_context)
     documents: frozenset[str] = frozenset()
     by_prompt: bool = False
     shown: bool = False
     shown_for: str | None = None
+    turns: tuple[Message, ...] = ()
+    answered: bool = False
     placed: list[NodeWithScore] | None = None
 
     def is_for(self, question: str) -> bool:
@@ -100,7 +101,7 @@ class Handover:
 
         The first other question is taken for what the user said before it was condensed; never in another scope.
         """
-        if self.decision.request.scope != self.chooser.scope_now():
+        if self.said != current_context():
             return False
         if question == self.question:
             return True
@@ -114,3 +115,9 @@ class Handover:
 
 
 current: ContextVar[Handover | None] = ContextVar("iccache_handover", default=None)
+
+
+def trusts(writer: str, reference: str | None) -> bool:
+    """True if a model's answers may become examples by themselves (DESIGN.md §4.2). Without a reference, those of every
+    model that gives its name may."""
+    return writer == reference if reference else bool(writer)

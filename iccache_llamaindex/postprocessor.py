@@ -41,6 +41,9 @@ class ICCachePostprocessor(BaseNodePostprocessor):
     engine = index.as_query_engine(llm=llm, node_postprocessors=[ICCachePostprocessor("sqlite:///iccache.db")])
     ```
 
+    `to_dict` and pickle hold the configuration; `from_dict` opens the store again. Passwords, functions and shared
+    engines are not written: ``from_dict(data, store=…, embedder=…)`` gives them again.
+
     Put it last: postprocessors after it see its node like any other. Where documents are not found at all, the model
     is still asked if there are examples.
 
@@ -97,7 +100,7 @@ class ICCachePostprocessor(BaseNodePostprocessor):
         if store == _SHARED:  # the engine that is given again has the settings, too
             store = settings = None
         address = DEFAULT_STORE if store is None else unmasked(store) if isinstance(store, str) else _SHARED
-        super().__init__(store=_SHARED if engine else address, settings=settings, **fields)
+        super().__init__(store=_SHARED if engine else masked(address), settings=settings, **fields)
         Context(self.scope, self.task)  # refuses an empty one
         if self.strict_scope and self.scope is not None:
             raise SettingIsWrong("strict_scope leaves queries alone that name no scope, so scope= would never be used")
@@ -144,16 +147,20 @@ class ICCachePostprocessor(BaseNodePostprocessor):
         # The context variable is set here and not on the thread, whose context ends with it.
         return self._handed_over(await off_loop(self._prepared, nodes, query_bundle))
 
-    # serialisation --------------------------------------------------------------------------------------------
-
-    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """The configuration, without any password: `from_dict` then needs ``store=`` again."""
-        data = super().to_dict(**kwargs)
-        return data | {"store": masked(self.store)}
+    # serialisation and copies ---------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Callable[..., ICCachePostprocessor], tuple[dict[str, Any]]]:
         """Pickles the configuration; the copy opens the store anew."""
         return type(self).from_dict, (self.to_dict(),)
+
+    def __copy__(self) -> ICCachePostprocessor:
+        """Another handle on the same engine; closing it closes nothing."""
+        handle = super().__copy__()
+        handle._owns_engine = False  # noqa: SLF001 - a copy of ours
+        return handle
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ICCachePostprocessor:
+        return self.__copy__()
 
     # private --------------------------------------------------------------------------------------------------
 
@@ -168,7 +175,7 @@ class ICCachePostprocessor(BaseNodePostprocessor):
                 return nodes, None
             ordered = self._ordered(nodes, decision)
             documents = frozenset(node.node.node_id for node in nodes)
-            handover = Handover(self._chooser, question, decision, documents)
+            handover = Handover(self._chooser, question, decision, documents=documents)
             if decision.given and self.mode != "rerank":
                 self._show(ordered, handover)
         except Exception as error:  # noqa: BLE001 - fail open, counted

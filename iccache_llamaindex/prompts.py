@@ -134,7 +134,10 @@ class FewShotPrompt(BasePromptTemplate):  # type: ignore[no-redef]  # the field 
 def _turns_for(chooser: Chooser | None, question: str) -> Choose:
     def few_shot_examples(**variables: Any) -> Sequence[ChatMessage]:
         handover = _handover(chooser, variables.get(question))
-        return [_message(turn) for turn in handover.decision.insertion.turns] if handover else ()
+        if handover is None:
+            return ()
+        handover.turns = handover.decision.insertion.turns
+        return [_message(turn) for turn in handover.turns]
 
     return few_shot_examples
 

@@ -41,6 +41,7 @@ class _SourceCleaner(BaseEventHandler):
         handover = current.get()
         if not isinstance(event, SynthesizeEndEvent) or handover is None:
             return
+        handover.answered = True
         if handover.placed is not None:
             _clean(event.response, handover.placed)
             handover.placed = None

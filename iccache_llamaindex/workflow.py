@@ -1,0 +1,84 @@
+"""Examples in a Workflow: one step prepares the messages, another asks the model, a third may keep the answer.
+
+Context variables do not reach from one step to the next, so everything travels in the events, within one value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
+
+from iccache_llamaindex.choosing import trusts
+from iccache_llamaindex.messages import Response, insert, normalised, outcome_of
+from shared_core.adapters import Context, build_request, current_context
+from shared_core.adapters.offloop import off_loop
+from shared_core.engine import UNROUTED, Engine
+from shared_core.values import Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A conversation with its examples, on its way through the events of a workflow.
+
+    Attributes:
+        engine: Keeps the answer.
+        messages: What to ask a model with.
+        decision: Which examples were chosen, and why.
+    """
+
+    engine: Engine
+    messages: list[ChatMessage]
+    decision: Decision
+
+    @property
+    def decision_id(self) -> str:
+        """Takes feedback: ``engine.submit_feedback(decision_id, score)``."""
+        return self.decision.id
+
+    def answered(self, response: Response, *, reference: str | None = None) -> None:
+        """Keep the answer, which may become an example. Does not wait and does not raise.
+
+        Args:
+            response: What the model answered.
+            reference: The model whose answers may become examples by themselves, as it names itself in its answers; by
+                default every model that does.
+        """
+        outcome = outcome_of(response)
+        decision = replace(self.decision, route=replace(self.decision.route, arm=outcome.writer or UNROUTED))
+        is_trusted = trusts(outcome.writer, reference)
+        self.engine.submit(lambda: self.engine.record(decision, outcome, trusted=is_trusted))
+
+
+async def with_examples(
+    engine: Engine, messages: Sequence[ChatMessage] | str, *, scope: str | None = None, task: str | None = None
+) -> Prepared:
+    """The conversation with examples that help, as turns after its system messages. Fails open.
+
+    ```python
+    @step
+    async def prepare(self, event: StartEvent) -> AskEvent:
+        return AskEvent(prepared=await with_examples(examples.engine, event.question))
+
+    @step
+    async def ask(self, event: AskEvent) -> StopEvent:
+        response = await self.llm.achat(event.prepared.messages)
+        event.prepared.answered(response, reference="qwen2.5-32b")
+        return StopEvent(result=response.message.content)
+    ```
+
+    Args:
+        engine: Of any surface: ``examples.engine``.
+        messages: The conversation, or a question.
+        scope: Whose it is; by default as the surrounding `iccache_context` says.
+        task: What kind of answer is wanted; by default a hash of the system message.
+
+    Raises:
+        SettingIsWrong: An empty scope or task.
+    """
+    if isinstance(messages, str):
+        messages = [ChatMessage(role=MessageRole.USER, content=messages)]
+    request = build_request(normalised(messages), context=Context(scope, task).over(current_context()))
+    decision = await off_loop(engine.select, request)
+    return Prepared(engine, insert(messages, decision.insertion), decision)
