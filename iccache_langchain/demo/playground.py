@@ -19,6 +19,7 @@ def play(demo: Demo, console: Console) -> None:
         try:
             request = console.input("> ").strip()
         except (EOFError, KeyboardInterrupt):
+            console.print()
             return
         if not request:
             return

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,10 +31,9 @@ MAX_TOKENS: Final = 32  # of the built-in task; its longest command takes about 
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """What a run needs."""
+class Models:
+    """What a run asks."""
 
-    workload: Workload
     small: BaseChatModel
     large: BaseChatModel
     embedder: Embedder
@@ -57,50 +56,52 @@ def run(
         ExtraIsMissing: A package of the demo is not installed.
         ModelFailed: A model gave no answer in the middle of the run.
     """
-    setting: AbstractContextManager[Stage]
+    models: AbstractContextManager[Models]
     if data is None:
         if small is not None or large is not None:
             raise SettingIsWrong("--small and --large go with --data FILE.jsonl; without it the demo brings its models")
-        setting = _built_in(seed, domain.SIZE if requests is None else requests)
+        workload = built_in(seed, domain.SIZE if requests is None else requests)
+        models = _built_in(workload, serving.packaged_gguf())
     else:
         if small is None or large is None:
             raise SettingIsWrong("--data needs --small URL#model and --large URL#model, the models that answer it")
-        setting = nullcontext(_own(from_file(data, requests), small, large, max_tokens))
+        workload = from_file(data, requests)
+        models = nullcontext(_own(small, large, max_tokens))
+    _perform(workload, models, seed, as_json=as_json)
+
+
+def _perform(workload: Workload, models: AbstractContextManager[Models], seed: int, *, as_json: bool) -> None:
     began = time.monotonic()
-    with setting as stage:
-        _perform(stage, seed, began, as_json=as_json)
-
-
-def _perform(stage: Stage, seed: int, began: float, *, as_json: bool) -> None:
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-    if not as_json:
-        console.print(introduction(stage.workload))
-    with Demo(stage.workload, stage.small, stage.large, stage.embedder, seed) as demo:
-        with _view(console, stage.workload, as_json=as_json) as view:
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, quiet=as_json)
+    console.print(introduction(workload))
+    with ExitStack() as stack:
+        with console.status("Loading the models …"):
+            asked = stack.enter_context(models)
+            demo = stack.enter_context(Demo(workload, asked.small, asked.large, asked.embedder, seed))
+        with _view(console, workload, as_json=as_json) as view:
             steps = demo.run(view)
         final = report(steps)
         seconds = round(time.monotonic() - began, 1)
         if as_json:
-            about = {"requests": len(steps), "seed": seed, "seconds": seconds, "about": stage.workload.about}
+            about = {"requests": len(steps), "seed": seed, "seconds": seconds, "about": workload.about}
             sys.stdout.write(json.dumps(about | final.as_json()) + "\n")
             return
         console.print(conclusion(final))
-        console.print(f"The run took {seconds:.0f} seconds. {stage.workload.about_time}")
+        console.print(f"The run took {seconds:.0f} seconds. {workload.about_time}")
         if console.is_terminal and sys.stdin.isatty():
             play(demo, console)
 
 
 @contextmanager
-def _built_in(seed: int, size: int) -> Iterator[Stage]:
-    workload = built_in(seed, size)
-    with eight_bit(serving.packaged_gguf()) as gguf, serving.served(gguf) as url:
+def _built_in(workload: Workload, packaged: Path) -> Iterator[Models]:
+    with eight_bit(packaged) as gguf, serving.served(gguf) as url:
         small = openai_compatible(url, serving.MODEL, max_tokens=MAX_TOKENS)
-        yield Stage(workload, small, AnswerFile(answers=dict(workload.answers)), packaged_minilm())
+        yield Models(small, AnswerFile(answers=dict(workload.answers)), packaged_minilm())
 
 
-def _own(workload: Workload, small: str, large: str, max_tokens: int) -> Stage:
+def _own(small: str, large: str, max_tokens: int) -> Models:
     near, far = reachable(small, "--small", max_tokens), reachable(large, "--large", max_tokens)
-    return Stage(workload, near, AskedOnce(inner=far), default_embedder())
+    return Models(near, AskedOnce(inner=far), default_embedder())
 
 
 def _view(console: Console, workload: Workload, *, as_json: bool) -> View:

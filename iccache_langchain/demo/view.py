@@ -156,10 +156,10 @@ def conclusion(final: Report) -> RenderableType:
 
 
 def _latest(steps: Sequence[Step]) -> Table:
-    table = Table(expand=True, show_edge=False, header_style="dim")
+    table = Table(box=SIMPLE_HEAD, expand=True, show_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("#", min_width=3, no_wrap=True)
     table.add_column("request", ratio=1, no_wrap=True)
-    table.add_column("answered by", min_width=13, no_wrap=True)
+    table.add_column("answered by", min_width=12, no_wrap=True)
     table.add_column("answer", ratio=1, no_wrap=True)
     table.add_column("", min_width=5, no_wrap=True)
     for step in steps:
@@ -175,7 +175,7 @@ def _latest(steps: Sequence[Step]) -> Table:
 
 
 def _asked(step: Step) -> str:
-    return f"{step.arm} + {step.examples} ex." if step.examples else step.arm
+    return f"{step.arm}, {step.examples} ex." if step.examples else step.arm
 
 
 def _verdict(score: float) -> str:

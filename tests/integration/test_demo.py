@@ -20,6 +20,7 @@ try:
 except ICCacheError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
+pytestmark = pytest.mark.timeout(300)  # twenty seconds each where nothing else runs; llama.cpp suffers from neighbours
 PROGRAM = "from shared_core.cli import main; main()"
 
 
@@ -45,12 +46,36 @@ def small_url():
 
 
 def test_a_short_run_prints_plain_lines_and_the_table():
-    shown = iccache("demo", "--requests", "3", timeout=110)
+    shown = iccache("demo", "--requests", "3", timeout=280)
     assert "file of the right answers" in shown
     assert "1/3 large right: " in shown  # nothing is in the pool yet, so the large model answers
     for way in ("always large", "small alone", "copy nearest", "IC-Cache"):
         assert way in shown
     assert "\x1b" not in shown
+
+
+def test_on_a_terminal_it_says_at_once_what_it_does_and_ends_with_a_prompt():
+    pty = pytest.importorskip("pty")
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-c", PROGRAM, "demo", "--requests", "2"])
+    shown = read_until(terminal, b"> ")
+    assert shown.index(b"an invented command language") < shown.index(b"Loading the models")
+    assert b"Your own request" in shown
+    os.write(terminal, b"heat the wine cellar to 12 degrees\n")
+    assert b"small alone" in read_until(terminal, b"\n> ")
+    os.write(terminal, b"\x04")  # Ctrl-D: the end of input
+    _, status = os.waitpid(child, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def read_until(terminal, end):
+    """What the terminal shows until it shows `end` last; the test's own time limit ends a wait in vain."""
+    shown = b""
+    while not shown.endswith(end):
+        shown += os.read(terminal, 4096)
+    return shown
 
 
 def test_the_users_own_data_and_endpoints(tmp_path, small_url):
@@ -69,7 +94,7 @@ def test_the_users_own_data_and_endpoints(tmp_path, small_url):
             "--max-tokens",
             "8",
             "--json",
-            timeout=110,
+            timeout=280,
         )
     )
     assert result["requests"] == 2
