@@ -372,7 +372,9 @@ async def test_nothing_of_ours_blocks_the_event_loop(build, model, tmp_path):
         time.sleep(0.001)  # the detector raises here if it runs on the loop
         return messages[-1].text
 
-    handler = build(store=f"sqlite:///{tmp_path}/pool.db", query_fn=slowly, redact=lambda text: slowly([AIMessage(text)]))
+    handler = build(
+        store=f"sqlite:///{tmp_path}/pool.db", query_fn=slowly, redact=lambda text: slowly([AIMessage(text)])
+    )
     watched, config = model(), {"callbacks": [handler]}
     await watched.ainvoke("warm")  # the client itself loads certificates at its first call
     with blockbuster_ctx(["iccache_langchain", "shared_core"]):
