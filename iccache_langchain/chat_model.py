@@ -6,17 +6,17 @@ sees one run, one set of tokens, streaming, tools and structured output as if th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.model_profile import ModelProfile
-from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from pydantic import Field, PrivateAttr
@@ -24,24 +24,22 @@ from pydantic import Field, PrivateAttr
 from iccache_langchain import arms as arm_calls
 from iccache_langchain.arms import ArmModel
 from iccache_langchain.binding import rebound
-from iccache_langchain.calls import FREE, OURS, RUN, said_by
+from iccache_langchain.calls import OURS, RUN, said_by
 from iccache_langchain.construction import sort
-from iccache_langchain.messages import decision_id_of, insert, normalised, outcome_of
+from iccache_langchain.messages import decision_id_of, insert, outcome_of
 from iccache_langchain.pinning import PinnedChatModel
+from iccache_langchain.reader import QueryFunction, Reader, check_scope
 from iccache_langchain.streams import Heard, aup_to_first_word, described, marked, up_to_first_word
-from shared_core.adapters import Context, build_request, current_context
-from shared_core.adapters.calls import decision_id, fingerprint_of, form_of
+from shared_core.adapters import Context
+from shared_core.adapters.calls import decision_id
 from shared_core.adapters.construction import routing_engine, settings_of
 from shared_core.adapters.offloop import off_loop
 from shared_core.adapters.surface import Surface
 from shared_core.engine import Engine, Reward
-from shared_core.errors import SettingIsWrong
 from shared_core.manager.privacy import Redact
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.values import Decision, Outcome, Request, Source, Style
-
-QueryFunction: TypeAlias = Callable[[Sequence[BaseMessage]], str]
+from shared_core.values import Decision, Outcome, Source, Style
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +144,7 @@ class ICCacheChatModel(PinnedChatModel):
     ) -> None:
         own = {name: others.pop(name) for name in ("temperature", "max_tokens", "stop", "streaming") if name in others}
         rest = sort(others)
-        Context(scope, task)  # refuses an empty one
-        if strict_scope and scope is not None:
-            raise SettingIsWrong("strict_scope refuses calls that name no scope, so scope= would never be used")
+        check_scope(scope, task, strict_scope=strict_scope)
         arm_calls.check(arms, reference)
         routing = routing_engine(
             list(arms),
@@ -324,11 +320,9 @@ class ICCacheChatModel(PinnedChatModel):
 
         `system` is the system message that the requests come with; it names the task unless a task is given.
         """
-        turns: list[BaseMessage] = [SystemMessage(system)] if system else []
-        context = Context(scope, task).over(current_context()).over(Context(task=self.task))
-        request = build_request(normalised(turns), context=context, default_scope=self.scope, strict=self.strict_scope)
-        self.engine.warm(request.scope)
-        return self.engine.add_examples(pairs, scope=request.scope, task=request.task, source=source, writer=writer)
+        scope, task = self._reader.place(Context(scope, task), system)
+        self.engine.warm(scope)
+        return self.engine.add_examples(pairs, scope=scope, task=task, source=source, writer=writer)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every answer and rating so far is stored; False if that takes longer than `timeout` seconds."""
@@ -361,33 +355,16 @@ class ICCacheChatModel(PinnedChatModel):
         words = stop or sent.pop("stop", None)
         sent.pop("stop", None)
         decision = self._surface.decide(
-            lambda: self._request(messages, words, sent, context),
+            lambda: self._reader.request(messages, context, sent, words),
             decision_id(run_id) if run_id else None,
             bypass="the call names its own model" if "model" in sent else "",
         )
         return _Call(decision, self.arms[decision.arm], messages, words, sent)
 
-    def _request(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, sent: Mapping[str, Any], context: Context
-    ) -> Request:
-        return build_request(
-            normalised(messages),
-            context=context.over(Context(task=self.task)),
-            default_scope=self.scope,
-            strict=self.strict_scope,
-            form=form_of(sent, stop, free=FREE),
-            fingerprint=fingerprint_of(sent, stop),
-            query=self._query(messages),
-        )
-
-    def _query(self, messages: Sequence[BaseMessage]) -> str | None:
-        if self.query_fn is None:
-            return None
-        try:
-            return str(self.query_fn(messages))
-        except Exception:  # noqa: BLE001 - fail open, counted
-            self.engine.counters.add("bypass.query_fn_failed")
-            return ""
+    @property
+    def _reader(self) -> Reader:
+        """Made anew for each call: the fields may be set to something else at any time."""
+        return Reader(self.engine.counters, self.scope, self.strict_scope, self.task, self.query_fn)
 
     def _retreat(self, call: _Call, error: Exception) -> _Call:
         """The same call to the reference, after another arm failed before its first word; else raises `error`."""

@@ -55,7 +55,8 @@ def build_request(
     if strict and context.scope is None:
         raise SettingIsWrong(
             "this call names no scope and strict_scope is on; name it in the call (iccache_scope=…), bind it "
-            "(.bind(iccache_scope=…)) or, where nothing is streamed, use iccache_context(scope=…)"
+            "(.bind(iccache_scope=…), or in LangChain config={'configurable': {'iccache_scope': …}}) or, where nothing is "
+            "streamed, use iccache_context(scope=…)"
         )
     condensed = condensed and query is not None
     last = next((m for m in reversed(messages) if m.role != "system"), None)
