@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-all lint format bench report clean
+.PHONY: help demo test test-all test-lowest lint format bench report cookbooks cookbooks-update clean
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -19,6 +19,9 @@ test: .venv/test.done ## The fast suite.
 
 test-all: .venv/test.done ## The fast suite and the slow one (full demo run, long fault tests).
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m '' $(ARGS)
+
+test-lowest: .venv-lowest/test.done ## The adapters' tests with the oldest frameworks that they support.
+	HF_HUB_OFFLINE=1 .venv-lowest/bin/python -m pytest tests/unit tests/integration -k 'langchain or llamaindex or shared_pool' $(ARGS)
 
 lint: .venv/dev.done ## Style, types, and the direction of imports.
 	$(BIN)/ruff check
@@ -38,8 +41,14 @@ bench: .venv/test.done ## Recompute every benchmark that needs no live model, th
 report: .venv/test.done ## Write docs/benchmarks.md from benchmarks/results/.
 	$(BIN)/python -m benchmarks.report
 
+cookbooks: .venv/test.done ## Execute every notebook of cookbooks/; the kept outputs stay.
+	$(BIN)/python -m cookbooks.run $(ARGS)
+
+cookbooks-update: .venv/test.done ## The same, and keep the new outputs.
+	$(BIN)/python -m cookbooks.run --update $(ARGS)
+
 clean: ## Remove the environment and what tools left behind.
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -56,6 +65,13 @@ clean: ## Remove the environment and what tools left behind.
 
 .venv/test.done: .venv/demo.done
 	$(PIP) -e '.[test]'
+	@touch $@
+
+# The floors of pyproject.toml; what they need is free, so that pip finds a set that resolves.
+.venv-lowest/test.done: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt torch
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[test]'
 	@touch $@
 
 .venv/dev.done: .venv/test.done

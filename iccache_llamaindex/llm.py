@@ -144,7 +144,7 @@ class ICCacheLLM(FunctionCallingLLM):
         callback_manager: CallbackManager | None = None,
         **others: Any,
     ) -> None:
-        fields, knobs = told_apart(others, LLM.model_fields, "ICCacheLLM")
+        fields, knobs = told_apart(others, LLM.model_fields.keys() | _ELSEWHERE.keys(), "ICCacheLLM")
         _refuse_elsewhere(fields)
         Context(scope, task)  # refuses an empty one
         if strict_scope and scope is not None:
