@@ -1,0 +1,1 @@
+"""The cookbooks, and the program that executes them: ``python -m cookbooks.run``."""
