@@ -109,7 +109,7 @@ class Bench:
                 lambda _: pool.similarity_quantile("bench", "bench", settings.relevance_quantile), vectors
             ),
             "decide: texts from the store": timed(
-                lambda ids: pool.texts("bench", ids, soon()), [(ids,) for ids in shown if ids]
+                lambda ids: parts.guard.run(soon(), pool.texts("bench", ids)), [(ids,) for ids in shown if ids]
             ),
             "decide: route": timed(parts.router.route, numbered),
             "decide: render": timed(

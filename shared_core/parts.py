@@ -81,7 +81,7 @@ class Parts:
 
         if self.store.scopes():  # an empty pool is claimed by its first example, once the embedder has proved itself
             claim_embedder(self.store, plan.embedder)
-        pool = Replica(self.store, self.guard, plan.settings, counters)
+        pool = Replica(self.store, plan.settings, counters)
         return pool, LocalSelector(plan.embedder, pool, self.guard, plan.settings, counters)
 
     def _start_loops(self, counters: Counters) -> tuple[Periodic, ...]:

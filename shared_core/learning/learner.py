@@ -118,8 +118,8 @@ class Learner:
             logger.warning("%d entries of checkpoint %d cannot be used here", ignored, checkpoint.version)
         records = self._store.decisions(list(dict.fromkeys(feedback.decision_id for feedback in log)))
         for scope, ids in examples_of(list(records.values())).items():
-            for row in self._store.rows(scope, ids):
-                round_.statistics[scope, row.entry.id] = row.entry.statistics
+            for example_id, learned in self._store.statistics(scope, ids).items():
+                round_.statistics[scope, example_id] = learned
         now = self._clock()
         for feedback in log:
             round_.take(feedback, records.get(feedback.decision_id), now)

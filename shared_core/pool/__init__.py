@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_core.guard import Deadline
+from shared_core.guard import Steps
 from shared_core.values import Texts, Vector
 
 
@@ -42,8 +42,8 @@ class Pool(Protocol):
         Costs no more than a look-up: the sample is drawn when the pool changes, off the request path.
         """
 
-    def texts(self, scope: str, ids: Sequence[str], deadline: Deadline) -> Mapping[str, Texts]:
-        """Texts of these examples, from the LRU or in one guarded round trip; deleted ones are left out."""
+    def texts(self, scope: str, ids: Sequence[str]) -> Steps[Mapping[str, Texts]]:
+        """Texts of these examples, from the LRU or in one step to the store; deleted ones are left out."""
 
     def warm(self, scope: str) -> None:
         """Load a scope now, if it is cold, and wait for it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -73,10 +73,11 @@ class Partition:
             self._positions |= {row.entry.id: first + i for i, row in enumerate(newest)}
             self._table.append(newest)
 
-    def learn(self, example: str, statistics: Statistics) -> None:
-        """Take over new statistics of an example that is here."""
+    def learn(self, learned: Mapping[str, Statistics]) -> None:
+        """Take over new statistics of examples that are here."""
         with self._lock:
-            self._table.learned[self._positions[example]] = _columns(statistics)
+            for example, statistics in learned.items():
+                self._table.learned[self._positions[example]] = _columns(statistics)
 
     def remove(self, ids: Collection[str]) -> None:
         """Remove those of these examples that are here; no later search finds them."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from shared_core.errors import FeedWasTrimmed, ScopeIsCold
-from shared_core.guard import Deadline, Guard
+from shared_core.guard import Step, Steps
 from shared_core.pool import Candidates
 from shared_core.pool.clusters import import_faiss
 from shared_core.pool.memory import return_memory
@@ -35,8 +36,7 @@ class Replica:
     """A `Pool` over one store.
 
     Args:
-        store: Where the examples are; reads texts on the request path, everything else in the background.
-        guard: Bounds the reads of the request path.
+        store: Where the examples are; gives texts on the request path, everything else in the background.
         settings: Gives the seed of clusters and sampled pairs.
         counters: Gets ``pool.unusable`` (records that cannot be searched), ``pool.reloaded`` (the feed no longer
             reached back), ``pool.load_failed`` and ``pool.reclustered``.
@@ -45,10 +45,9 @@ class Replica:
         ExtraIsMissing: FAISS is not installed.
     """
 
-    def __init__(self, store: Store, guard: Guard, settings: Settings, counters: Counters) -> None:
+    def __init__(self, store: Store, settings: Settings, counters: Counters) -> None:
         import_faiss()
         self._store = store
-        self._guard = guard
         self._seed = settings.seed
         self._counters = counters
         self._texts = TextCache()
@@ -81,12 +80,12 @@ class Replica:
         partition = loaded.partitions.get(task) if loaded else None
         return partition.quantile(q) if partition else -1.0
 
-    def texts(self, scope: str, ids: Sequence[str], deadline: Deadline) -> Mapping[str, Texts]:
+    def texts(self, scope: str, ids: Sequence[str]) -> Steps[Mapping[str, Texts]]:
         """See `Pool.texts`."""
         found, mark = self._texts.get(scope, ids)
         missing = [example for example in ids if example not in found]
         if missing:
-            read = self._guard.call("store", deadline, self._store.texts, scope, missing)
+            read = yield Step("store", partial(self._store.texts, scope, missing))
             self._texts.keep(scope, read, mark)
             found |= read
         return found
@@ -223,14 +222,24 @@ class Replica:
             if kind != "statistics":
                 self._texts.forget(scope, ids)
         for (scope, kind), ids in work.items():
-            if kind != "delete":
-                self._take(scope, scopes[scope], kind, ids)
+            if kind == "put":
+                self._take(scope, scopes[scope], ids)
+            elif kind == "statistics":
+                self._learn(scope, scopes[scope], ids)
             scopes[scope].sample()
 
-    def _take(self, scope: str, loaded: LoadedScope, kind: ChangeKind, ids: Sequence[str]) -> None:
+    def _take(self, scope: str, loaded: LoadedScope, ids: Sequence[str]) -> None:
         rows = self._store.rows(scope, ids)
         loaded.remove(set(ids) - {row.entry.id for row in rows})
-        self._count_unusable(loaded.put(rows) if kind == "put" else loaded.learn(rows))
+        self._count_unusable(loaded.put(rows))
+
+    def _learn(self, scope: str, loaded: LoadedScope, ids: Sequence[str]) -> None:
+        """Only statistics are read of examples that are here; vectors are a hundred times as large."""
+        learned = self._store.statistics(scope, ids)
+        loaded.remove(set(ids) - learned.keys())
+        missed = loaded.learn(learned)
+        if missed:
+            self._take(scope, loaded, missed)
 
     def _count_unusable(self, skipped: int) -> None:
         if skipped:

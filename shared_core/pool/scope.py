@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from shared_core.pool.partition import Partition
 from shared_core.store.protocol import Row
-from shared_core.values import Vector
+from shared_core.values import Statistics, Vector
 
 UNIT_TOLERANCE: Final = 1e-3  # how far from 1 the length of a stored vector may be
 
@@ -48,16 +48,14 @@ class LoadedScope:
             self._put(task, group)
         return unusable
 
-    def learn(self, rows: Iterable[Row]) -> int:
-        """Take over the statistics of examples that are here and put the others; returns how many were unusable."""
-        missed = []
-        for row in rows:
-            partition = self.partitions.get(row.entry.task)
-            if partition and partition.holds([row.entry.id]):
-                partition.learn(row.entry.id, row.entry.statistics)
-            else:
-                missed.append(row)
-        return self.put(missed)
+    def learn(self, learned: Mapping[str, Statistics]) -> list[str]:
+        """Take over the statistics of those of these examples that are here; returns the ids of the others."""
+        missed = set(learned)
+        for partition in self.partitions.values():
+            here = partition.holds(missed)
+            partition.learn({example: learned[example] for example in here})
+            missed -= here
+        return sorted(missed)
 
     def remove(self, ids: Collection[str]) -> None:
         """Remove those of these examples that are here."""

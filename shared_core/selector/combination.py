@@ -15,7 +15,8 @@ ROUNDING: Final = 1e-6  # a unit float32 vector's cosine with itself may fall th
 
 def by_utility(utility: NDArray[np.float32], similarity: NDArray[np.float32], ids: Sequence[str]) -> tuple[int, ...]:
     """Positions, the most useful first; ties by similarity, then by id, so that the order is always the same."""
-    return tuple(sorted(range(len(ids)), key=lambda i: (-utility[i], -similarity[i], ids[i])))
+    ranked = sorted(zip((-utility).tolist(), (-similarity).tolist(), ids, range(len(ids)), strict=True))
+    return tuple(position for *_, position in ranked)
 
 
 def without_duplicates(vectors: Vector, order: Sequence[int], limit: float, most: int) -> tuple[int, ...]:
@@ -28,9 +29,11 @@ def without_duplicates(vectors: Vector, order: Sequence[int], limit: float, most
         most: How many to take.
     """
     taken: list[int] = []
+    closest = np.full(len(vectors), -np.inf, np.float32)  # greatest cosine with one that was taken
     for position in order:
         if len(taken) == most:
             break
-        if not taken or float(np.max(vectors[taken] @ vectors[position])) < limit - ROUNDING:
+        if closest[position] < limit - ROUNDING:
             taken.append(position)
+            closest = np.maximum(closest, vectors @ vectors[position])
     return tuple(taken)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from functools import partial
 
-from shared_core.guard import Deadline, Guard
+from shared_core.guard import Deadline, Guard, Step, Steps
 from shared_core.inference import Embedder
 from shared_core.pool import Candidates, Pool
 from shared_core.prompt import within_budget
@@ -37,12 +37,22 @@ class LocalSelector:
         if not request.query.strip():
             self._counters.add("bypass.empty_query")
             return Selection()
-        vector = self._guard.call("embedder", deadline, self._embedder.embed, [request.query])[0]
+        return self._guard.run(deadline, self._steps(request))
+
+    def _steps(self, request: Request) -> Steps[Selection]:
+        vector = (yield Step("embedder", partial(self._embedder.embed, [request.query])))[0]
         if self._settings.max_examples == 0:
             return Selection(vector=vector)
         found = self._pool.candidates(request.scope, request.task, vector, self._settings.candidates)
         threshold = self._pool.similarity_quantile(request.scope, request.task, self._settings.relevance_quantile)
-        scored = self._with_texts(request.scope, self._chosen(found, threshold), deadline)
+        chosen = self._chosen(found, threshold)
+        ids = [example for example, _, _ in chosen]
+        texts = (yield from self._pool.texts(request.scope, ids)) if ids else {}
+        scored = [  # those deleted meanwhile are left out
+            ScoredExample(example, similarity, useful, texts[example].query, texts[example].answer)
+            for example, similarity, useful in chosen
+            if example in texts
+        ]
         return Selection(
             examples=within_budget(scored, self._settings.example_tokens),
             considered=len(found.ids),
@@ -50,28 +60,13 @@ class LocalSelector:
             vector=vector,
         )
 
-    def _chosen(self, found: Candidates, threshold: float) -> tuple[ScoredExample, ...]:
-        """The candidates worth showing, without texts, the most useful first."""
+    def _chosen(self, found: Candidates, threshold: float) -> list[tuple[str, float, float]]:
+        """Id, similarity and utility of the candidates worth showing, the most useful first."""
         scores = utility(found.similarity, found.quality)
-        worth = (found.similarity >= threshold) & (quality_weight(found.quality) > 0)
+        worth = ((found.similarity >= threshold) & (quality_weight(found.quality) > 0)).tolist()
         order = [i for i in by_utility(scores, found.similarity, found.ids) if worth[i]]
         chosen = without_duplicates(
             found.vectors, order, self._settings.duplicate_similarity, self._settings.max_examples
         )
-        return tuple(
-            ScoredExample(found.ids[i], float(np.clip(found.similarity[i], -1, 1)), float(scores[i]), "", "")
-            for i in chosen
-        )
-
-    def _with_texts(
-        self, scope: str, chosen: tuple[ScoredExample, ...], deadline: Deadline
-    ) -> tuple[ScoredExample, ...]:
-        """`chosen` with their texts; those deleted meanwhile are left out."""
-        if not chosen:
-            return ()
-        texts = self._pool.texts(scope, [c.id for c in chosen], deadline)
-        return tuple(
-            ScoredExample(c.id, c.similarity, c.utility, texts[c.id].query, texts[c.id].answer)
-            for c in chosen
-            if c.id in texts
-        )
+        similarity, useful = found.similarity.tolist(), scores.tolist()
+        return [(found.ids[i], max(-1.0, min(1.0, similarity[i])), useful[i]) for i in chosen]

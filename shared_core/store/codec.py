@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from shared_core.store.fields import MAX_VALUE_BYTES, Fields, Unreadable, dump, raw_bytes, within
-from shared_core.store.protocol import Row
+from shared_core.store.protocol import Change, ChangeKind, Row
 from shared_core.values import (
     Checkpoint,
     DecisionRecord,
@@ -33,6 +33,7 @@ MAX_ARRAYS_BYTES: Final = 256 * 2**20  # of one checkpoint's weights; half of wh
 MAX_DIMENSION: Final = 65_536
 
 _SOURCES: Final = frozenset(get_args(Source))
+_KINDS: Final = frozenset(get_args(ChangeKind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def decode_row(scope: str, example_id: str, entry: object, statistics: object, v
         created_at=fields.number("created_at"),
         size=fields.integer("size"),
         exact_key=fields.text("exact_key"),
-        statistics=_statistics(statistics),
+        statistics=decode_statistics(statistics),
     )
     return Row(decoded, _vector(vector, fields.integer("dimension")))
 
@@ -131,7 +132,12 @@ def decode_texts(data: object) -> Texts:
     return Texts(fields.text("query"), fields.text("answer"))
 
 
-def _statistics(data: object) -> Statistics:
+def decode_statistics(data: object) -> Statistics:
+    """Statistics alone.
+
+    Raises:
+        Unreadable: See the module.
+    """
     fields = Fields(data)
     return Statistics(
         quality=fields.average("quality"),
@@ -151,6 +157,25 @@ def _vector(data: object, dimension: int) -> Vector:
     if not np.isfinite(vector).all():
         raise Unreadable("a vector with numbers that are not finite")
     return vector
+
+
+def decode_change(seq: int, kind: object, scope: object, example_id: object) -> Change:
+    """One step of the change feed, from the bytes of its three texts.
+
+    Raises:
+        Unreadable: See the module.
+    """
+    named, scope, example_id = (_utf8(part) for part in (kind, scope, example_id))
+    if named not in _KINDS:
+        raise Unreadable(f"a change of kind {named!r}")
+    return Change(seq, cast("ChangeKind", named), scope, example_id)
+
+
+def _utf8(data: object) -> str:
+    try:
+        return raw_bytes(data, MAX_VALUE_BYTES).decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise Unreadable(f"text: {error}") from error
 
 
 # exact answers, decisions, feedback ---------------------------------------------------------------------------------

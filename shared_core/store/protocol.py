@@ -108,6 +108,9 @@ class Store(Protocol):
     def rows(self, scope: str, ids: Sequence[str]) -> Sequence[Row]:
         """Rows of these examples; absent ids and ids of another scope are left out."""
 
+    def statistics(self, scope: str, ids: Sequence[str]) -> Mapping[str, Statistics]:
+        """Statistics alone of these examples; absent ids and ids of another scope are left out."""
+
     def scan(self, scope: str, batch: int = 1024) -> Iterator[Sequence[Row]]:
         """All rows of a scope, in batches. Examples put or deleted meanwhile may or may not appear."""
 
@@ -116,6 +119,8 @@ class Store(Protocol):
 
     def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
         """Changes with seq > `after`, oldest first. Take `position` before `scan`, then follow from it.
+
+        Only an empty answer means that the feed has ended: changes that cannot be read are passed over.
 
         Raises:
             FeedWasTrimmed: The feed no longer holds every change after `after`.

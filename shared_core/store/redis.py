@@ -14,14 +14,14 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias, TypeVar, get_args
+from typing import Any, Final, TypeAlias, TypeVar
 
 from shared_core.errors import FeedWasTrimmed, StoreIsUnusable
 from shared_core.settings import Settings
 from shared_core.store import codec
 from shared_core.store import redis_scripts as scripts
 from shared_core.store.fields import Unreadable
-from shared_core.store.protocol import Change, ChangeKind, Lease, Row
+from shared_core.store.protocol import Change, Lease, Row
 from shared_core.store.redis_connection import Address, connect, parse_address, translated
 from shared_core.values import (
     Checkpoint,
@@ -43,7 +43,6 @@ CLEAR_BATCH: Final = 500  # of each kind a script
 CONSUMED: Final = 1000  # of the oldest log entries, how many a publication looks at to drop them
 READ_BATCH: Final = 1000  # ids a command; Lua can hand on no more than some thousand arguments
 
-_KINDS: Final = frozenset(get_args(ChangeKind))
 _NOBODY: Final = ("",) * 5
 
 
@@ -170,14 +169,7 @@ class RedisStore:
 
     def texts(self, scope: str, ids: Sequence[str]) -> Mapping[str, Texts]:
         """Texts of these examples; one round trip for up to `READ_BATCH` of them."""
-        found: dict[str, Texts] = {}
-        for batch in _batches(ids, READ_BATCH):
-            stored = self._command("HMGET", f"texts:{scope}", *batch)
-            for example_id, data in zip(batch, stored, strict=True):
-                texts = self._decoded(codec.decode_texts, data)
-                if texts is not None:
-                    found[example_id] = texts
-        return found
+        return self._parts("texts", codec.decode_texts, scope, ids)
 
     def rows(self, scope: str, ids: Sequence[str]) -> Sequence[Row]:
         """Rows of these examples; one round trip for up to `READ_BATCH` of them."""
@@ -188,6 +180,10 @@ class RedisStore:
                 if row is not None:
                     found.append(row)
         return found
+
+    def statistics(self, scope: str, ids: Sequence[str]) -> Mapping[str, Statistics]:
+        """Statistics of these examples; one round trip for up to `READ_BATCH` of them."""
+        return self._parts("statistics", codec.decode_statistics, scope, ids)
 
     def scan(self, scope: str, batch: int = 1024) -> Iterator[Sequence[Row]]:
         """All rows of a scope: two round trips a batch, which are not one moment."""
@@ -209,16 +205,22 @@ class RedisStore:
     def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
         """Changes after `after`, which must be 0 or the number of a change that the feed still holds.
 
+        Only an empty answer means that the feed has ended.
+
         Raises:
             FeedWasTrimmed: The feed does not hold it: it is too old, or the server has lost its newest writes.
         """
-        entries = self._command("XRANGE", "changes", f"{after}-0", "+", "COUNT", limit + 1)
-        if not entries and after == 0:
-            return []
-        if not entries or _number(entries[0][0]) != after:
-            raise FeedWasTrimmed(f"{self._label}: the change feed no longer holds {after}; reload the examples")
-        found = (self._decoded(_change, entry) for entry in entries[1:])
-        return [change for change in found if change is not None]
+        while True:
+            entries = self._command("XRANGE", "changes", f"{after}-0", "+", "COUNT", limit + 1)
+            if not entries and after == 0:
+                return []
+            if not entries or _number(entries[0][0]) != after:
+                raise FeedWasTrimmed(f"{self._label}: the change feed no longer holds {after}; reload the examples")
+            read = (self._decoded(_change, entry) for entry in entries[1:])
+            found = [change for change in read if change is not None]
+            if found or len(entries) == 1:
+                return found
+            after = _number(entries[-1][0])
 
     # exact tier -----------------------------------------------------------------------------------------------
 
@@ -344,6 +346,17 @@ class RedisStore:
 
     # what comes back ------------------------------------------------------------------------------------------
 
+    def _parts(self, part: str, decode: Callable[[bytes], T], scope: str, ids: Sequence[str]) -> dict[str, T]:
+        """One encoded part of each of these examples that has it."""
+        found: dict[str, T] = {}
+        for batch in _batches(ids, READ_BATCH):
+            stored = self._command("HMGET", f"{part}:{scope}", *batch)
+            for example_id, data in zip(batch, stored, strict=True):
+                value = self._decoded(decode, data)
+                if value is not None:
+                    found[example_id] = value
+        return found
+
     def _decoded(self, decode: Callable[..., T], *parts: object) -> T | None:
         """The value of these stored parts; None if nothing is stored, or if it cannot be read (which is counted)."""
         if all(part is None for part in parts):
@@ -379,11 +392,4 @@ def _change(entry: tuple[bytes, Mapping[bytes, bytes]]) -> Change:
         Unreadable: It is not one that this version writes.
     """
     stream_id, fields = entry
-    try:
-        kind = _string(fields[b"kind"])
-        change = Change(_number(stream_id), kind, _string(fields[b"scope"]), _string(fields[b"id"]))  # type: ignore[arg-type]
-    except (KeyError, UnicodeDecodeError) as error:
-        raise Unreadable(f"change {stream_id!r}") from error
-    if kind not in _KINDS:
-        raise Unreadable(f"change of kind {kind!r}")
-    return change
+    return codec.decode_change(_number(stream_id), fields.get(b"kind"), fields.get(b"scope"), fields.get(b"id"))

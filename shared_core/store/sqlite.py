@@ -19,11 +19,13 @@ from typing import Any, Final, ParamSpec, TypeVar
 from shared_core.errors import FeedWasTrimmed
 from shared_core.settings import Settings
 from shared_core.store.codec import (
+    decode_change,
     decode_checkpoint,
     decode_decision,
     decode_exact,
     decode_feedback,
     decode_row,
+    decode_statistics,
     decode_texts,
     encode_checkpoint,
     encode_decision,
@@ -55,6 +57,7 @@ CONSUMED_PER_PUBLISH: Final = 1000  # of the oldest log entries, how many a publ
 PUT_BATCH: Final = 256  # examples in one transaction of `put`; others' writes get their turn in between
 
 IDS_PER_STATEMENT: Final = 500  # old SQLite allows 999 parameters
+TEXTS_PER_ROW: Final = 50  # as many as one prompt may hold
 
 
 class SqliteStore:
@@ -166,16 +169,29 @@ class SqliteStore:
         return [example_id for (example_id,) in rows]
 
     def texts(self, scope: str, ids: Sequence[str]) -> Mapping[str, Texts]:
-        """See `Store.texts`."""
-        rows = self._of_scope("id, texts", scope, ids)
-        read = ((example_id, self._readable(decode_texts, data)) for example_id, data in rows)
-        return {example_id: texts for example_id, texts in read if texts is not None}
+        """See `Store.texts`. All come in one row: sqlite3 gives the interpreter away at every row that it fetches."""
+        found: dict[str, Texts] = {}
+        for start in range(0, len(ids), TEXTS_PER_ROW):
+            chunk = ids[start : start + TEXTS_PER_ROW]
+            each = (f"(SELECT texts FROM examples WHERE scope = ?1 AND id = ?{i + 2})" for i in range(len(chunk)))
+            [row] = self._database.read(f"SELECT {', '.join(each)}", (scope, *chunk))
+            for example_id, data in zip(chunk, row, strict=True):
+                texts = None if data is None else self._readable(decode_texts, data)
+                if texts is not None:
+                    found[example_id] = texts
+        return found
 
     def rows(self, scope: str, ids: Sequence[str]) -> Sequence[Row]:
         """See `Store.rows`."""
         rows = self._of_scope("id, entry, statistics, vector", scope, ids)
         read = (self._readable(decode_row, scope, *parts) for parts in rows)
         return [row for row in read if row is not None]
+
+    def statistics(self, scope: str, ids: Sequence[str]) -> Mapping[str, Statistics]:
+        """See `Store.statistics`."""
+        rows = self._of_scope("id, statistics", scope, ids)
+        read = ((example_id, self._readable(decode_statistics, data)) for example_id, data in rows)
+        return {example_id: learned for example_id, learned in read if learned is not None}
 
     def scan(self, scope: str, batch: int = 1024) -> Iterator[Sequence[Row]]:
         """See `Store.scan`. Each batch is one read, so that a slow consumer holds no transaction open."""
@@ -198,13 +214,21 @@ class SqliteStore:
 
         A position beyond the feed's end, from a file that was since put back or replaced, counts as trimmed too.
         """
-        rows = self._database.read(
-            "SELECT seq, kind, scope, id FROM changes WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        # as blobs: a text that is not UTF-8 would raise
+        sql = (
+            "SELECT seq, CAST(kind AS BLOB), CAST(scope AS BLOB), CAST(id AS BLOB) FROM changes "
+            "WHERE seq > ? ORDER BY seq LIMIT ?"
         )
-        complete = rows[0][0] == after + 1 if rows else after <= self.position()
-        if not complete:
+        while rows := self._database.read(sql, (after, limit)):
+            if rows[0][0] != after + 1:
+                break
+            read = (self._readable(decode_change, *row) for row in rows)
+            if found := [change for change in read if change is not None]:
+                return found
+            after = rows[-1][0]
+        if rows or after > self.position():
             raise FeedWasTrimmed(f"{self.label} no longer holds every change after {after}; reload the scope")
-        return [Change(*row) for row in rows]
+        return []
 
     # exact tier -----------------------------------------------------------------------------------------------
 
@@ -293,8 +317,12 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?, ?, ?)",
                 (checkpoint.version, checkpoint.offset, encoded.head, encoded.arrays),
             )
-            for update in updates:
-                _update_statistics(connection, *update)
+            connection.executemany("UPDATE examples SET statistics = ? WHERE scope = ? AND id = ?", updates)
+            connection.executemany(
+                "INSERT INTO changes (kind, scope, id) "
+                "SELECT 'statistics', scope, id FROM examples WHERE scope = ? AND id = ?",
+                list(statistics),
+            )
             connection.execute(
                 "DELETE FROM feedback WHERE offset <= ? AND at <= ? AND offset IN "
                 f"(SELECT offset FROM feedback ORDER BY offset LIMIT {CONSUMED_PER_PUBLISH})",
@@ -389,14 +417,6 @@ def _put(connection: sqlite3.Connection, example: Example) -> None:
         ),
     )
     _feed(connection, "put", entry.scope, entry.id)
-
-
-def _update_statistics(connection: sqlite3.Connection, statistics: bytes, scope: str, example_id: str) -> None:
-    updated = connection.execute(
-        "UPDATE examples SET statistics = ? WHERE scope = ? AND id = ?", (statistics, scope, example_id)
-    )
-    if updated.rowcount:
-        _feed(connection, "statistics", scope, example_id)
 
 
 def _remove(connection: sqlite3.Connection, condition: str, parameters: tuple[str, ...]) -> int:

@@ -29,6 +29,9 @@ class Backend(Protocol):
     def damage(self, part: Part, data: bytes, key: str = "", scope: str = "") -> None:
         """Write `data` where `peek` would read."""
 
+    def damage_change(self, seq: int, part: str, data: bytes) -> None:
+        """Write `data` as the kind, scope or id of one step of the change feed."""
+
 
 class MemoryBackend:
     def open(self, settings: Settings, clock: Clock, feed_length: int) -> Store:
@@ -38,6 +41,9 @@ class MemoryBackend:
         raise NotImplementedError("memory cannot be reached from outside")
 
     def damage(self, part: Part, data: bytes, key: str = "", scope: str = "") -> None:
+        raise NotImplementedError("memory cannot be reached from outside")
+
+    def damage_change(self, seq: int, part: str, data: bytes) -> None:
         raise NotImplementedError("memory cannot be reached from outside")
 
 
@@ -78,5 +84,12 @@ class SqliteBackend:
             done = connection.execute(
                 f"UPDATE {table} SET {column} = :data WHERE {where}", {"data": data, "key": key, "scope": scope}
             )
+        connection.close()
+        assert done.rowcount == 1
+
+    def damage_change(self, seq: int, part: str, data: bytes) -> None:
+        connection = sqlite3.connect(self.path)
+        with connection:
+            done = connection.execute(f"UPDATE changes SET {part} = CAST(? AS TEXT) WHERE seq = ?", (data, seq))
         connection.close()
         assert done.rowcount == 1

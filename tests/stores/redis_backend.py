@@ -42,16 +42,19 @@ class RedisBackend:
         if part in ("exact", "decision"):
             self.client.set(f"{self.prefix}{part}:{key}", data, keepttl=True)
         elif part == "feedback":
-            self._rewrite_feedback(int(key), data)
+            self._rewrite("feedback", b"%d-0" % int(key), b"value", data)
         elif part in ("checkpoint", "weights"):
             self.client.hset(f"{self.prefix}checkpoint", "head" if part == "checkpoint" else "arrays", data)
         else:
             self.client.hset(f"{self.prefix}{part}:{scope}", key, data)
 
-    def _rewrite_feedback(self, offset: int, data: bytes) -> None:
+    def damage_change(self, seq: int, part: str, data: bytes) -> None:
+        self._rewrite("changes", b"%d-0" % seq, part.encode(), data)
+
+    def _rewrite(self, stream: str, entry: bytes, field: bytes, data: bytes) -> None:
         """A stream's entries cannot be changed in place: write the whole stream anew."""
-        log = f"{self.prefix}feedback"
+        log = f"{self.prefix}{stream}"
         entries = self.client.xrange(log)
         self.client.delete(log)
         for entry_id, fields in entries:
-            self.client.xadd(log, fields | {b"value": data} if entry_id == b"%d-0" % offset else fields, id=entry_id)
+            self.client.xadd(log, fields | {field: data} if entry_id == entry else fields, id=entry_id)

@@ -9,7 +9,7 @@ import pytest
 
 from shared_core.errors import FeedWasTrimmed, StoreIsUnusable
 from shared_core.store.protocol import Store
-from shared_core.values import Example, Texts
+from shared_core.values import Example, Statistics, Texts
 from tests.fakes import FakeClock
 from tests.stores.conftest import DECISION_TTL, EXACT_TTL, OpenStore, durable_stores
 from tests.stores.makers import (
@@ -76,6 +76,12 @@ def test_a_record_comes_back_whole(store: Store) -> None:
     assert store.decisions(["d1"]) == {"d1": decision}
     assert store.exact("k1") == exact
     assert fed(store) == [("put", "s", "e1")]
+
+
+def test_texts_of_many_come_together(store: Store) -> None:
+    examples = [make_example(f"e{i}") for i in range(120)]
+    store.put(examples)
+    assert store.texts("s", [e.entry.id for e in examples]) == {e.entry.id: e.texts for e in examples}
 
 
 def test_texts_of_every_kind_come_back(store: Store) -> None:
@@ -151,7 +157,9 @@ def test_absent_ids_and_other_scopes_are_left_out(store: Store) -> None:
     asked = ["e2", "x1", "missing", "e1"]
     assert set(store.texts("s", asked)) == {"e1", "e2"}
     assert {row.entry.id for row in store.rows("s", asked)} == {"e1", "e2"}
+    assert store.statistics("s", asked) == {"e1": Statistics(), "e2": Statistics()}
     assert store.texts("s", []) == {}
+    assert store.statistics("s", []) == {}
     assert list(store.rows("s", [])) == []
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shared_core.store.protocol import Store
+from shared_core.store.protocol import Change, Store
 from shared_core.values import Checkpoint
 from tests.stores.backends import Backend, Part
 from tests.stores.conftest import durable_stores
@@ -64,6 +64,7 @@ def test_a_row_that_cannot_be_read(backend: Backend, store: Store, part: Part, h
     assert [row.entry.id for rows in store.scan("s", 1) for row in rows] == ["e2"]
     assert store.unreadable == 2
     assert set(store.texts("s", ["e1", "e2"])) == {"e1", "e2"}
+    assert set(store.statistics("s", ["e1", "e2"])) == ({"e2"} if part == "statistics" else {"e1", "e2"})
     write_about(store)
     assert backend.peek(part, "e1", "s") == stored
     assert store.delete("s", ["e1"]) == 1  # what cannot be read can still be removed
@@ -115,6 +116,26 @@ def test_feedback_that_cannot_be_read_does_not_stop_the_log(
     assert [offset for offset, _ in store.feedback(1, limit=1)] == [4]
     write_about(store)
     assert [backend.peek(part, key) for key in ("2", "3")] == stored
+
+
+@pytest.mark.parametrize(
+    ("part", "data"), [("kind", b"explode"), ("kind", b"\xff"), ("scope", b"\xff\x00"), ("id", b"\x80")]
+)
+def test_changes_that_cannot_be_read_do_not_stop_the_feed(
+    backend: Backend, store: Store, part: str, data: bytes
+) -> None:
+    """Not even where a follower is handed nothing else, in the middle or at the end of the feed."""
+    store.put([make_example(f"e{number}") for number in range(1, 9)])
+    seqs = [change.seq for change in store.changes(0)]
+    for number in (3, 4, 5, 6, 8):
+        backend.damage_change(seqs[number - 1], part, data)
+    followed: list[Change] = []
+    while page := store.changes(followed[-1].seq if followed else 0, limit=2):
+        followed += page
+    assert [change.id for change in followed] == ["e1", "e2", "e7"]
+    assert store.unreadable == 6  # the last one is looked at again, until a change comes after it
+    write_about(store)
+    assert [(change.kind, change.id) for change in store.changes(seqs[6], limit=1)] == [("put", "e7")]
 
 
 @cases("checkpoint", "weights")

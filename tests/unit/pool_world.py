@@ -90,11 +90,14 @@ class World:
         self.store = SpiedStore(store or open_store("memory://", settings=Settings()))
         self.guard = Guard(2, time.monotonic)
         self.counters = Counters()
-        self.replica = Replica(self.store, self.guard, Settings(), self.counters)
+        self.replica = Replica(self.store, Settings(), self.counters)
 
     def put(self, *examples: Example) -> None:
         self.store.put(examples)
         self.replica.refresh()
+
+    def texts(self, ids: list[str], seconds: float = 5.0) -> dict[str, Texts]:
+        return self.guard.run(soon(seconds), self.replica.texts("s", ids))
 
     def ids(self, query: np.ndarray, scope: str = "s", task: str = "t", k: int = 16) -> list[str]:
         return list(self.replica.candidates(scope, task, query, k).ids)

@@ -1,10 +1,12 @@
 """A pool in a list and an embedder in a dictionary: the selector's seams, exact and small."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from shared_core.errors import ScopeIsCold
+from shared_core.guard import Step
 from shared_core.pool import Candidates
 from shared_core.values import Texts
 
@@ -53,8 +55,11 @@ class ListPool:
         self.asked_quantiles.append(q)
         return self.threshold
 
-    def texts(self, scope, ids, deadline):
+    def texts(self, scope, ids):
         self.text_calls.append(list(ids))
+        return (yield Step("store", partial(self._texts, scope, ids)))
+
+    def _texts(self, scope, ids):
         return {
             e.id: Texts(e.query, e.answer)
             for e in self.kept

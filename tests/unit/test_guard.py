@@ -2,11 +2,12 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from shared_core.errors import DependencyIsDown, DependencyIsSlow
-from shared_core.guard import FAILURES_TO_OPEN, OPEN_SECONDS, Deadline, Guard
+from shared_core.guard import FAILURES_TO_OPEN, OPEN_SECONDS, Deadline, Guard, Step
 
 
 class Clock:
@@ -121,3 +122,153 @@ def test_many_threads_share_the_guard():
         thread.join()
     assert len(results) == 400
     assert all(results)
+
+
+# several calls of one request -----------------------------------------------------------------------------------------
+
+
+def both(embed, read, between=lambda value: value):
+    """A request that needs the embedder, and then the store."""
+    vector = yield Step("embedder", embed)
+    between(vector)
+    return vector, (yield Step("store", read))
+
+
+def test_one_thread_takes_a_request_through_its_steps():
+    guard = Guard(2, time.monotonic)
+    first, second = guard.run(soon(), both(threading.get_ident, threading.get_ident))
+    assert first == second != threading.get_ident()
+    assert len({guard.run(soon(), both(threading.get_ident, int))[0] for _ in range(20)}) == 1  # and again
+    guard.close()
+
+
+def test_a_request_without_steps_needs_no_thread():
+    guard, before = Guard(2, time.monotonic), len(guard_threads())
+
+    def known():
+        return "known"
+        yield
+
+    assert guard.run(soon(), known()) == "known"
+    assert len(guard_threads()) == before
+
+
+def test_requests_stuck_in_the_store_leave_the_embedders_places_to_others(stuck):
+    guard, before = Guard(2, time.monotonic), len(guard_threads())
+    for _ in range(4):  # two are stuck, two wait in line behind them
+        with pytest.raises(DependencyIsSlow, match="store: it did not answer"):
+            guard.run(soon(0.05), both(int, stuck))
+    with pytest.raises(DependencyIsSlow, match="store: all its threads are busy"):
+        guard.run(soon(), both(int, int))
+    for _ in range(10):
+        assert guard.call("embedder", soon(), lambda: "fine") == "fine"
+    assert len(guard_threads()) - before <= 4
+
+
+def test_requests_stuck_in_the_embedder_leave_the_store_alone(stuck):
+    guard = Guard(2, time.monotonic)
+    for _ in range(4):
+        with pytest.raises(DependencyIsSlow, match="embedder"):
+            guard.run(soon(0.01), both(stuck, int))
+    assert guard.call("store", soon(), lambda: "fine") == "fine"
+
+
+def test_a_request_waits_for_a_place_at_its_next_step():
+    guard, begun, release, results = Guard(1, time.monotonic), threading.Event(), threading.Event(), []
+    holding = threading.Thread(target=guard.call, args=("store", soon(), lambda: begun.set() or release.wait(10)))
+    holding.start()
+    assert begun.wait(10)
+    waiting = threading.Thread(target=lambda: results.append(guard.run(soon(), both(lambda: "v", lambda: "t"))))
+    waiting.start()
+    while not guard._lanes["store"].waiting:
+        time.sleep(0)
+    assert guard.call("embedder", soon(), lambda: "free") == "free"  # its only place is not held by who waits
+    release.set()
+    waiting.join()
+    holding.join()
+    assert results == [("v", "t")]
+    guard.close()
+
+
+def test_each_failure_counts_against_its_own_dependency():
+    clock = Clock()
+    guard = Guard(1, clock)
+
+    def broken(*_):
+        raise OSError("down")
+
+    for _ in range(FAILURES_TO_OPEN):
+        with pytest.raises(OSError, match="down"):
+            guard.run(Deadline(5, clock), both(int, broken))
+    with pytest.raises(DependencyIsDown, match="store"):
+        guard.run(Deadline(5, clock), both(int, int))
+    for _ in range(FAILURES_TO_OPEN + 1):
+        with pytest.raises(OSError, match="down"):
+            guard.run(Deadline(5, clock), both(int, int, between=broken))  # the request's own failure
+    assert guard.call("embedder", Deadline(5, clock), lambda: 1) == 1
+
+
+def test_a_request_that_is_slow_by_itself_blames_no_dependency(stuck):
+    guard = Guard(FAILURES_TO_OPEN + 1, time.monotonic)
+    for _ in range(FAILURES_TO_OPEN):
+        with pytest.raises(DependencyIsSlow, match="between two calls"):
+            guard.run(soon(0.05), both(int, int, between=lambda _: stuck()))
+    assert guard.call("embedder", soon(), lambda: 1) == 1
+
+
+def test_a_step_may_fail_and_the_request_go_on():
+    def forgiving():
+        try:
+            yield Step("store", {}.popitem)
+        except KeyError:
+            return (yield Step("embedder", lambda: "instead"))
+
+    guard = Guard(1, time.monotonic)
+    assert guard.run(soon(), forgiving()) == "instead"
+    guard.close()
+
+
+def test_closing_ends_the_threads_that_are_free_at_once_and_the_others_later():
+    guard, release, before = Guard(2, time.monotonic), threading.Event(), set(guard_threads())
+    at_work = threading.Thread(target=guard.call, args=("a", soon(), release.wait, 10))
+    at_work.start()
+    guard.call("b", soon(), int)
+    mine = set(guard_threads()) - before
+    guard.close()
+    release.set()
+    for thread in mine:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in mine)
+    at_work.join()
+
+
+def test_many_requests_at_once_all_come_through():
+    """Places are taken, passed on and given back; none is lost and none is given out twice."""
+    guard, busy, most, lock = Guard(3, time.monotonic), {"embedder": 0, "store": 0}, [], threading.Lock()
+
+    def use(name, value):
+        with lock:
+            busy[name] += 1
+            most.append(busy[name])
+        with lock:
+            busy[name] -= 1
+        return value
+
+    def ask(n):
+        for i in range(200):
+            value = n * 1000 + i
+            steps = both(lambda value=value: use("embedder", value), lambda value=value: use("store", value))
+            try:
+                assert guard.run(soon(), steps) == (value, value)
+            except DependencyIsSlow:
+                refused.append(value)
+
+    refused, before = [], set(guard_threads())
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(ask, range(6)))
+    assert max(most) <= 3
+    assert refused == []  # three places and three that may wait
+    guard.close()
+    for thread in set(guard_threads()) - before:
+        thread.join(5)
+    assert [lane.busy for lane in guard._lanes.values()] == [0, 0]

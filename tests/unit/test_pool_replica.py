@@ -141,14 +141,14 @@ def test_a_replica_that_slept_past_the_feeds_end_reloads():
     with world(SqliteStore(None, settings=Settings(), feed_length=4)) as w:
         w.put(example("a", A), example("b", B))
         w.replica.warm("s")
-        w.replica.texts("s", ["a"], soon())
+        w.texts(["a"])
         w.store.delete("s", ["a"])
         for i in range(8):
             w.store.put([example(f"n{i}", VECTORS[10 + i])])
         w.replica.refresh()
         assert w.counters["pool.reloaded"] == 1
         assert set(w.ids(A)) == {"b", *(f"n{i}" for i in range(8))}
-        assert w.replica.texts("s", ["a"], soon()) == {}
+        assert w.texts(["a"]) == {}
         w.put(example("later", C))
         assert "later" in w.ids(C)
         assert w.counters["pool.reloaded"] == 1
@@ -184,9 +184,9 @@ def test_texts_are_read_in_one_call_and_then_kept():
     with world() as w:
         w.put(example("a", A), example("b", B), example("c", C))
         w.replica.warm("s")
-        assert w.replica.texts("s", ["a", "b"], soon())["b"].answer == "answer b"
-        w.replica.texts("s", ["a", "b", "c"], soon())
-        w.replica.texts("s", ["c", "a"], soon())
+        assert w.texts(["a", "b"])["b"].answer == "answer b"
+        w.texts(["a", "b", "c"])
+        w.texts(["c", "a"])
         assert w.store.texts_read == [["a", "b"], ["c"]]
 
 
@@ -194,10 +194,10 @@ def test_texts_of_deleted_and_replaced_examples_leave_the_cache():
     with world() as w:
         w.put(example("a", A), example("b", B))
         w.replica.warm("s")
-        w.replica.texts("s", ["a", "b"], soon())
+        w.texts(["a", "b"])
         w.store.delete("s", ["a"])
         w.put(example("b", B, answer="a better answer"))
-        read = w.replica.texts("s", ["a", "b"], soon())
+        read = w.texts(["a", "b"])
         assert set(read) == {"b"}
         assert read["b"].answer == "a better answer"
 
@@ -212,8 +212,8 @@ def test_texts_deleted_while_they_were_read_are_not_kept():
             w.replica.refresh()
 
         w.store.before["texts returns"] = meanwhile
-        w.replica.texts("s", ["a"], soon())
-        assert w.replica.texts("s", ["a"], soon()) == {}
+        w.texts(["a"])
+        assert w.texts(["a"]) == {}
 
 
 def test_texts_keep_to_the_deadline():
@@ -223,7 +223,7 @@ def test_texts_keep_to_the_deadline():
         w.store.before["texts returns"] = lambda: release.wait(10)
         try:
             with pytest.raises(DependencyIsSlow):
-                w.replica.texts("s", ["a"], soon(0.05))
+                w.texts(["a"], 0.05)
         finally:
             release.set()
 
