@@ -99,16 +99,20 @@ class VectorIndex:
         query = np.ascontiguousarray(vector, np.float32)[None]
         near_tail, tail = self._search_tail(query, k, count)
         near_base, base = self._search_base(query, k)
-        similarity = np.concatenate([near_base[base >= 0], near_tail[tail >= 0]])
-        positions = np.concatenate([base[base >= 0], tail[tail >= 0] + self._offset])
-        best = np.argsort(-similarity, kind="stable")[:k]
-        positions = positions[best]
+        similarity, rows = np.concatenate([near_base, near_tail]), np.concatenate([base, tail])
+        found = rows >= 0
+        rows[len(base) :] += self._offset
+        best = np.argsort(-similarity, kind="stable")
+        best = best[found[best]][:k]
+        positions = rows[best]
         return Neighbours(positions, similarity[best], self.vectors(positions))
 
     def vectors(self, positions: Positions) -> Vector:
         """The vectors at these positions, removed ones included, shape (len(positions), dimension)."""
-        found = np.empty((len(positions), self.dimension), np.float32)
         late = positions >= self._offset
+        if self._base and not late.any():
+            return self._base.vectors(positions)
+        found = np.empty((len(positions), self.dimension), np.float32)
         found[late] = self._tail[positions[late] - self._offset]
         if self._base and not late.all():
             found[~late] = self._base.vectors(positions[~late])

@@ -19,6 +19,7 @@ of the context near 1 (0.5 to about 1.7).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -36,17 +37,19 @@ LONG: Final = 32_768  # characters
 _PROJECTION_SEED: Final = 20_251_013
 
 
-def context(request: Request, selection: Selection, arm: Arm) -> Array:
-    """The context vector of `arm` for this request, (DIMENSION,)."""
-    x = np.zeros(DIMENSION)
-    x[0] = 1.0
-    if arm.uses_examples and selection.examples:
-        x[1:7] = _summary(selection)
-    x[7] = min(1.0, math.log1p(_length(request)) / math.log1p(LONG))
+def contexts(request: Request, selection: Selection, arms: Sequence[Arm]) -> tuple[Array, ...]:
+    """The context vector of each of `arms` for this request, (DIMENSION,); alike arms share one."""
+    plain = np.zeros(DIMENSION)
+    plain[0] = 1.0
+    plain[7] = min(1.0, math.log1p(_length(request)) / math.log1p(LONG))
     if selection.vector is not None:
-        x[8:] = _projection(len(selection.vector)) @ selection.vector
-    x *= SCALE
-    return x
+        plain[8:] = _projection(len(selection.vector)) @ selection.vector
+    plain *= SCALE
+    if not selection.examples:
+        return (plain,) * len(arms)
+    shown = plain.copy()
+    shown[1:7] = [SCALE * value for value in _summary(selection)]
+    return tuple(shown if arm.uses_examples else plain for arm in arms)
 
 
 def _summary(selection: Selection) -> tuple[float, ...]:

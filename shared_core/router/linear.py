@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shared_core.errors import SettingIsWrong
 from shared_core.router import state
@@ -22,7 +23,7 @@ from shared_core.router.bandit import (
     thompson,
     win_probabilities,
 )
-from shared_core.router.features import context
+from shared_core.router.features import contexts
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
 from shared_core.values import Arm, ArmScore, Checkpoint, Request, Route, Selection, digest
@@ -35,6 +36,7 @@ class _Snapshot:
     """What one checkpoint made the router believe; replaced as a whole, so that a request sees one version only."""
 
     heads: tuple[Head, ...]
+    counts: NDArray[np.int64]  # rewards of each arm
     rated: int
     version: int
 
@@ -129,13 +131,14 @@ class LinearRouter:
             solve(posteriors.get(arm.name) or state.initial(reference=i == self._reference))
             for i, arm in enumerate(self._arms)
         )
-        return _Snapshot(heads, sum(p.count for p in posteriors.values()), version)
+        counts = np.array([head.count for head in heads])
+        return _Snapshot(heads, counts, sum(p.count for p in posteriors.values()), version)
 
     def _stand(
         self, snapshot: _Snapshot, request: Request, selection: Selection, rng: np.random.Generator
     ) -> _Standing:
-        contexts = tuple(context(request, selection, arm) for arm in self._arms)
-        predicted = np.array([predict(head, x) for head, x in zip(snapshot.heads, contexts, strict=True)])
+        seen = contexts(request, selection, self._arms)
+        predicted = np.array([predict(head, x) for head, x in zip(snapshot.heads, seen, strict=True)])
         if not np.isfinite(predicted).all():
             raise ValueError("a similarity, a utility or the embedding of this request is not a finite number")
         means, stds = predicted[:, 0], predicted[:, 1]
@@ -145,15 +148,14 @@ class LinearRouter:
         else:
             eligible = np.arange(len(means)) == self._reference  # a prior is no evidence
         return _Standing(
-            contexts, means, stds, samples, samples - self._costs, eligible, self._explore(snapshot, selection)
+            seen, means, stds, samples, samples - self._costs, eligible, self._explore(snapshot, selection)
         )
 
     def _explore(self, snapshot: _Snapshot, selection: Selection) -> Array:
         if not snapshot.rated and not self._can_learn:
             self._warn()
             return np.zeros(len(self._arms))
-        counts = np.array([head.count for head in snapshot.heads])
-        return exploration_shares(counts, self._shown & bool(selection.examples), self._settings.explore)
+        return exploration_shares(snapshot.counts, self._shown & bool(selection.examples), self._settings.explore)
 
     def _propensity(self, standing: _Standing, chosen: int) -> float:
         share = float(standing.shares[chosen])
@@ -165,17 +167,11 @@ class LinearRouter:
         return float((1.0 - standing.shares.sum()) * wins[chosen] + share)
 
     def _explain(self, standing: _Standing) -> tuple[ArmScore, ...]:
+        columns = (standing.means, standing.stds, standing.samples, standing.eligible, standing.scores)
+        rows = zip(self._arms, *(column.tolist() for column in columns), strict=True)
         return tuple(
-            ArmScore(
-                arm.name,
-                float(standing.means[i]),
-                float(standing.stds[i]),
-                float(standing.samples[i]),
-                arm.cost,
-                bool(standing.eligible[i]),
-                float(standing.scores[i]),
-            )
-            for i, arm in enumerate(self._arms)
+            ArmScore(arm.name, mean, std, sample, arm.cost, eligible, score)
+            for arm, mean, std, sample, eligible, score in rows
         )
 
     def _reason(self, snapshot: _Snapshot, standing: _Standing, chosen: int, explored: bool) -> str:

@@ -14,7 +14,7 @@ import pytest
 from shared_core.errors import SettingIsWrong
 from shared_core.router import state
 from shared_core.router.bandit import observe
-from shared_core.router.features import DIMENSION, context
+from shared_core.router.features import DIMENSION, contexts
 from shared_core.router.linear import LinearRouter
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
@@ -22,6 +22,11 @@ from shared_core.values import Arm, Checkpoint, Message, Request, ScoredExample,
 
 SMALL, LARGE = Arm("small", 0.1), Arm("large", 1.0, uses_examples=False)
 REQUEST = Request((Message("system", "Be brief."), Message("user", "heat the kitchen to 30")), "heat the kitchen to 30")
+
+
+def context(request, chosen, arm):
+    (x,) = contexts(request, chosen, [arm])
+    return x
 
 
 def unit(seed, dimension=384):
