@@ -162,6 +162,14 @@ class TestQueryEngine:
         assert sources(response) == sorted(DOCUMENTS)
         assert examples.counters["decided.unrouted"] == 1  # chosen once, though LlamaIndex formats it three times
 
+    def test_a_stream_read_by_another_thread_has_its_turns(self, llm, server, make):
+        engine = query_engine(llm, make(show="turns"), streaming=True, text_qa_template=few_shot_prompt())
+        response = engine.query(QUESTION)
+        assert server.count() == 0  # LlamaIndex asks the model when the stream is read
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(lambda: "".join(response.response_gen)).result()
+        assert server.asked[0].turns[2] == ("assistant", SHOWN[1])
+
     @pytest.mark.parametrize("how", ["sync", "async"])
     @pytest.mark.parametrize("show", ["nodes", "turns"])
     def test_refine_asks_once_more_for_nodes_and_not_for_turns(self, llm, server, make, how, show):
@@ -451,6 +459,8 @@ class TestWhatIsKept:
         server.answer = lambda asked: Reply("Press the", cut=True)
         with pytest.raises(Exception, match=r"(?i)incomplete|peer|closed|connection"):
             "".join(query_engine(llm, None, streaming=True).query(QUESTION).response_gen)
+        server.answer = lambda asked: Reply("Press the", finish_reason="")  # ended, and did not say why
+        assert "".join(query_engine(llm, None, streaming=True).query(QUESTION).response_gen)
         assert handler.flush(20)
         assert held(handler) == {}
 
@@ -483,6 +493,24 @@ class TestWhatIsKept:
         assert handler.flush(20)
         assert held(handler, "acme") == {QUESTION: "Press the red button."}
         assert held(handler) == {}
+
+    def test_what_was_chosen_for_one_tenant_is_not_kept_with_the_answer_to_another(self, llm, make, handler):
+        examples = make(engine=handler.engine, scope="acme")
+        with iccache_context(scope="acme"):
+            examples.postprocess_nodes([], query_str=QUESTION)
+        with iccache_context(scope="other"):
+            response = query_engine(llm, None).query(QUESTION)
+        assert handler.flush(20)
+        assert held(handler, "other") == {QUESTION: "Press the red button."}
+        assert held(handler, "acme") == dict([SHOWN])
+        assert response.metadata["iccache"]["examples"] == []
+
+    def test_what_was_chosen_for_one_query_is_not_kept_with_the_next(self, llm, make, handler):
+        examples = make(engine=handler.engine, pairs=())
+        query_engine(llm, examples).query(QUESTION)
+        query_engine(llm, None).query("what colour is the fan")
+        assert handler.flush(20)
+        assert set(held(handler)) == {QUESTION, "what colour is the fan"}
 
     def test_a_stream_belongs_to_the_scope_that_asked(self, llm, handler):
         with iccache_context(scope="acme"):
