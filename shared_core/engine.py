@@ -235,8 +235,7 @@ class Engine:
         is_new = parts.store.append_feedback(Feedback(decision_id, rater, float(score), self._clock()))
         if score < POOR:
             parts.manager.judged_poor(decision_id)
-        elif score >= self.settings.trust_feedback:
-            parts.manager.keep_trusted(decision_id)
+        elif score >= self.settings.trust_feedback and parts.manager.keep_trusted(decision_id):
             parts.poke()
         return is_new
 

@@ -70,12 +70,13 @@ class LocalManager:
             self._await_feedback(decision, outcome)
         self._keep(decision, outcome, why_not)
 
-    def keep_trusted(self, decision_id: str) -> None:
-        """Admit an answer that waited for good feedback; nothing happens if it no longer waits in this process."""
+    def keep_trusted(self, decision_id: str) -> bool:
+        """Admit an answer that waited for good feedback; False if none (or no longer) waits in this process."""
         with self._lock:
             waiting = self._unrated.pop(decision_id, None)
         if waiting:
             self._keep(*waiting, None)
+        return waiting is not None
 
     def observe_exact(self, decision: Decision, outcome: Outcome) -> None:
         """Store an answer for the exact tier; not where redaction would change what was asked or answered."""
