@@ -69,7 +69,7 @@ class Lines:
         step, so_far = steps[-1], report(steps)
         offload = so_far.rows[-1].whole.offload or 0.0
         self._print(
-            f"{step.number}/{self._total} {_asked(step)} {_verdict(step.score)}: {step.request} -> {step.answer}"
+            f"{step.number}/{self._total} {_asked(step)} {_verdict(step.score)}: {_line(step.request)} -> {_line(step.answer)}"
             f" | offload {offload:.0%}, quality {so_far.rows[-1].whole.quality or 0.0:.2f}"
         )
 
@@ -77,8 +77,8 @@ class Lines:
         """Four lines."""
         if step.alone is None:
             return
-        self._print(f"  side by side {number}: {step.request}")
-        self._print(f"    right answer:           {step.right}")
+        self._print(f"  side by side {number}: {_line(step.request)}")
+        self._print(f"    right answer:           {_line(step.right)}")
         self._print(f"    small alone:            {_line(step.alone.answer)} ({_verdict(step.alone.score)})")
         self._print(f"    small with {step.examples} examples:  {_line(step.answer)} ({_verdict(step.score)})")
 
@@ -114,7 +114,7 @@ class Picture:
         table = Table.grid(padding=(0, 2))
         table.add_row(Text("small alone", style="dim"), _marked(step.alone.answer, step.alone.score))
         table.add_row(Text(f"with {step.examples} examples", style="dim"), _marked(step.answer, step.score))
-        title = Text(f"side by side {number}: {step.request}")
+        title = Text(f"side by side {number}: {_line(step.request)}")
         self._console.print(Panel(table, title=title, title_align="left", border_style="dim"))
 
     def _figures(self, steps: Sequence[Step]) -> RenderableType:
@@ -166,7 +166,7 @@ def _latest(steps: Sequence[Step]) -> Table:
         style = "green" if step.offloaded else "blue"
         table.add_row(
             str(step.number),
-            Text(step.request),
+            Text(_line(step.request)),
             Text(_asked(step), style=style),
             Text(_line(step.answer)),
             Text(_verdict(step.score), style="green" if step.score >= RIGHT else "red"),
@@ -188,8 +188,8 @@ def _marked(answer: str, score: float) -> Text:
     return Text(f"{_line(answer)}  ({_verdict(score)})", style="green" if score >= RIGHT else "red")
 
 
-def _line(answer: str) -> str:
-    return " ".join(answer.split())
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _share(value: float | None) -> ProgressBar:

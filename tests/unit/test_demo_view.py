@@ -1,0 +1,60 @@
+"""What a run of the demo shows of texts that have several lines."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from iccache_langchain.demo.results import Alone, Step
+from iccache_langchain.demo.view import Lines, Picture
+from iccache_langchain.demo.workload import Workload
+
+WORKLOAD = Workload(("write\na loop",), {}, "", (), "")
+STEP = Step(
+    number=1,
+    request="write\na loop",
+    right="for x in xs:\n    pass",
+    arm="small",
+    offloaded=True,
+    examples=4,
+    explored=False,
+    answer="while True:\n    [pass]",
+    score=0.5,
+    large_score=1.0,
+    copied=None,
+    alone=Alone("no\n\nidea", 0.0, sampled=False),
+    tokens=9,
+)
+
+
+@pytest.fixture
+def console():
+    return Console(file=io.StringIO(), width=80, force_terminal=False)
+
+
+def shown(console):
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_a_request_is_one_line_in_a_log(console):
+    with Lines(console, WORKLOAD) as view:
+        view.show([STEP])
+    assert shown(console) == ["1/1 small, 4 ex. 0.50: write a loop -> while True: [pass] | offload 100%, quality 0.50"]
+
+
+def test_a_comparison_is_four_lines_in_a_log(console):
+    Lines(console, WORKLOAD).compare(1, STEP)
+    assert shown(console) == [
+        "  side by side 1: write a loop",
+        "    right answer:           for x in xs: pass",
+        "    small alone:            no idea (wrong)",
+        "    small with 4 examples:  while True: [pass] (0.50)",
+    ]
+
+
+def test_the_picture_shows_both_answers_side_by_side_as_they_are(console):
+    Picture(console, WORKLOAD).compare(1, STEP)
+    text = "\n".join(shown(console))
+    assert "side by side 1: write a loop" in text
+    assert "no idea  (wrong)" in text
+    assert "while True: [pass]  (0.50)" in text
