@@ -101,9 +101,9 @@ def _histogram(result: Estimate) -> RenderableType:
 
 def _sentences(result: Estimate) -> str:
     first, _, last = result.known_by_third
-    levels = ", ".join(f"{q:.0%}: {v:.2f}" for q, v in zip(QUANTILES, result.quantiles, strict=True))
+    levels = ", ".join(f"{q:.0%}: {v:.2f}" for q, v in zip(QUANTILES, result.quantiles, strict=False))
     return (
-        f"Quantiles of the nearest similarity: {levels}.\n"
+        f"Quantiles of the nearest similarity: {levels or 'none, for there is but one different request'}.\n"
         f"Repeated or near were {first:.1%} of the first third of the file and {last:.1%} of the last: a pool fills.\n"
         f"Two random requests of this file have a similarity of {result.random_median:.2f} (median; 99 % are below "
         f"{result.random_high:.2f}): a near neighbour means something only well above that. The IC-Cache paper found "

@@ -32,8 +32,9 @@ class Estimate:
         repeated: Asked before, word for word (white space aside): the exact tier's.
         near: Not repeated, with an earlier request more similar than `NEAR`.
         known_by_third: Repeated or near, of each third of the stream: a pool grows, and this share with it.
-        quantiles: Of the greatest similarity to an earlier request, repeats left out, at `QUANTILES`.
-        histogram: How many requests, repeats left out, in each of `BINS` equal bins over [0, 1]; below 0 counts as 0.
+        quantiles: Of the greatest similarity to an earlier request, at `QUANTILES`; repeats and the first request, which
+            has no earlier one, are left out. Empty if that leaves none.
+        histogram: How many of the same requests are in each of `BINS` equal bins over [0, 1]; below 0 counts as 0.
         random_median: Median similarity of random pairs of this file: what "unrelated" means to this embedder.
         random_high: Their 0.99 quantile.
     """
@@ -81,7 +82,7 @@ def estimated(texts: list[str], vectors: Vector, best: Floats) -> Estimate:
     """The figures of a stream, from what `nearest_earlier` found. At least one request."""
     repeated = repeats(texts)
     near = (best >= NEAR) & ~repeated
-    fresh = best[~repeated]
+    fresh = best[1:][~repeated[1:]]
     counts, _ = np.histogram(np.clip(fresh, 0.0, 1.0), bins=BINS, range=(0.0, 1.0))
     random = _random_pairs(vectors)
     a, b, c = (float(part.mean()) if len(part) else 0.0 for part in np.array_split(near | repeated, 3))
@@ -90,7 +91,7 @@ def estimated(texts: list[str], vectors: Vector, best: Floats) -> Estimate:
         repeated=float(repeated.mean()),
         near=float(near.mean()),
         known_by_third=(a, b, c),
-        quantiles=tuple(float(q) for q in np.quantile(fresh, QUANTILES)),
+        quantiles=tuple(float(q) for q in np.quantile(fresh, QUANTILES)) if fresh.size else (),
         histogram=tuple(int(count) for count in counts),
         random_median=float(np.median(random)),
         random_high=float(np.quantile(random, 0.99)),

@@ -1,5 +1,6 @@
 """`iccache estimate`: shares of a stream that a hand can check, and the picture that is made of them."""
 
+import io
 import json
 import sys
 
@@ -50,13 +51,18 @@ def test_shares_add_up_and_repeats_are_no_neighbours():
     assert result.repeated == pytest.approx(1 / 6)
     assert result.near == pytest.approx(2 / 6)
     assert result.known_by_third == pytest.approx((1 / 2, 1 / 2, 1 / 2))
-    assert sum(result.histogram) == 5
+    assert sum(result.histogram) == 4  # the first has no earlier request that it could be near to
     assert result.histogram[-1] == 2
+    assert result.quantiles[0] >= 0.0
 
 
 def test_one_request_is_enough():
     result = estimated(["only"], rows(0), nearest_earlier(rows(0)))
     assert (result.requests, result.repeated, result.near) == (1, 0.0, 0.0)
+    assert result.quantiles == ()
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(picture(result, "my-embedder"))
+    assert "none, for there is but one different request" in console.export_text()
 
 
 def test_the_picture_says_what_the_figures_do_not_mean():
