@@ -28,7 +28,8 @@ ENVIRONMENT = {
     "HTTP_PROXY": "http://127.0.0.1:9",
     "HTTPS_PROXY": "http://127.0.0.1:9",
     "NO_PROXY": "127.0.0.1,localhost",
-    "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm wants widgets for progress bars, of which there are none
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm misses widgets for its progress bars,
+    "TQDM_DISABLE": "1",  # which would be kept frame by frame
 }
 
 
