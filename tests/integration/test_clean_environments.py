@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 LLAMAINDEX = """
 import importlib.util
-from iccache_llamaindex import *
+from iccache_llamaindex import ICCacheLLM
 from llama_index.core.llms import ChatMessage, MockLLM
 assert importlib.util.find_spec("langchain_core") is None
 arms = {"small": MockLLM(), "large": MockLLM()}
@@ -27,7 +27,7 @@ except ImportError as error:
 """
 LANGCHAIN = """
 import importlib.util
-from iccache_langchain import *
+from iccache_langchain import ICCacheChatModel
 from langchain_core.language_models.fake_chat_models import ParrotFakeChatModel
 assert importlib.util.find_spec("llama_index") is None
 arms = {"small": ParrotFakeChatModel(), "large": ParrotFakeChatModel()}
