@@ -24,6 +24,7 @@ Source: TypeAlias = Literal["traffic", "replay", "correction", "import", "synthe
 Style: TypeAlias = Literal["chat", "paper"]
 
 DEFAULT_SCOPE = "default"
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 LINE_END: Final = re.compile(r"\r\n?|\n")
 
 
@@ -412,7 +413,7 @@ def same_text(text: str) -> str:
 
 def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces, the same for equal values."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return _CANONICAL.encode(value)
 
 
 def digest(value: object) -> str:

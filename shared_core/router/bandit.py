@@ -93,7 +93,8 @@ def predict(head: Head, x: Array) -> tuple[float, float]:
 
 def thompson(means: Array, stds: Array, rng: np.random.Generator) -> Array:
     """One independent draw from each arm's posterior, (n,)."""
-    return means + stds * rng.standard_normal(len(means))
+    draws: Array = np.array([rng.standard_normal() for _ in means])
+    return means + stds * draws
 
 
 def guard(means: Array, stds: Array, reference: int, target: float, confidence: float) -> NDArray[np.bool_]:

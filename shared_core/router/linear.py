@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,6 +204,24 @@ class LinearRouter:
         )
 
 
+class _Stream(threading.local):
+    """A generator for each thread. To make one asks the system for randomness, which a stream with a key never uses."""
+
+    def __init__(self) -> None:
+        self.philox = np.random.Philox(key=0)
+        self.generator = np.random.Generator(self.philox)
+        self.start = self.philox.state
+
+
+_stream: Final = _Stream()
+
+
 def _generator(seed: int, decision_id: str) -> np.random.Generator:
-    """The decision's own random stream: it depends on nothing that other requests or threads do."""
-    return np.random.Generator(np.random.Philox(key=int(digest([seed, decision_id])[:32], 16)))
+    """The decision's own random stream: it depends on nothing that other requests or threads do.
+
+    That of ``Philox(key=…)``, from its start; good until this thread asks for the next one.
+    """
+    key = np.frombuffer(bytes.fromhex(digest([seed, decision_id])[:32])[::-1], "<u8")  # the digits as one number
+    start = _stream.start
+    _stream.philox.state = {**start, "state": {"counter": start["state"]["counter"], "key": key}}
+    return _stream.generator

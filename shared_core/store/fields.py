@@ -26,8 +26,7 @@ def dump(fields: Mapping[str, object]) -> bytes:
         ValueError: A number is not finite, or the JSON is larger than can be read back.
         TypeError: A value is not JSON.
     """
-    line = json.dumps({"v": SCHEMA, **fields}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return within(line.encode("utf-8", "surrogatepass"))
+    return within(_ENCODER.encode({"v": SCHEMA, **fields}).encode("utf-8", "surrogatepass"))
 
 
 def within(data: bytes, limit: int = MAX_VALUE_BYTES) -> bytes:
@@ -54,7 +53,7 @@ class Fields:
     def __init__(self, data: object) -> None:
         raw = raw_bytes(data, MAX_VALUE_BYTES)
         try:
-            fields = json.loads(raw.decode("utf-8", "surrogatepass"), parse_constant=_refuse_constant)
+            fields = _DECODER.decode(raw.decode("utf-8", "surrogatepass"))
         except (ValueError, RecursionError) as error:
             raise Unreadable(f"JSON: {error}") from error
         if not isinstance(fields, dict) or fields.get("v") != SCHEMA:
@@ -116,6 +115,11 @@ class Fields:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise Unreadable(f"{name} is not JSON")
+
+
+# `json.dumps` and `json.loads` would make these anew at every call, which takes longer than most values do
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _text(value: object) -> str:

@@ -15,10 +15,10 @@ from shared_core.errors import SettingIsWrong
 from shared_core.router import state
 from shared_core.router.bandit import observe
 from shared_core.router.features import DIMENSION, contexts
-from shared_core.router.linear import LinearRouter
+from shared_core.router.linear import LinearRouter, _generator
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
-from shared_core.values import Arm, Checkpoint, Message, Request, ScoredExample, Selection
+from shared_core.values import Arm, Checkpoint, Message, Request, ScoredExample, Selection, digest
 
 SMALL, LARGE = Arm("small", 0.1), Arm("large", 1.0, uses_examples=False)
 REQUEST = Request((Message("system", "Be brief."), Message("user", "heat the kitchen to 30")), "heat the kitchen to 30")
@@ -223,6 +223,14 @@ class TestDeterminism:
         ]
         assert [json.loads(line) for line in out.stdout.splitlines()] == here
         assert len({row[0] for row in here}) == 2
+
+    def test_the_stream_is_philoxs_own_whatever_was_drawn_before(self):
+        for number in range(50):
+            fresh = np.random.Generator(np.random.Philox(key=int(digest([3, str(number)])[:32], 16)))
+            used = _generator(3, str(number))
+            assert used.random() == fresh.random()
+            assert used.standard_normal(number).tolist() == fresh.standard_normal(number).tolist()
+            used.integers(0, 9, 3, dtype=np.int32)  # leaves half a word behind
 
     def test_neither_order_nor_threads_matter(self):
         made, forward = self.rows()
