@@ -658,7 +658,9 @@ async def test_structured_output(bound, server):
     ]
     assert {one.name for one in found} == {"Rome"}
     assert {asked.model for asked in server.asked} == {"small"}
-    assert all(asked.body["tool_choice"] == "required" for asked in server.asked[:5])  # LlamaIndex's streams let it choose
+    assert all(
+        asked.body["tool_choice"] == "required" for asked in server.asked[:5]
+    )  # LlamaIndex's streams let it choose
 
 
 def test_without_tools_in_every_arm_structured_output_goes_through_the_prompt(build, arm, server):
@@ -819,7 +821,9 @@ def test_metadata_is_what_holds_for_every_arm(build, arm):
     metadata = build(arms=arms).metadata
     assert (metadata.context_window, metadata.num_output, metadata.model_name) == (4000, 1024, "iccache")
     assert metadata.is_chat_model and metadata.is_function_calling_model
-    assert not build(arms=arms | {"third": MockLLM()}, costs={"small": 0.1, "third": 0.1}).metadata.is_function_calling_model
+    assert not build(
+        arms=arms | {"third": MockLLM()}, costs={"small": 0.1, "third": 0.1}
+    ).metadata.is_function_calling_model
 
 
 @pytest.mark.parametrize(
