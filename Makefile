@@ -35,6 +35,7 @@ format: .venv/dev.done ## Format and mend what can be mended.
 
 bench: .venv/test.done ## Recompute every benchmark that needs no live model, then docs/benchmarks.md.
 	$(BIN)/python -m benchmarks.offload
+	$(BIN)/python -m benchmarks.rag
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.report
 

@@ -9,7 +9,7 @@ pytest.importorskip("llama_index.llms.openai_like")
 
 from benchmarks import manuals
 from benchmarks.manuals import Manual, Section, sections
-from benchmarks.rag import LARGE, REFERENCE, SMALL, WRITTEN_BY_LARGE, Bench, RecordedLLM, must_show, row
+from benchmarks.rag import BOTH, ICCACHE, LARGE, SMALL, Bench, RecordedLLM, must_show, row
 from benchmarks.recording import Recordings
 from benchmarks.tasks import Item, Task, token_f1
 from tests.embedding import Words
@@ -56,11 +56,9 @@ class TestArms:
         shown = [a for a in asked if a.model == SMALL and a.query == request.request]
         documents = [any("--heat warms the kettle" in text for role, text in a.turns if role == "system") for a in shown]
         examples = [("assistant", "kettle --heat 60") in a.turns for a in shown]
-        written = [("assistant", f"written by {LARGE}") in a.turns for a in shown]
-        # no help, RAG, examples of either pool, both of either pool
-        assert documents == [False, True, False, False, True, True]
-        assert examples == [False, False, True, False, True, False]
-        assert written == [False, False, False, True, False, True]
+        # no help, RAG, IC-Cache, both
+        assert documents == [False, True, False, True]
+        assert examples == [False, False, True, True]
 
     def test_documents_come_first_then_examples_then_the_request(self, live):
         _, asked = live
@@ -86,7 +84,7 @@ class TestRecordings:
         again = answers(tmp_path)
         rows = [{label: row(a, arms["no help"]) for label, a in arms.items()} for arms in (first, again)]
         assert rows[0] == rows[1]
-        assert rows[0][f"IC-Cache ({REFERENCE})"]["token_F1"][0] > rows[0]["no help"]["token_F1"][0]
+        assert rows[0][ICCACHE]["token_F1"][0] > rows[0]["no help"]["token_F1"][0]
 
     def test_one_that_is_missing_ends_the_run_and_says_how_to_get_it(self, tmp_path):
         with pytest.raises(SystemExit, match=f"--live {LARGE}=URL"):
@@ -95,11 +93,8 @@ class TestRecordings:
 
 def test_both_below_one_alone_is_said(live):
     arms, _ = live
-    worse = {label: [*a] for label, a in arms.items()} | {f"both ({REFERENCE})": arms["no help"]}
-    holds = [bound["holds"] for bound in must_show(worse)]
-    assert holds == [False, True, True, True], must_show(worse)
-    assert all(bound["holds"] for bound in must_show(arms))
-    assert WRITTEN_BY_LARGE in must_show(arms)[-1]["bound"]
+    assert [bound["holds"] for bound in must_show(arms)] == [True, True]
+    assert [bound["holds"] for bound in must_show(arms | {BOTH: arms["no help"]})] == [False, True]
 
 
 class TestManuals:
