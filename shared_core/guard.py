@@ -166,6 +166,7 @@ class Guard:
                 while self._advance(journey, worker):
                     pass
                 journey = self._next(worker)
+                worker.tell()  # once its place is free: who asks again at once must not be refused for it
 
     def _next(self, worker: _Worker) -> _Journey | None:
         """The journey that waits for this worker's place; with none, the place is free and the worker idle."""
@@ -187,9 +188,10 @@ class Guard:
             following = journey.take_step()
             return self._admit(journey, following, worker)
         except StopIteration as end:
-            journey.end(end.value, None)
+            journey.conclude(end.value, None)
         except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is
-            journey.end(None, error)
+            journey.conclude(None, error)
+        worker.concluded = journey
         return False
 
 
@@ -269,10 +271,9 @@ class _Journey:
         self._settle(None)
         return self._steps.send(result)
 
-    def end(self, result: object, error: BaseException | None) -> None:
-        """Tell the caller."""
+    def conclude(self, result: object, error: BaseException | None) -> None:
+        """Keep what came of it, until the caller is told."""
         self._result, self._error = result, error
-        self.ended.release()
 
     def outcome(self) -> Any:
         """The result, or the error raised."""
@@ -298,12 +299,13 @@ class _Journey:
 class _Worker:
     """A thread, the place that it holds, and what it is woken for."""
 
-    __slots__ = ("_journey", "_woken", "lane")
+    __slots__ = ("_journey", "_woken", "concluded", "lane")
 
     def __init__(self) -> None:
         self._woken = threading.Lock()  # held while there is nothing to do
         self._woken.acquire()
         self._journey: _Journey | None = None
+        self.concluded: _Journey | None = None  # whose caller is to be told
         self.lane: _Lane
 
     def wait(self) -> _Journey | None:
@@ -316,6 +318,12 @@ class _Worker:
         """Wake it to take a journey on from a place in `lane`."""
         self.lane, self._journey = lane, journey
         self._woken.release()
+
+    def tell(self) -> None:
+        """Let the caller go on whose journey ended here."""
+        concluded, self.concluded = self.concluded, None
+        if concluded is not None:
+            concluded.ended.release()
 
     def stop(self) -> None:
         """Wake it to end."""
