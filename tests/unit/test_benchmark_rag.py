@@ -54,7 +54,9 @@ class TestArms:
         _, asked = live
         request = TASK.requests[0]
         shown = [a for a in asked if a.model == SMALL and a.query == request.request]
-        documents = [any("--heat warms the kettle" in text for role, text in a.turns if role == "system") for a in shown]
+        documents = [
+            any("--heat warms the kettle" in text for role, text in a.turns if role == "system") for a in shown
+        ]
         examples = [("assistant", "kettle --heat 60") in a.turns for a in shown]
         # no help, RAG, IC-Cache, both
         assert documents == [False, True, False, True]
@@ -113,7 +115,9 @@ class TestManuals:
         return tmp_path
 
     def test_are_read_section_by_section_without_indexes_menus_and_underlines(self, folder):
-        text = "1 Dimming\n\nThe option --dim sets how bright the lamp is, in percent; Colours says what a colour costs."
+        text = (
+            "1 Dimming\n\nThe option --dim sets how bright the lamp is, in percent; Colours says what a colour costs."
+        )
         assert sections(folder) == [Section("lamp", "Dimming", text)]
 
     def test_of_another_version_are_refused(self, folder):
