@@ -7,6 +7,7 @@ tail, so their search is exact. Re-clustering builds another index off to the si
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -99,24 +100,28 @@ class VectorIndex:
         query = np.ascontiguousarray(vector, np.float32)[None]
         near_tail, tail = self._search_tail(query, k, count)
         near_base, base = self._search_base(query, k)
-        similarity, rows = np.concatenate([near_base, near_tail]), np.concatenate([base, tail])
-        found = rows >= 0
-        rows[len(base) :] += self._offset
-        best = np.argsort(-similarity, kind="stable")
-        best = best[found[best]][:k]
-        positions = rows[best]
-        return Neighbours(positions, similarity[best], self.vectors(positions))
+        found = [(s, row) for s, row in zip(near_base.tolist(), base.tolist(), strict=True) if row >= 0]
+        found += [(s, row + self._offset) for s, row in zip(near_tail.tolist(), tail.tolist(), strict=True) if row >= 0]
+        found.sort(key=itemgetter(0), reverse=True)
+        similarity = np.array([s for s, _ in found[:k]], np.float32)
+        positions = np.array([position for _, position in found[:k]], np.int64)
+        return Neighbours(positions, similarity, self._few_vectors(positions))
 
     def vectors(self, positions: Positions) -> Vector:
         """The vectors at these positions, removed ones included, shape (len(positions), dimension)."""
-        late = positions >= self._offset
-        if self._base and not late.any():
-            return self._base.vectors(positions)
         found = np.empty((len(positions), self.dimension), np.float32)
+        late = positions >= self._offset
         found[late] = self._tail[positions[late] - self._offset]
         if self._base and not late.all():
             found[~late] = self._base.vectors(positions[~late])
         return found
+
+    def _few_vectors(self, positions: Positions) -> Vector:
+        """`vectors` one by one, since NumPy gives the interpreter away where it gathers rows."""
+        early = positions[positions < self._offset]
+        base = iter(self._base.vectors(early) if self._base and len(early) else ())
+        rows = [next(base) if at < self._offset else self._tail[at - self._offset] for at in positions.tolist()]
+        return np.array(rows, np.float32).reshape(len(rows), self.dimension)
 
     def positions(self) -> Positions:
         """Every position that was not removed, ascending."""

@@ -28,15 +28,15 @@ class _Table:
     def __init__(self, index: VectorIndex, ids: list[str], learned: NDArray[np.float32]) -> None:
         self.index = index
         self.ids = ids
-        self.learned = learned  # quality and helpfulness, shape (at least len(ids), 2)
+        self.learned = learned  # quality and helpfulness, shape (2, at least len(ids))
 
     def append(self, rows: Sequence[Row]) -> None:
         count = len(self.ids) + len(rows)
-        if count > len(self.learned):
-            grown = np.empty((max(count, len(self.learned) * 3 // 2), 2), np.float32)
-            grown[: len(self.ids)] = self.learned[: len(self.ids)]
+        if count > self.learned.shape[1]:
+            grown = np.empty((2, max(count, self.learned.shape[1] * 3 // 2)), np.float32)
+            grown[:, : len(self.ids)] = self.learned[:, : len(self.ids)]
             self.learned = grown
-        self.learned[len(self.ids) : count] = [_columns(row.entry.statistics) for row in rows]
+        self.learned[:, len(self.ids) : count] = np.array([_columns(row.entry.statistics) for row in rows]).T
         self.ids.extend(row.entry.id for row in rows)
         self.index.add(np.stack([row.vector for row in rows]))
 
@@ -52,7 +52,7 @@ class Partition:
     def __init__(self, dimension: int, seed: int) -> None:
         self._seed = seed
         self._lock = threading.Lock()
-        self._table = _Table(VectorIndex(dimension), [], np.empty((0, 2), np.float32))
+        self._table = _Table(VectorIndex(dimension), [], np.empty((2, 0), np.float32))
         self._positions: dict[str, int] = {}
         self._cosines: NDArray[np.float32] = np.empty(0, np.float32)
         self._sampled_at = 0
@@ -77,7 +77,7 @@ class Partition:
         """Take over new statistics of examples that are here."""
         with self._lock:
             for example, statistics in learned.items():
-                self._table.learned[self._positions[example]] = _columns(statistics)
+                self._table.learned[:, self._positions[example]] = _columns(statistics)
 
     def remove(self, ids: Collection[str]) -> None:
         """Remove those of these examples that are here; no later search finds them."""
@@ -89,8 +89,8 @@ class Partition:
         table = self._table
         found = table.index.search(vector, k)
         ids = tuple([table.ids[position] for position in found.positions.tolist()])
-        learned = table.learned[found.positions]
-        return Candidates(ids, found.similarity, found.vectors, learned[:, 0], learned[:, 1])
+        quality, helpfulness = table.learned
+        return Candidates(ids, found.similarity, found.vectors, quality[found.positions], helpfulness[found.positions])
 
     def quantile(self, q: float) -> float:
         """The `q` quantile of the sampled cosines; -1.0 for q = 0, and if fewer than two examples were there."""
@@ -123,7 +123,7 @@ class Partition:
             origin = index.replay(old.index, origin)
             ids = [old.ids[position] for position in origin.tolist()]
             self._positions = {ids[position]: position for position in index.positions().tolist()}
-            self._table = _Table(index, ids, old.learned[origin])
+            self._table = _Table(index, ids, old.learned[:, origin])
         return True
 
     def _remove(self, ids: Collection[str]) -> None:
