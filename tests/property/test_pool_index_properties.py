@@ -112,11 +112,11 @@ def test_threads_that_add_remove_search_and_recluster_stay_consistent(monkeypatc
     for thread in threads:
         thread.start()
     generator = np.random.default_rng(2)
-    for _ in range(1500):
+    for changes in range(50_000):  # as many as it takes to be re-clustered twice, on a busy machine, too
         some = generator.choice(np.arange(400, 1200), 3, replace=False)
         partition.remove([f"e{i}" for i in some[:2]])
         partition.put([row(f"e{i}", base[i]) for i in some[1:]])
-        if stop.is_set():
+        if stop.is_set() or (changes >= 1500 and reclustered > 1):
             break
     stop.set()
     for thread in threads:
