@@ -45,7 +45,7 @@ from shared_core.values import (
 log = logging.getLogger("iccache")
 
 Reward: TypeAlias = Callable[[Request, str], float | None]
-UNROUTED: Final = "unrouted"  # the arm of decisions that choose examples and no model
+UNROUTED: Final = local.UNROUTED
 
 
 @dataclass(frozen=True, slots=True)

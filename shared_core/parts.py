@@ -28,7 +28,8 @@ from shared_core.values import Arm, Clock
 
 log = logging.getLogger("iccache")
 
-RESERVED: Final = frozenset({"exact", "unrouted"})  # what `DecisionRecord.arm` holds where no arm was chosen
+UNROUTED: Final = "unrouted"  # the arm of decisions that choose examples and no model
+RESERVED: Final = frozenset({"exact", UNROUTED})  # what `DecisionRecord.arm` holds where no arm was chosen
 SERVED: Final = ("redis://", "rediss://", "unix://")  # stores that run in a process of their own
 
 
