@@ -4,9 +4,9 @@
     python -m benchmarks.adapters --calls 200   # a first look
 
 Every surface is called as its users call it, sync and async, one call at a time and 64 at once, in turns with the
-bare model so that a drift of the machine falls on both. The server runs in a process of its own. From what a surface
-adds, the engine's own part (`decide`, say), measured alone on the same requests, is taken off: what remains is the
-adapter's. Nothing else should keep the machine busy meanwhile.
+bare model so that a drift of the machine falls on both. The server runs in a process of its own. Each surface is also
+held against the engine's own part (`decide`, say) followed by the bare call: what it takes more than those two in a row
+is the adapter's. Nothing else should keep the machine busy meanwhile.
 """
 
 from __future__ import annotations
@@ -121,6 +121,36 @@ async def in_tasks(call: Callable[[str], object], queries: Sequence[str], tasks:
     return list(await asyncio.gather(*(one(query) for query in queries)))
 
 
+def with_engine(cases: Sequence[Case]) -> list[Case]:
+    """Before each case that has an engine, the same work without the adapter: its engine's part, then the bare call."""
+    bare = {case.name: case for case in cases}
+    return [each for case in cases for each in ([by_hand(case, bare[case.base])] if case.inside else []) + [case]]
+
+
+def by_hand(case: Case, bare: Case) -> Case:
+    """The engine's part of `case`, called directly (also on an event loop, where it blocks), then `bare`."""
+    inside = case.inside
+
+    def call(query: str) -> object:
+        inside(aside(query))
+        return bare.call(query)
+
+    async def acall(query: str) -> object:
+        inside(aside(query))
+        return await bare.acall(query)
+
+    return Case(hand_name(case), bare.name, call, acall, engine=case.engine)
+
+
+def hand_name(case: Case) -> str:
+    return f"{case.name}: its engine's part, then {case.base}"
+
+
+def aside(query: str) -> str:
+    """What the engine is asked by hand in the place of `query`, so that neither is an exact hit of the other."""
+    return f"{query}, by hand"
+
+
 def compare(cases: Sequence[Case], queries: Sequence[str], *, at_once: int, is_async: bool) -> dict[str, Measured]:
     """Every case on every query, in turns of `BLOCK` calls (four times as many at 64 at once)."""
     measured = {case.name: Measured() for case in cases}
@@ -157,28 +187,8 @@ def prompt_bytes(cases: Sequence[Case], url: str, query: str) -> dict[str, int]:
     return sent
 
 
-def alone(cases: Sequence[Case], queries: Sequence[str]) -> dict[str, Measured]:
-    """The engine's own part of each case that has one, one call at a time."""
-    measured = {}
-    for case in cases:
-        if case.inside is None:
-            continue
-        in_threads(case.inside, queries[:WARM], 1)
-        measured[case.name] = Measured()
-        with accounted(measured[case.name]):
-            measured[case.name].seconds += in_threads(case.inside, queries, 1)
-        case.engine.flush(60)
-    return measured
-
-
-def rows(
-    cases: Sequence[Case],
-    measured: dict[str, Measured],
-    inside: dict[str, Measured],
-    sent: dict[str, int],
-    at_once: int,
-) -> dict:
-    """One row a case: its own figures, and what it adds to the call that it is compared with."""
+def rows(cases: Sequence[Case], measured: dict[str, Measured], sent: dict[str, int], at_once: int) -> dict:
+    """One row a case: its own figures, and what it adds to the calls that it is compared with."""
     table = {}
     for case in cases:
         own, base = measured[case.name], measured.get(case.base)
@@ -188,12 +198,12 @@ def rows(
         if base is not None:
             row["throughput, bare = 1"] = round(own.per_second / base.per_second, 3)
             row["CPU added, ms"] = round(own.cpu_ms - base.cpu_ms, 3)
-        if base is not None and case.name in inside:
-            row["of it the engine, ms"] = round(inside[case.name].cpu_ms, 3)
-            row["CPU beyond the engine, ms"] = round(own.cpu_ms - base.cpu_ms - inside[case.name].cpu_ms, 3)
+        if case.inside:
+            hand = measured[hand_name(case)]
+            row["CPU beyond the engine, ms"] = round(own.cpu_ms - hand.cpu_ms, 3)
             row["writer's CPU, ms"] = round(own.writer_ms, 3)
             if at_once == 1:
-                row["p50 beyond the engine, ms"] = round(own.p50_ms - base.p50_ms - inside[case.name].p50_ms, 3)
+                row["p50 beyond the engine, ms"] = round(own.p50_ms - hand.p50_ms, 3)
         table[case.name] = row
     return table
 
@@ -229,8 +239,7 @@ def main() -> None:
     settings = [(is_async, at_once) for is_async in (False, True) for at_once in (1, AT_ONCE)]
     # Every setting asks something new, so that nothing is an exact hit of an earlier one.
     asked = {label(*each): [f"number {n}, {label(*each)}" for n in range(options.calls)] for each in settings}
-    aside = [f"number {n}, the engine alone" for n in range(options.calls)]
-    every = [query for queries in [*asked.values(), aside] for query in queries]
+    every = [text for queries in asked.values() for query in queries for text in (query, aside(query))]
     tables: dict[str, dict] = {}
     with ExitStack() as stack:
         url = stack.enter_context(zero_server())
@@ -238,14 +247,14 @@ def main() -> None:
         numbers = iter(range(100))
         stores = lambda: f"sqlite:///{folder}/{next(numbers)}.db"  # noqa: E731
         for framework, open_cases in (("LangChain", langchain), ("LlamaIndex", llamaindex)):
-            with open_cases(url, stores, every) as cases:
+            with open_cases(url, stores, every) as surfaces:
+                cases = with_engine(surfaces)
                 sent = prompt_bytes(cases, url, every[0])
-                inside = alone(cases, aside)
                 for is_async, at_once in settings:
                     setting = label(is_async, at_once)
                     print(f"{framework}, {setting}", flush=True)
                     measured = compare(cases, asked[setting], at_once=at_once, is_async=is_async)
-                    tables[f"{framework}, {setting}"] = rows(cases, measured, inside, sent, at_once)
+                    tables[f"{framework}, {setting}"] = rows(cases, measured, sent, at_once)
     path = write_result(
         "adapters",
         {
@@ -255,8 +264,9 @@ def main() -> None:
             "notes": "Milliseconds a call with 95 % bootstrap intervals, against a server on loopback that answers at "
             "once; random 384-dimensional vectors, looked up; a pool of 1,000 examples in SQLite, of which five are "
             "shown. CPU is that of the whole process but for the engine's background threads (a column of its own); "
-            "the engine's own part (`decide`, `select`, or `lookup` and `observe`) is measured alone and taken off. At "
-            "64 at once two cores are busy throughout, so a call's time is mostly waiting: throughput tells more.",
+            "beyond the engine is what a surface takes more than its engine's part (`decide`, `select`, or `lookup` and "
+            "`observe`) followed by the bare call. At 64 at once two cores are busy throughout, so a call's time is mostly "
+            "waiting: throughput tells more.",
             "tables": tables,
             "must_show": must_show(tables),
         },

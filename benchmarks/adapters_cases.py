@@ -35,7 +35,7 @@ class Case:
 
     Attributes:
         base: Name of the same call without IC-Cache; its own or none if it is one.
-        inside: The engine's own part of the call, which is measured alone and taken off; None where there is none.
+        inside: The engine's own part of the call; None where there is none.
         engine: Whose writer works beside the calls; None where there is none.
         shows: Bytes of the examples that the prompt must hold; 0 for none.
     """

@@ -58,6 +58,7 @@ class _Call:
     def sent(self) -> Asked:
         """The call for the chosen model, with the chosen examples in place."""
         stamp = {DECISION: self.decision.id, ARM: self.decision.arm}
+        getattr(self.model, "_serialized", None)  # kept by the model, and so by its copies, which would make it anew
         model = self.model.model_copy(update={"metadata": {**(self.model.metadata or {}), **stamp}})
         if not self.decision.given:
             return self.asked.override(model=model)
