@@ -68,7 +68,7 @@ class Bench:
         return Request((Message("system", SYSTEM), Message("user", text)), text, scope="bench", task="bench")
 
     def fill(self) -> dict[str, float]:
-        """Put the pool in, load it and re-cluster it; seconds of each."""
+        """Put the pool in, load it and rebuild it; seconds of each."""
         begun = time.perf_counter()
         for start in range(0, len(self.texts), BATCH):
             pairs = [(text, ANSWER) for text in self.texts[start : start + BATCH]]
@@ -78,7 +78,7 @@ class Bench:
         warmed = time.perf_counter()
         self.engine.maintain()
         done = time.perf_counter()
-        return {"import_s": filled - begun, "load_s": warmed - filled, "recluster_s": done - warmed}
+        return {"import_s": filled - begun, "load_s": warmed - filled, "rebuild_s": done - warmed}
 
     def recall(self) -> list[float]:
         """recall@16 of each query against an exact search."""

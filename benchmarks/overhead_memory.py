@@ -1,4 +1,4 @@
-"""Bytes an example takes in a replica's memory, after one-by-one adds and after re-clustering. Prints JSON.
+"""Bytes an example takes in a replica's memory, after one-by-one adds and after rebuilding. Prints JSON.
 
 Counted is anonymous resident memory (``RssAnon``), so that the file of vectors that is read does not count. What FAISS
 allocates once, whatever the size of the pool, is allocated before the count begins.
@@ -17,8 +17,8 @@ from shared_core.pool.partition import Partition
 from shared_core.store.protocol import Row
 from shared_core.values import Entry, Vector, digest
 
-EVERY = 1000  # adds between two looks whether to re-cluster, as the loop of a serving process would
-WARM = 17_000  # enough for clusters
+EVERY = 1000  # adds between two looks whether to rebuild, as the loop of a serving process would
+WARM = 17_000  # enough for a graph
 
 
 def resident() -> int:
@@ -27,12 +27,12 @@ def resident() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
 
 
-def add(partition: Partition, vectors: Vector, *, recluster: bool) -> None:
+def add(partition: Partition, vectors: Vector, *, rebuild: bool) -> None:
     """Add every vector by itself, under an id like those of real examples."""
     for n, vector in enumerate(vectors):
         entry = Entry(digest(n)[:32], "bench", "bench", "traffic", "large", 0.0, 500)
         partition.put([Row(entry, np.array(vector))])
-        if recluster and n % EVERY == 0 and partition.recluster():
+        if rebuild and n % EVERY == 0 and partition.rebuild():
             return_memory()
 
 
@@ -43,21 +43,21 @@ def main() -> None:
     options = parser.parse_args()
     vectors = np.load(options.folder / "pool.npy", mmap_mode="r")[: options.size]
     warm = Partition(vectors.shape[1], 0)
-    add(warm, vectors[:WARM], recluster=False)
-    warm.recluster()
+    add(warm, vectors[:WARM], rebuild=False)
+    warm.rebuild()
     warm.nearest(np.array(vectors[0]), 16)
     del warm
     return_memory()
     figures = {}
-    for label, recluster in (("as it grows, re-clustered", True), ("one-by-one adds, never re-clustered", False)):
+    for label, rebuild in (("as it grows, rebuilt", True), ("one-by-one adds, never rebuilt", False)):
         before = resident()
         partition = Partition(vectors.shape[1], 0)
-        add(partition, vectors, recluster=recluster)
+        add(partition, vectors, rebuild=rebuild)
         figures[label] = (resident() - before) / len(vectors)
-        if not recluster:
-            partition.recluster()
+        if not rebuild:
+            partition.rebuild()
             return_memory()
-            figures["then re-clustered once"] = (resident() - before) / len(vectors)
+            figures["then rebuilt once"] = (resident() - before) / len(vectors)
         del partition
         return_memory()
     print(json.dumps(figures))

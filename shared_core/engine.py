@@ -305,7 +305,7 @@ class Engine:
             pool.warm(scope)
 
     def maintain(self) -> MaintainReport:
-        """One round in place: learn from the log, publish, evict, follow the feed, adopt, re-cluster."""
+        """One round in place: learn from the log, publish, evict, follow the feed, adopt, rebuild."""
         parts = self._parts()
         learned = parts.learner.run_until_drained()
         evicted = sum(parts.manager.keep_within_limit(scope) for scope in parts.store.scopes())

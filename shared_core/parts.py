@@ -91,7 +91,7 @@ class Parts:
         if self.router:
             loops.append(Periodic("learn", settings.learn_every, self.learner.run_until_drained, counters))
         if self.pool:
-            loops.append(Periodic("cluster", settings.learn_every, self.pool.maintain, counters))
+            loops.append(Periodic("rebuild", settings.learn_every, self.pool.maintain, counters))
         return tuple(loops)
 
     def refresh(self) -> int:

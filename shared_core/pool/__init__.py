@@ -55,7 +55,7 @@ class Pool(Protocol):
         """How many examples of the scope are loaded."""
 
     def maintain(self) -> None:
-        """Re-cluster what has grown or thinned, off the request path."""
+        """Rebuild what has grown or thinned, off the request path."""
 
     def close(self) -> None:
         """Drop everything."""

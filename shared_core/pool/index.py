@@ -1,7 +1,7 @@
 """Inner-product search over vectors that come and go (DESIGN.md §4.11).
 
-An immutable base in clusters, an exact tail of what was added since, and tombstones in both. Small indexes are all
-tail, so their search is exact. Re-clustering builds another index off to the side and leaves this one untouched.
+An immutable base in a graph, an exact tail of what was added since, and tombstones in both. Small indexes are all
+tail, so their search is exact. Rebuilding makes another index off to the side and leaves this one untouched.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared_core.errors import SettingIsWrong
-from shared_core.pool.clusters import Alive, Clusters, Positions, import_faiss
+from shared_core.pool.graph import Alive, Graph, Positions, import_faiss
 from shared_core.pool.memory import room
 from shared_core.values import Vector
 
@@ -39,13 +39,13 @@ class VectorIndex:
 
     Args:
         dimension: Length of a vector.
-        base: Clusters that hold the first positions, none of them removed.
+        base: A graph that holds the first positions, none of them removed.
 
     Raises:
         ExtraIsMissing: FAISS is not installed.
     """
 
-    def __init__(self, dimension: int, base: Clusters | None = None) -> None:
+    def __init__(self, dimension: int, base: Graph | None = None) -> None:
         self.dimension = dimension
         self._faiss = import_faiss()
         self._base = base
@@ -67,7 +67,7 @@ class VectorIndex:
 
     @property
     def is_stale(self) -> bool:
-        """True if re-clustering would make searches or memory noticeably better."""
+        """True if rebuilding would make searches or memory noticeably better."""
         if self._dead > max(DEAD_LIMIT, self.rows // 5):
             return True
         return self.size > EXACT_LIMIT and self._count > max(TAIL_LIMIT, self._offset // 20)
@@ -118,9 +118,10 @@ class VectorIndex:
 
     def _few_vectors(self, positions: Positions) -> Vector:
         """`vectors` one by one, since NumPy gives the interpreter away where it gathers rows."""
-        early = positions[positions < self._offset]
-        base = iter(self._base.vectors(early) if self._base and len(early) else ())
-        rows = [next(base) if at < self._offset else self._tail[at - self._offset] for at in positions.tolist()]
+        rows = [
+            self._base.vector(at) if self._base and at < self._offset else self._tail[at - self._offset]
+            for at in positions.tolist()
+        ]
         return np.array(rows, np.float32).reshape(len(rows), self.dimension)
 
     def positions(self) -> Positions:
@@ -128,25 +129,25 @@ class VectorIndex:
         tail = self._alive.rows(self._count) + self._offset
         return np.concatenate([self._base.alive.rows(self._offset), tail]) if self._base else tail
 
-    def reclustered(self, seed: int) -> tuple[VectorIndex, Positions]:
+    def rebuilt(self, seed: int) -> tuple[VectorIndex, Positions]:
         """A new index of what is alive now, and the position here of each of its positions.
 
         Takes seconds on a large index, on one processor; this index may be searched and changed meanwhile.
         """
         origin = self.positions()
         if len(origin) > EXACT_LIMIT:
-            base = Clusters(lambda rows: self.vectors(origin[rows]), len(origin), self.dimension, seed)
+            base = Graph(lambda rows: self.vectors(origin[rows]), len(origin), self.dimension, seed)
             return VectorIndex(self.dimension, base), origin
         index = VectorIndex(self.dimension)
         index.add(self.vectors(origin))
         return index, origin
 
     def replay(self, old: VectorIndex, origin: Positions) -> Positions:
-        """Repeat here what happened to `old` since it was re-clustered into this index, which nobody has changed yet.
+        """Repeat here what happened to `old` since it was rebuilt into this index, which nobody has changed yet.
 
         Args:
-            old: The index that `reclustered` was called on; must not change during this call.
-            origin: What `reclustered` returned.
+            old: The index that `rebuilt` was called on; must not change during this call.
+            origin: What `rebuilt` returned.
 
         Returns:
             The position in `old` of each position here.
@@ -187,6 +188,6 @@ class VectorIndex:
         if self._base is None:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         similarity, rows = self._base.search(query, k)
-        if rows[0, -1] < 0:  # the clusters visited hold fewer than k that are alive
+        if rows[0, -1] < 0:  # where the walk came by, fewer than k are alive
             similarity, rows = self._base.search(query, k, exhaustive=True)
         return similarity[0], rows[0]

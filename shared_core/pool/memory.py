@@ -1,6 +1,6 @@
 """Memory that goes back to the system when it is no longer used.
 
-glibc keeps large freed blocks for later. A pool that grows and is re-clustered for days would end up holding two
+glibc keeps large freed blocks for later. A pool that grows and is rebuilt for days would end up holding two
 copies of itself (measured: 3,600 instead of 1,900 bytes an example).
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared_core.pool import Candidates
-from shared_core.pool.clusters import Positions
+from shared_core.pool.graph import Positions
 from shared_core.pool.index import VectorIndex
 from shared_core.store.protocol import Row
 from shared_core.values import Statistics, Vector
@@ -46,7 +46,7 @@ class Partition:
 
     Args:
         dimension: Length of the vectors.
-        seed: Seed of clusters and of sampled pairs.
+        seed: Seed of graphs and of sampled pairs.
     """
 
     def __init__(self, dimension: int, seed: int) -> None:
@@ -113,12 +113,12 @@ class Partition:
             self._cosines = np.empty(0, np.float32)
         self._sampled_at = len(positions)
 
-    def recluster(self) -> bool:
+    def rebuild(self) -> bool:
         """Build the index anew if it is stale, off to the side, and swap it in; one caller at a time."""
         old = self._table
         if not old.index.is_stale:
             return False
-        index, origin = old.index.reclustered(self._seed)
+        index, origin = old.index.rebuilt(self._seed)
         with self._lock:
             origin = index.replay(old.index, origin)
             ids = [old.ids[position] for position in origin.tolist()]

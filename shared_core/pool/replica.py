@@ -1,6 +1,6 @@
 """The examples of a store in this process: loaded once, then kept current from the change feed (DESIGN.md §4.7).
 
-Look-ups read memory and never wait for the feed, for a load or for re-clustering. One load runs at a time, and one
+Look-ups read memory and never wait for the feed, for a load or for rebuilding. One load runs at a time, and one
 follower of the feed; a load is published once it has caught up with the follower.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from shared_core.errors import FeedWasTrimmed, ScopeIsCold
 from shared_core.guard import Step, Steps
 from shared_core.pool import Candidates
-from shared_core.pool.clusters import import_faiss
+from shared_core.pool.graph import import_faiss
 from shared_core.pool.memory import return_memory
 from shared_core.pool.scope import LoadedScope
 from shared_core.pool.texts import TextCache
@@ -37,9 +37,9 @@ class Replica:
 
     Args:
         store: Where the examples are; gives texts on the request path, everything else in the background.
-        settings: Gives the seed of clusters and sampled pairs.
+        settings: Gives the seed of graphs and sampled pairs.
         counters: Gets ``pool.unusable`` (records that cannot be searched), ``pool.reloaded`` (the feed no longer
-            reached back), ``pool.load_failed`` and ``pool.reclustered``.
+            reached back), ``pool.load_failed`` and ``pool.rebuilt``.
 
     Raises:
         ExtraIsMissing: FAISS is not installed.
@@ -55,7 +55,7 @@ class Replica:
         self._position = 0  # the last change that every published scope has seen
         self._following = threading.Lock()  # whoever changes published scopes
         self._loading = threading.Lock()
-        self._clustering = threading.Lock()
+        self._rebuilding = threading.Lock()
         self._wanted: dict[str, None] = {}  # cold scopes that were asked for, in order
         self._wanted_lock = threading.Lock()
         self._closed = False
@@ -117,10 +117,10 @@ class Replica:
 
     def maintain(self) -> None:
         """See `Pool.maintain`."""
-        with self._clustering:
-            rebuilt = sum(loaded.recluster() for loaded in list(self._scopes.values()))
+        with self._rebuilding:
+            rebuilt = sum(loaded.rebuild() for loaded in list(self._scopes.values()))
             if rebuilt:
-                self._counters.add("pool.reclustered", rebuilt)
+                self._counters.add("pool.rebuilt", rebuilt)
                 return_memory()
 
     def close(self) -> None:

@@ -67,9 +67,9 @@ class LoadedScope:
         for partition in self.partitions.values():
             partition.sample()
 
-    def recluster(self) -> int:
+    def rebuild(self) -> int:
         """Build stale indexes anew; returns how many."""
-        return sum(partition.recluster() for partition in self.partitions.values())
+        return sum(partition.rebuild() for partition in self.partitions.values())
 
     def _put(self, task: str, rows: Sequence[Row]) -> None:
         ids = {row.entry.id for row in rows}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shared_core.values import Vector
 
-ROUNDING: Final = 1e-6  # a unit float32 vector's cosine with itself may fall this far short of 1
+ROUNDING: Final = 1e-4  # a unit vector's cosine with itself, in half precision, may fall this far short of 1
 
 
 def by_utility(utility: NDArray[np.float32], similarity: NDArray[np.float32], ids: Sequence[str]) -> tuple[int, ...]:

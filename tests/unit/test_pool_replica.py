@@ -263,7 +263,7 @@ def test_quantiles_follow_the_pool_as_it_grows_and_shrinks():
         assert w.ids(A) == []
 
 
-def test_maintenance_reclusters_what_has_thinned_and_changes_no_answer():
+def test_maintenance_rebuilds_what_has_thinned_and_changes_no_answer():
     with world() as w:
         vectors = units(1000, seed=9)
         w.put(*(example(f"e{i}", v) for i, v in enumerate(vectors)))
@@ -271,11 +271,11 @@ def test_maintenance_reclusters_what_has_thinned_and_changes_no_answer():
         w.store.delete("s", [f"e{i}" for i in range(600)])
         w.replica.refresh()
         w.replica.maintain()
-        assert w.counters["pool.reclustered"] == 1
+        assert w.counters["pool.rebuilt"] == 1
         left = {f"e{i}": v for i, v in enumerate(vectors) if i >= 600}
         assert w.ids(A) == [i for i, _ in nearest(left, A, 16)]
         w.replica.maintain()
-        assert w.counters["pool.reclustered"] == 1
+        assert w.counters["pool.rebuilt"] == 1
 
 
 def test_closing_drops_everything_and_loads_nothing_more():
