@@ -133,11 +133,11 @@ def by_hand(case: Case, bare: Case) -> Case:
 
     def call(query: str) -> object:
         inside(aside(query))
-        return bare.call(query)
+        return bare.call(aside(query))
 
     async def acall(query: str) -> object:
         inside(aside(query))
-        return await bare.acall(query)
+        return await bare.acall(aside(query))
 
     return Case(hand_name(case), bare.name, call, acall, engine=case.engine)
 

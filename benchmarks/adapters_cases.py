@@ -1,7 +1,8 @@
 """What benchmarks/adapters.py compares: each surface of both adapters, and the same call without it.
 
-A longer prompt costs a client more, whoever lengthened it. So each surface that adds examples is compared with the bare
-call whose prompt holds as many of the same length.
+A longer prompt costs a client more, whoever lengthened it, and a framework takes time for whatever is plugged into it.
+So each surface is compared with a call whose prompt holds as many examples of the same length, and in which a stand-in
+that does nothing is plugged in where the surface would be. The call without the stand-in is there as well.
 """
 
 from __future__ import annotations
@@ -92,10 +93,31 @@ def request(query: str) -> Request:
 def langchain(base_url: str, store: Callable[[], str], queries: list[str]) -> Iterator[list[Case]]:
     """`ICCacheChatModel`, `ICCache`, the middleware and the example selector, beside LangChain's own fallbacks."""
     from langchain.agents import create_agent
+    from langchain.agents.middleware import AgentMiddleware
+    from langchain_core.caches import InMemoryCache
+    from langchain_core.example_selectors import BaseExampleSelector
     from langchain_core.prompts import ChatPromptTemplate, FewShotChatMessagePromptTemplate
     from langchain_openai import ChatOpenAI
 
     from iccache_langchain import ICCache, ICCacheChatModel, ICCacheExampleSelector, ICCacheMiddleware
+
+    class Nothing(AgentMiddleware):
+        """A stand-in for a middleware."""
+
+        def wrap_model_call(self, request: Any, handler: Any) -> Any:
+            return handler(request)
+
+        async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+            return await handler(request)
+
+    class Same(BaseExampleSelector):
+        """A stand-in for a selector: always the same examples."""
+
+        def add_example(self, example: dict[str, str]) -> None:
+            raise NotImplementedError
+
+        def select_examples(self, input_variables: dict[str, str]) -> list[dict]:
+            return past
 
     def model(**more: Any) -> ChatOpenAI:
         return ChatOpenAI(**{"base_url": base_url, "api_key": "none", "model": "zero", "cache": False, **more})
@@ -124,9 +146,11 @@ def langchain(base_url: str, store: Callable[[], str], queries: list[str]) -> It
     each_turn = ChatPromptTemplate.from_messages([("user", "{input}"), ("assistant", "{output}")])
     past = [{"input": PAST, "output": ANSWER}] * SHOWN
     fixed = FewShotChatMessagePromptTemplate(examples=past, example_prompt=each_turn)
-    chosen = FewShotChatMessagePromptTemplate(
-        example_selector=selector, example_prompt=each_turn, input_variables=["input"]
-    )
+
+    def chosen_by(selector: BaseExampleSelector) -> FewShotChatMessagePromptTemplate:
+        return FewShotChatMessagePromptTemplate(
+            example_selector=selector, example_prompt=each_turn, input_variables=["input"]
+        )
 
     def prompt(shots: FewShotChatMessagePromptTemplate) -> ChatPromptTemplate:
         return ChatPromptTemplate.from_messages([("system", SYSTEM), shots, ("user", "{input}")])
@@ -151,20 +175,38 @@ def langchain(base_url: str, store: Callable[[], str], queries: list[str]) -> It
             engine=routed,
             shows=EXAMPLES,
         ),
-        asks("ICCache, a miss", "ChatOpenAI", model(cache=cache), inside=through_cache, engine=cached),
+        asks("LangChain's InMemoryCache, a miss", "ChatOpenAI", model(cache=InMemoryCache())),
+        asks(
+            "ICCache, a miss",
+            "LangChain's InMemoryCache, a miss",
+            model(cache=cache),
+            inside=through_cache,
+            engine=cached,
+        ),
         fills("fixed few-shot prompt | ChatOpenAI", "", prompt(fixed) | model()),
         fills(
-            "prompt with ICCacheExampleSelector | ChatOpenAI",
+            "prompt with a selector of the same five | ChatOpenAI",
             "fixed few-shot prompt | ChatOpenAI",
-            prompt(chosen) | model(),
+            prompt(chosen_by(Same())) | model(),
+        ),
+        fills(
+            "prompt with ICCacheExampleSelector | ChatOpenAI",
+            "prompt with a selector of the same five | ChatOpenAI",
+            prompt(chosen_by(selector)) | model(),
             inside=lambda q: shown.select(request(q)),
             engine=shown,
             shows=EXAMPLES,
         ),
         runs("create_agent, five examples", "", create_agent(model(), system_prompt=SYSTEM), given),
         runs(
-            "create_agent with ICCacheMiddleware",
+            "create_agent with a middleware that does nothing",
             "create_agent, five examples",
+            create_agent(model(), system_prompt=SYSTEM, middleware=[Nothing()]),
+            given,
+        ),
+        runs(
+            "create_agent with ICCacheMiddleware",
+            "create_agent with a middleware that does nothing",
             create_agent(model(), system_prompt=SYSTEM, middleware=[middleware]),
             inside=lambda q: acting.decide(request(q)),
             engine=acting,
@@ -180,6 +222,7 @@ def llamaindex(base_url: str, store: Callable[[], str], queries: list[str]) -> I
     """`ICCacheLLM` and a query engine with `ICCachePostprocessor`."""
     os.environ.setdefault("OPENAI_API_KEY", "none")
     from llama_index.core.llms import ChatMessage
+    from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.query_engine import RetrieverQueryEngine
     from llama_index.core.retrievers import BaseRetriever
     from llama_index.core.schema import NodeWithScore, TextNode
@@ -197,6 +240,12 @@ def llamaindex(base_url: str, store: Callable[[], str], queries: list[str]) -> I
         def _retrieve(self, query_bundle: object) -> list[NodeWithScore]:
             return [NodeWithScore(node=TextNode(text=text), score=1.0) for text in self._texts]
 
+    class Nothing(BaseNodePostprocessor):
+        """A stand-in for a postprocessor."""
+
+        def _postprocess_nodes(self, nodes: list[NodeWithScore], query_bundle: object = None) -> list[NodeWithScore]:
+            return nodes
+
     def model() -> OpenAILike:
         return OpenAILike(model="zero", api_base=base_url, api_key="none", is_chat_model=True, context_window=32_000)
 
@@ -212,6 +261,7 @@ def llamaindex(base_url: str, store: Callable[[], str], queries: list[str]) -> I
         asked = RetrieverQueryEngine.from_args(Fixed(texts), llm=model(), node_postprocessors=processors)
         return Case(name, base, asked.query, asked.aquery, **more)
 
+    six = ["A document.", *[ANSWER] * SHOWN]
     routed, shown = engine(store(), queries), engine(store(), queries)
     yield [
         chats("OpenAILike", "", model()),
@@ -226,10 +276,16 @@ def llamaindex(base_url: str, store: Callable[[], str], queries: list[str]) -> I
             engine=routed,
             shows=EXAMPLES,
         ),
-        queries_of("RetrieverQueryEngine, six nodes", "", ["A document.", *[ANSWER] * SHOWN], []),
+        queries_of("RetrieverQueryEngine, six nodes", "", six, []),
+        queries_of(
+            "RetrieverQueryEngine, six nodes, with a postprocessor that does nothing",
+            "RetrieverQueryEngine, six nodes",
+            six,
+            [Nothing()],
+        ),
         queries_of(
             "RetrieverQueryEngine, one node, with ICCachePostprocessor",
-            "RetrieverQueryEngine, six nodes",
+            "RetrieverQueryEngine, six nodes, with a postprocessor that does nothing",
             ["A document."],
             [ICCachePostprocessor(engine=shown, scope=SCOPE, task=TASK)],
             inside=lambda q: shown.select(request(q)),

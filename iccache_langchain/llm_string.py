@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
@@ -66,8 +67,12 @@ class Call:
     repeatable: bool
 
 
+@lru_cache(maxsize=64)
 def parse(llm_string: str) -> Call:
-    """Read an `llm_string`; never raises. What is not certain is not claimed."""
+    """Read an `llm_string`; never raises. What is not certain is not claimed.
+
+    A program calls a few models with a few sets of parameters, time and again, so the last ones are kept.
+    """
     model, tail = _split(llm_string)
     call = _literal(tail)
     params = {name: value for name, value in (call or {}).items() if value is not None}

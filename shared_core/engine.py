@@ -199,10 +199,10 @@ class Engine:
         parts = self._parts()
         reward = None if outcome.tool_calls or outcome.broken_off else self._reward
         score = reward(decision.request, outcome.answer) if reward else None
-        parts.manager.keep(decision, outcome, score, trusted=trusted)
+        if parts.manager.keep(decision, outcome, score, trusted=trusted):
+            parts.poke()
         if score is not None:
             self.feedback(decision.id, score, rater="reward")
-        parts.poke()
 
     def observe(self, request: Request, outcome: Outcome, *, admit: bool) -> str:
         """Keep an answer that IC-Cache did not decide on (`BaseCache.update`); returns its decision id.

@@ -55,8 +55,8 @@ class LocalManager:
         self._admitted = 0
         self._unrated: OrderedDict[str, tuple[Decision, Outcome]] = OrderedDict()
 
-    def keep(self, decision: Decision, outcome: Outcome, score: float | None, *, trusted: bool = False) -> None:
-        """Store the decision, and its answer as an example if it may become one.
+    def keep(self, decision: Decision, outcome: Outcome, score: float | None, *, trusted: bool = False) -> bool:
+        """Store the decision, and its answer as an example if it may become one; True if it became one.
 
         Args:
             decision: What was decided, or for an answer of another's choice, who gave it.
@@ -68,7 +68,7 @@ class LocalManager:
         why_not = refusal(decision.request, outcome, decision.arm, reference, score, self._settings.trust_feedback)
         if why_not == "untrusted" and score is None:
             self._await_feedback(decision, outcome)
-        self._keep(decision, outcome, why_not)
+        return self._keep(decision, outcome, why_not)
 
     def keep_trusted(self, decision_id: str) -> bool:
         """Admit an answer that waited for good feedback; False if none (or no longer) waits in this process."""
@@ -130,7 +130,7 @@ class LocalManager:
         excess = self._store.count(scope) - self._settings.max_pool
         return self._store.delete(scope, self._store.oldest(scope, excess)) if excess > 0 else 0
 
-    def _keep(self, decision: Decision, outcome: Outcome, why_not: str | None) -> None:
+    def _keep(self, decision: Decision, outcome: Outcome, why_not: str | None) -> bool:
         example = None
         if not why_not:
             try:
@@ -146,6 +146,7 @@ class LocalManager:
             self._admitted += 1
             if self._admitted % LIMIT_EVERY == 1:
                 self.keep_within_limit(decision.request.scope)
+        return example is not None
 
     def _new_example(self, decision: Decision, outcome: Outcome) -> Example | None:
         """The example that this answer becomes; None if the pool keeps an answer to the same query already."""

@@ -28,12 +28,11 @@ def without_duplicates(vectors: Vector, order: Sequence[int], limit: float, most
         limit: Cosine from which two examples count as duplicates; the more useful one stays.
         most: How many to take.
     """
+    cosines = (vectors @ vectors.T).tolist()
     taken: list[int] = []
-    closest = np.full(len(vectors), -np.inf, np.float32)  # greatest cosine with one that was taken
     for position in order:
         if len(taken) == most:
             break
-        if closest[position] < limit - ROUNDING:
+        if all(cosines[position][other] < limit - ROUNDING for other in taken):
             taken.append(position)
-            closest = np.maximum(closest, vectors @ vectors[position])
     return tuple(taken)

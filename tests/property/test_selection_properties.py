@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared_core.guard import Deadline, Guard
 from shared_core.prompt import example_tokens
-from shared_core.selector.combination import without_duplicates
+from shared_core.selector.combination import ROUNDING, without_duplicates
 from shared_core.selector.local import LocalSelector
 from shared_core.selector.relevance import utility
 from shared_core.settings import Settings
@@ -90,4 +90,4 @@ def test_what_is_left_out_is_a_duplicate_of_something_better(rows, limit, most):
     for position in range(len(rows)):
         better = [t for t in taken if t < position]
         if position not in taken and len(taken) < most:
-            assert max(float(vectors[t] @ vectors[position]) for t in better) >= limit - 1e-5
+            assert max(float(vectors[t] @ vectors[position]) for t in better) >= limit - ROUNDING - 1e-6
