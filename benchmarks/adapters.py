@@ -33,7 +33,7 @@ from benchmarks.report import ROOT, write_result
 
 SEED = 0
 CALLS = 600  # of each case and setting
-BLOCK = 50  # calls of one case before the next one's turn
+BLOCK = 10  # calls of one case before the next one's turn, 200 of them at 64 at once
 WARM = 30  # first calls, not measured: connections open, caches fill
 AT_ONCE = 64
 CPU_BOUND = 1.0  # milliseconds a call beyond `decide`
@@ -41,30 +41,52 @@ P50_BOUND = 2.0
 
 
 @dataclass
-class Measured:
-    """Seconds of each call; processor seconds of the process without our writer's threads, and of those, in all."""
+class Turn:
+    """One turn of one case: seconds of each call; in all, elapsed and processor seconds, the latter of the process
+    without the engines' background threads, and of those."""
 
     seconds: list[float] = field(default_factory=list)
     elapsed: float = 0.0
     cpu: float = 0.0
     writer_cpu: float = 0.0
 
-    @property
-    def cpu_ms(self) -> float:
-        """Processor time a call in milliseconds, without the writer's."""
-        return 1000 * self.cpu / len(self.seconds)
+
+@dataclass
+class Measured:
+    """Every turn of one case."""
+
+    turns: list[Turn] = field(default_factory=list)
 
     @property
-    def writer_ms(self) -> float:
-        return 1000 * self.writer_cpu / len(self.seconds)
+    def seconds(self) -> list[float]:
+        return [second for turn in self.turns for second in turn.seconds]
 
     @property
     def per_second(self) -> float:
-        return len(self.seconds) / self.elapsed
+        return len(self.seconds) / sum(turn.elapsed for turn in self.turns)
 
     @property
-    def p50_ms(self) -> float:
-        return 1000 * float(np.median(self.seconds))
+    def writer_ms(self) -> float:
+        return 1000 * sum(turn.writer_cpu for turn in self.turns) / len(self.seconds)
+
+    def cpu_ms(self) -> list[float]:
+        """Processor time a call in milliseconds, without the writer's, of each turn."""
+        return [1000 * turn.cpu / len(turn.seconds) for turn in self.turns]
+
+    def p50_ms(self) -> list[float]:
+        """Median of each turn."""
+        return [1000 * float(np.median(turn.seconds)) for turn in self.turns]
+
+
+def typical_difference(own: Sequence[float], other: Sequence[float]) -> list[float]:
+    """Median of what `own` has more than `other` in the same turn, with its 95 % bootstrap interval.
+
+    By turn, so that a machine that is fast in one minute and slow in the next is so for both.
+    """
+    differences = np.array(own) - np.array(other)
+    draws = np.random.default_rng(SEED).choice(differences, (1000, len(differences)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return [round(float(value), 3) for value in (np.median(differences), low, high)]
 
 
 @contextmanager
@@ -84,7 +106,7 @@ def background_cpu() -> float:
 
 
 @contextmanager
-def accounted(into: Measured) -> Iterator[None]:
+def accounted(into: Turn) -> Iterator[None]:
     """Adds elapsed and processor time of the block."""
     cpu, behind, begun = time.process_time(), background_cpu(), time.perf_counter()
     yield
@@ -152,9 +174,9 @@ def aside(query: str) -> str:
 
 
 def compare(cases: Sequence[Case], queries: Sequence[str], *, at_once: int, is_async: bool) -> dict[str, Measured]:
-    """Every case on every query, in turns of `BLOCK` calls (four times as many at 64 at once)."""
+    """Every case on every query, in turns of `BLOCK` calls (twenty times as many at 64 at once)."""
     measured = {case.name: Measured() for case in cases}
-    block = BLOCK if at_once == 1 else BLOCK * 4
+    block = BLOCK if at_once == 1 else BLOCK * 20
     loop = asyncio.new_event_loop()
 
     def run(case: Case, asked: Sequence[str]) -> list[float]:
@@ -167,8 +189,10 @@ def compare(cases: Sequence[Case], queries: Sequence[str], *, at_once: int, is_a
     for start in range(0, len(queries), block):
         for case in cases:
             asked = queries[start : start + block]
-            with accounted(measured[case.name]):
-                measured[case.name].seconds += run(case, asked)
+            turn = Turn()
+            with accounted(turn):
+                turn.seconds = run(case, asked)
+            measured[case.name].turns.append(turn)
             if case.engine:
                 case.engine.flush(60)  # else its records would be written at the next case's expense
     loop.close()
@@ -197,13 +221,14 @@ def rows(cases: Sequence[Case], measured: dict[str, Measured], sent: dict[str, i
         row["calls/s"] = round(own.per_second, 1)
         if base is not None:
             row["throughput, bare = 1"] = round(own.per_second / base.per_second, 3)
-            row["CPU added, ms"] = round(own.cpu_ms - base.cpu_ms, 3)
-        if case.inside:
+        if base is not None and at_once == 1:
+            row["p50 added, ms"] = typical_difference(own.p50_ms(), base.p50_ms())
+            row["CPU added, ms"] = typical_difference(own.cpu_ms(), base.cpu_ms())
+        if case.inside and at_once == 1:
             hand = measured[hand_name(case)]
-            row["CPU beyond the engine, ms"] = round(own.cpu_ms - hand.cpu_ms, 3)
+            row["p50 beyond the engine, ms"] = typical_difference(own.p50_ms(), hand.p50_ms())
+            row["CPU beyond the engine, ms"] = typical_difference(own.cpu_ms(), hand.cpu_ms())
             row["writer's CPU, ms"] = round(own.writer_ms, 3)
-            if at_once == 1:
-                row["p50 beyond the engine, ms"] = round(own.p50_ms - hand.p50_ms, 3)
         table[case.name] = row
     return table
 
@@ -220,8 +245,8 @@ def must_show(tables: dict[str, dict]) -> list[dict[str, object]]:
                 bounds.append(
                     {
                         "bound": f"{name}, {setting}: {what} ≤ {bound:g} ms",
-                        "measured": f"{row[column]:.3g} ms",
-                        "holds": bool(row[column] <= bound),
+                        "measured": f"{row[column][0]:.3g} [{row[column][1]:.3g}, {row[column][2]:.3g}] ms",
+                        "holds": row[column][0] <= bound,
                     }
                 )
     return bounds
