@@ -30,6 +30,7 @@ ANSWER = "An answer of a usual length, as a model might have given it to this qu
 RECORDED = 300  # requests that `record` is measured on, and that the learner's feedback is about
 FEEDBACK = 10  # judgements between two rounds of the learner
 ROUNDS = 20  # rounds of the learner that a measurement must have seen
+BACKLOG = 20  # judgements of each recorded decision that wait for the learner
 BATCH = 4096
 LOADS = (  # threads, and requests a second of all of them; the Azure chat trace peaks at 16 in one second
     ("1 thread, as fast as it can", 1, 0),
@@ -155,7 +156,34 @@ class Bench:
                 while consumed() < ROUNDS * FEEDBACK:
                     seconds += self.decide_under(threads, 1, rate)
             figures_of[f"{label}, learner at work"] = figures(seconds)
+        with self.learner_behind():
+            figures_of[f"{label}, learner working off a backlog"] = figures(self.decide_under(threads, 2, rate))
         return figures_of
+
+    @contextmanager
+    def learner_behind(self) -> Iterator[None]:
+        """A learner that works off thousands of judgements without a rest."""
+        stop, left, learner = threading.Event(), threading.Event(), self.engine._parts().learner
+        for rater in range(BACKLOG):
+            for n in range(RECORDED):
+                self.engine.feedback(f"recorded-{n}", 0.8, f"backlog-{rater}")
+
+        def work() -> None:
+            while not stop.is_set():
+                if not learner.round().consumed:
+                    left.set()
+                    return
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        if left.is_set():
+            raise SystemExit("the learner had worked off its backlog before the measurement ended")
+        learner.run_until_drained()
 
     def cold(self) -> None:
         """Forget the texts that were read, so that they are read from the store again."""

@@ -18,7 +18,17 @@ from shared_core.telemetry import Counters
 P = ParamSpec("P")
 log = logging.getLogger("iccache")
 
+PAUSE: Final = 1e-4  # seconds: just long enough for a waiting thread to wake up
 PENDING_LIMIT: Final = 10_000  # jobs; beyond that the store is hopelessly behind and memory would grow without end
+
+
+def give_way() -> None:
+    """Let requests have the interpreter, for long work between two short pieces of it.
+
+    Python takes the interpreter away from a busy thread only every 5 ms, and a request asks for it several times. A
+    sleep of nothing would not do: whoever merely offers the interpreter has it back before another thread is awake.
+    """
+    time.sleep(PAUSE)
 
 
 class Writer:

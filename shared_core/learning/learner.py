@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from shared_core.background import give_way
 from shared_core.errors import CheckpointIsUnreadable
 from shared_core.learning.round import Round, advance, examples_of, resume
 from shared_core.settings import Settings
@@ -18,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 LEASE: Final = "learner"
 LEASE_SECONDS: Final = 60.0  # a round takes well under a second; after a crash another learner waits this long
-BATCH: Final = 1000  # feedback entries a round
+BATCH: Final = 250  # feedback entries a round, which are published together
+PIECE: Final = 10  # of them between two moments at which requests get the interpreter
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,28 +104,31 @@ class Learner:
 
     def _learn(self, lease: Lease) -> LearnReport:
         checkpoint = self._known = newest_checkpoint(self._store)
-        log = self._store.feedback(checkpoint.offset, BATCH)
-        if not log:
-            return LearnReport(version=checkpoint.version)
-        round_ = self._fold(checkpoint, [feedback for _, feedback in log])
-        after = advance(checkpoint, round_, offset=log[-1][0])
-        if not self._store.publish(after, (checkpoint.version, checkpoint.offset), round_.statistics, lease):
-            return LearnReport(version=checkpoint.version)
-        self._known = after
-        return LearnReport(len(log), round_.orphans, True, after.version, round_.unusable)
-
-    def _fold(self, checkpoint: Checkpoint, log: Sequence[Feedback]) -> Round:
         round_, ignored = resume(checkpoint, self._reference, self._settings.quality_target)
         if ignored:
             logger.warning("%d entries of checkpoint %d cannot be used here", ignored, checkpoint.version)
+        offset, consumed = checkpoint.offset, 0
+        while consumed < BATCH and (log := self._store.feedback(offset, min(PIECE, BATCH - consumed))):
+            self._fold(round_, [feedback for _, feedback in log])
+            offset, consumed = log[-1][0], consumed + len(log)
+            give_way()
+        if not consumed:
+            return LearnReport(version=checkpoint.version)
+        after = advance(checkpoint, round_, offset)
+        if not self._store.publish(after, (checkpoint.version, checkpoint.offset), round_.statistics, lease):
+            return LearnReport(version=checkpoint.version)
+        self._known = after
+        return LearnReport(consumed, round_.orphans, True, after.version, round_.unusable)
+
+    def _fold(self, round_: Round, log: Sequence[Feedback]) -> None:
         records = self._store.decisions(list(dict.fromkeys(feedback.decision_id for feedback in log)))
         for scope, ids in examples_of(list(records.values())).items():
-            for example_id, learned in self._store.statistics(scope, ids).items():
+            new = [example_id for example_id in ids if (scope, example_id) not in round_.statistics]
+            for example_id, learned in self._store.statistics(scope, new).items():
                 round_.statistics[scope, example_id] = learned
         now = self._clock()
         for feedback in log:
             round_.take(feedback, records.get(feedback.decision_id), now)
-        return round_
 
 
 def newest_checkpoint(store: Store) -> Checkpoint:

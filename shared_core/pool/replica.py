@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from shared_core.background import give_way
 from shared_core.errors import FeedWasTrimmed, ScopeIsCold
 from shared_core.guard import Step, Steps
 from shared_core.pool import Candidates
@@ -28,7 +29,7 @@ from shared_core.values import Texts, Vector
 
 log = logging.getLogger("iccache")
 
-BATCH: Final = 1000  # changes applied at a time
+BATCH: Final = 50  # changes applied at a time, and rows read: then requests get the interpreter
 LOADS: Final = 3  # attempts at a load that the end of the feed overtakes
 
 
@@ -170,8 +171,9 @@ class Replica:
 
     def _read(self, scope: str) -> LoadedScope:
         loaded = LoadedScope(self._seed)
-        for rows in self._store.scan(scope):
+        for rows in self._store.scan(scope, BATCH):
             self._count_unusable(loaded.put(rows))
+            give_way()
         return loaded
 
     def _catch_up(self, scope: str, loaded: LoadedScope, start: int) -> None:
@@ -191,6 +193,7 @@ class Replica:
             self._apply(self._scopes, changes)
             self._position = changes[-1].seq
             applied += len(changes)
+            give_way()
         return applied
 
     def _reload(self) -> None:

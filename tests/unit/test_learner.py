@@ -166,6 +166,14 @@ class TestPosteriors:
         assert learner.run_until_drained() == LearnReport(consumed=25, published=True, version=4)
         assert_learned_exactly(store, made)
 
+    def test_a_long_log_leaves_requests_the_interpreter_time_and_again(self, store, learner, monkeypatch):
+        left = []
+        monkeypatch.setattr(module, "give_way", lambda: left.append(learner))
+        made = traffic(store, 5 * module.PIECE)
+        assert learner.round().consumed == len(made)
+        assert len(left) == 5
+        assert_learned_exactly(store, made)
+
     def test_two_raters_of_one_decision_are_two_rewards(self, store, learner):
         record = decide(store, "d0")
         made = [(record, rate(store, "d0", 1.0, "user")), (record, rate(store, "d0", 0.5, "judge"))]

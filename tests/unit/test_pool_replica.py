@@ -129,7 +129,7 @@ def test_what_changes_during_a_load_is_not_lost():
         w.store.before["scan"] = meanwhile
         real = w.store._store.scan
         stale = [list(batch) for batch in real("s")]
-        w.store._store.scan = lambda scope: iter(stale)  # a scan that saw nothing of it
+        w.store._store.scan = lambda scope, size: iter(stale)  # a scan that saw nothing of it
         try:
             w.replica.warm("s")
         finally:
@@ -174,7 +174,7 @@ def test_records_that_cannot_be_used_are_skipped_and_counted():
         bad = [units(1, 8)[0], np.zeros(16, np.float32), np.full(16, np.nan, np.float32), A * 2]
         rows = [Row(example(f"bad{i}", v).entry, v) for i, v in enumerate(bad)]
         scan = w.store._store.scan
-        w.store._store.scan = lambda scope: iter([[*rows, *(r for batch in scan(scope) for r in batch)]])
+        w.store._store.scan = lambda scope, size: iter([[*rows, *(r for batch in scan(scope) for r in batch)]])
         w.replica.warm("s")
         assert w.counters["pool.unusable"] == 4
         assert set(w.ids(A)) == {f"e{i}" for i in range(5)}
