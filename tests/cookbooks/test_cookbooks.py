@@ -45,7 +45,6 @@ def notebook(request):
     return run.read(run.HERE / request.param)
 
 
-@pytest.mark.slow  # some minutes together; `make cookbooks` runs them as well
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_as_it_is(name, tmp_path):
