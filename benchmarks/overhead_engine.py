@@ -21,6 +21,7 @@ from benchmarks.latency import figures, timed, timed_in_threads
 from shared_core.engine import Engine
 from shared_core.guard import Deadline
 from shared_core.prompt import render
+from shared_core.settings import Settings
 from shared_core.values import Arm, Message, Outcome, Request, Vector
 
 K = 16
@@ -30,7 +31,7 @@ ANSWER = "An answer of a usual length, as a model might have given it to this qu
 RECORDED = 300  # requests that `record` is measured on, and that the learner's feedback is about
 FEEDBACK = 10  # judgements between two rounds of the learner
 ROUNDS = 20  # rounds of the learner that a measurement must have seen
-BACKLOG = 40  # judgements of each recorded decision that wait for the learner
+BACKLOG = 30  # judgements of each recorded decision that wait for the learner
 BATCH = 4096
 LOADS = (  # threads, and requests a second of all of them; the Azure chat trace peaks at 16 in one second
     ("1 thread, as fast as it can", 1, 0),
@@ -60,10 +61,18 @@ class Bench:
         self.pool = np.load(folder / "pool.npy", mmap_mode="r")[:size]
         self.queries = np.load(folder / "queries.npy")
         known = dict(zip(pool_texts, self.pool, strict=False)) | dict(zip(query_texts, self.queries, strict=True))
-        self.engine = Engine(store=url, arms=ARMS, reference="large", embedder=Known(known), reward=lambda *_: None)
+        self.engine = Engine(
+            store=url,
+            arms=ARMS,
+            reference="large",
+            embedder=Known(known),
+            settings=Settings(learn_every=3600.0),  # the learner works when a measurement wants it to
+            reward=lambda *_: None,
+        )
         self.requests = [self._request(text) for text in query_texts]
         self.texts = pool_texts[:size]
         self.ids: list[str] = []
+        self._raters = itertools.count()  # each judges a decision once
 
     def _request(self, text: str) -> Request:
         return Request((Message("system", SYSTEM), Message("user", text)), text, scope="bench", task="bench")
@@ -166,9 +175,9 @@ class Bench:
     def learner_behind(self) -> Iterator[None]:
         """A learner that works off thousands of judgements without a rest."""
         stop, left, learner = threading.Event(), threading.Event(), self.engine._parts().learner
-        for rater in range(BACKLOG):
+        for rater in itertools.islice(self._raters, BACKLOG):
             for n in range(RECORDED):
-                self.engine.feedback(f"recorded-{n}", 0.8, f"backlog-{rater}")
+                self.engine.feedback(f"recorded-{n}", 0.8, f"rater-{rater}")
 
         def work() -> None:
             while not stop.is_set():
@@ -199,7 +208,7 @@ class Bench:
 
         def work() -> None:
             nonlocal consumed
-            for rater in itertools.count():
+            for rater in self._raters:
                 for n in range(FEEDBACK):
                     if stop.is_set():
                         return
