@@ -229,6 +229,8 @@ def llamaindex(base_url: str, store: Callable[[], str], queries: list[str]) -> I
     from llama_index.llms.openai_like import OpenAILike
 
     from iccache_llamaindex import ICCacheLLM, ICCachePostprocessor
+    from shared_core.prompt import as_text
+    from shared_core.values import ScoredExample
 
     class Fixed(BaseRetriever):
         """Always the same nodes, so that no retriever is measured."""
@@ -261,7 +263,7 @@ def llamaindex(base_url: str, store: Callable[[], str], queries: list[str]) -> I
         asked = RetrieverQueryEngine.from_args(Fixed(texts), llm=model(), node_postprocessors=processors)
         return Case(name, base, asked.query, asked.aquery, **more)
 
-    six = ["A document.", *[ANSWER] * SHOWN]
+    two = ["A document.", as_text([ScoredExample("", 1.0, 1.0, PAST, ANSWER)] * SHOWN)]
     routed, shown = engine(store(), queries), engine(store(), queries)
     yield [
         chats("OpenAILike", "", model()),
@@ -276,16 +278,16 @@ def llamaindex(base_url: str, store: Callable[[], str], queries: list[str]) -> I
             engine=routed,
             shows=EXAMPLES,
         ),
-        queries_of("RetrieverQueryEngine, six nodes", "", six, []),
+        queries_of("RetrieverQueryEngine, two nodes", "", two, []),
         queries_of(
-            "RetrieverQueryEngine, six nodes, with a postprocessor that does nothing",
-            "RetrieverQueryEngine, six nodes",
-            six,
+            "RetrieverQueryEngine, two nodes, with a postprocessor that does nothing",
+            "RetrieverQueryEngine, two nodes",
+            two,
             [Nothing()],
         ),
         queries_of(
             "RetrieverQueryEngine, one node, with ICCachePostprocessor",
-            "RetrieverQueryEngine, six nodes, with a postprocessor that does nothing",
+            "RetrieverQueryEngine, two nodes, with a postprocessor that does nothing",
             ["A document."],
             [ICCachePostprocessor(engine=shown, scope=SCOPE, task=TASK)],
             inside=lambda q: shown.select(request(q)),

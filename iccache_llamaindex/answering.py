@@ -112,13 +112,16 @@ class Answering:
             self._record(call, heard.outcome())
 
     def _finished(self, call: Call, response: R) -> R:
-        self._record(call, outcome_of(response))
-        return marked(response, call.decision)
+        provenance = self._record(call, outcome_of(response))
+        return marked(response, provenance)
 
     def _retreat(self, call: Call, error: Exception) -> Call:
         """The same call to the reference, after another arm failed before its first word; else raises `error`."""
         return replace(call, decision=self.surface.retreat(call.decision, error), arm=self.arm(self.surface.reference))
 
-    def _record(self, call: Call, outcome: Outcome | None) -> None:
+    def _record(self, call: Call, outcome: Outcome | None) -> dict[str, object]:
+        """Hand the answer on to be stored, and tell observers; returns how it came about."""
         self.surface.record(call.decision, outcome, model_name(call.arm))
-        dispatcher.event(ICCacheRouteEvent(provenance=call.decision.provenance()))
+        provenance = call.decision.provenance()
+        dispatcher.event(ICCacheRouteEvent(provenance=provenance))
+        return provenance

@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import (
 from shared_core.adapters.calls import decision_id, plain
 from shared_core.adapters.endings import PROVENANCE, REASON_KEYS, finish_reason, is_clean
 from shared_core.errors import SettingIsWrong
-from shared_core.values import Decision, Insertion, Message, Outcome, Role, canonical_json
+from shared_core.values import Insertion, Message, Outcome, Role, canonical_json
 
 Response: TypeAlias = ChatResponse | CompletionResponse
 R = TypeVar("R", ChatResponse, CompletionResponse)
@@ -67,7 +67,7 @@ class Told:
         ended = choices[0] if choices else raw
         usage = _read(raw, "usage")
         return cls(
-            finish_reason({key: _read(ended, key) for key in REASON_KEYS}),
+            _reason(ended),
             _text(_read(raw, "model")),
             _count(usage, response, "prompt_tokens", "input_tokens"),
             _count(usage, response, "completion_tokens", "output_tokens"),
@@ -156,9 +156,9 @@ def as_completion(response: ChatResponse) -> CompletionResponse:
     )
 
 
-def marked(response: R, decision: Decision) -> R:
+def marked(response: R, provenance: Mapping[str, object]) -> R:
     """A copy that says how it came about; the arm may hand out the same object again. `raw` is left as it is."""
-    said = {**response.additional_kwargs, PROVENANCE: decision.provenance()}
+    said = {**response.additional_kwargs, PROVENANCE: dict(provenance)}
     return response.model_copy(update={"additional_kwargs": said})
 
 
@@ -192,6 +192,11 @@ def _extra(message: ChatMessage) -> str:
     extra["blocks"] = [block for block in message.blocks if _kind(block) not in _NOT_SENT]
     sent = {name: plain(value) for name, value in extra.items() if value}
     return canonical_json(sent) if sent else ""
+
+
+def _reason(ended: object) -> str | None:
+    """Why the model stopped; a raw object is asked for one name after the other, since asking in vain is slow."""
+    return next(filter(None, (finish_reason({key: _read(ended, key)}) for key in REASON_KEYS)), None)
 
 
 def _kind(block: ContentBlock) -> str:

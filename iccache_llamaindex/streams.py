@@ -15,7 +15,7 @@ class Heard(Generic[R]):
 
     def __init__(self, decision: Decision) -> None:
         self.ended = False
-        self._decision = decision
+        self._provenance = decision.provenance()
         self._last: R | None = None
         self._told = Told()
 
@@ -23,7 +23,7 @@ class Heard(Generic[R]):
         """The piece to pass on. Each is marked, because each holds the answer so far and is read for itself."""
         self._last = piece
         self._told = self._told.then(Told.by(piece))
-        return marked(piece, self._decision)
+        return marked(piece, self._provenance)
 
     def outcome(self) -> Outcome | None:
         """How the answer ended; None if nothing was said.

@@ -168,7 +168,7 @@ def test_a_piece_that_only_opens_the_answer_says_nothing():
 def test_a_mark_leaves_the_arms_response_alone():
     raw = {"choices": []}
     given = chat("x", raw, additional_kwargs={"prompt_tokens": 1})
-    said = marked(given, DECISION)
+    said = marked(given, DECISION.provenance())
     assert said.additional_kwargs["iccache"]["arm"] == "small"
     assert said.additional_kwargs["prompt_tokens"] == 1
     assert said.raw is raw
