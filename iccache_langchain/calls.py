@@ -48,7 +48,10 @@ def pinned(
 
 def said_by(kwargs: Mapping[str, Any], *, context_counts: bool) -> Context:
     """What a call says, as its private method sees it: arguments, then the running config, then `iccache_context`."""
-    said = Context.read(kwargs).over(_configured(None))
+    said = Context.read(kwargs)
+    if RUN in kwargs:  # `pinned` has written everything into the arguments
+        return said
+    said = said.over(_configured(None))
     return said.over(current_context()) if context_counts else said
 
 
