@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 from shared_core.errors import ExtraIsMissing
 from shared_core.values import Vector
 
+log = logging.getLogger("iccache")
+
 Positions: TypeAlias = NDArray[np.int64]
 Source: TypeAlias = Callable[[Positions], Vector]
 
 RECALL: Final = 0.97  # recall@16 on vectors like the pool's that fixes how widely a search looks around
+ENOUGH: Final = 0.95  # recall that is taken if more cannot be had
 LINKS: Final = 16  # of a vector to others, twice as many on the ground level: Malkov and Yashunin's M
 CANDIDATES: Final = 40  # among which the links of a new vector are chosen: their efConstruction
 WIDTHS: Final = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # of a search, of which one is chosen: their ef
@@ -93,7 +97,7 @@ class Graph:
 
         Where fewer are found, similarities are meaningless and rows are -1.
         """
-        if exhaustive:
+        if exhaustive or not self.width:
             similarity, rows = self._storage.search(query, k, params=self._exhaustively)
         else:
             similarity, rows = self._index.search(query, k, params=self._parameters)
@@ -125,15 +129,27 @@ class Graph:
         return index, storage, codes.view(np.float16).reshape(self.count, dimension)
 
     def _enough_width(self, source: Source, seed: int) -> int:
-        """How widely a search must look around to find `RECALL` of the true neighbours of vectors like the pool's."""
+        """How widely a search must look around to find `RECALL` of the true neighbours of vectors like the pool's.
+
+        0 if no width is enough: many copies of one vector, say, are linked to each other and to little else.
+        """
         k = min(self.count, _NEIGHBOURS)
         queries = self._like_requests(source, np.random.default_rng(seed))
         true = self._storage.search(queries, k)[0][:, -1:] - _ROUNDING  # ties count as found
         for width in WIDTHS:
             found = self._index.search(queries, k, params=self._faiss.SearchParametersHNSW(efSearch=width))[0]
-            if np.mean(found >= true) >= RECALL:
-                break
-        return width
+            recall = float(np.mean(found >= true))
+            if recall >= RECALL:
+                return width
+        if recall >= ENOUGH:
+            return width
+        log.warning(
+            "IC-Cache searches %d examples exactly, which takes longer: they are so alike that only %.0f %% of the "
+            "nearest were found otherwise",
+            self.count,
+            100 * recall,
+        )
+        return 0
 
     def _like_requests(self, source: Source, generator: np.random.Generator) -> Vector:
         """Vectors as far from the pool as its own usually are from each other, which new requests turn out to be.

@@ -84,6 +84,17 @@ def test_a_search_looks_around_no_more_widely_than_it_must():
     assert WIDTHS[0] <= easy.width < hard.width <= WIDTHS[-1]
 
 
+def test_copies_that_a_graph_loses_are_searched_exactly(caplog):
+    """Three hundred copies of each of twenty: who arrives among one vector's copies does not get away again."""
+    vectors = np.random.default_rng(0).permutation(np.repeat(units(20, 64), 300, axis=0))
+    graph = Graph(lambda rows: vectors[rows], len(vectors), 64, seed=0)
+    assert graph.width == 0
+    assert "6000 examples exactly" in caplog.text
+    for query in units(20, 64, seed=3):
+        similarity, _ = graph.search(query[None], 200)
+        assert similarity[0] == pytest.approx(np.sort(vectors @ query)[::-1][:200], abs=1e-3)
+
+
 def test_graph_is_the_same_for_the_same_seed(built):
     vectors, index = built
     again = VectorIndex(64)
