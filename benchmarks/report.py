@@ -115,7 +115,9 @@ def section(result: Mapping[str, object]) -> str:
     bounds = result.get("must_show", [])
     if bounds:
         lines += ["| Must show | Measured | Holds |", "|---|---|---|"]
-        lines += [f"| {b['bound']} | {_cell(b['measured'])} | {'yes' if b['holds'] else '**no**'} |" for b in bounds]
+        lines += [
+            f"| {_escaped(b['bound'])} | {_cell(b['measured'])} | {'yes' if b['holds'] else '**no**'} |" for b in bounds
+        ]
         lines += [""]
     return "\n".join(lines)
 
@@ -130,9 +132,14 @@ def _table(rows: Mapping[str, Mapping[str, object]]) -> list[str]:
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     lines = ["| | " + " | ".join(c.replace("_", " ") for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     return lines + [
-        f"| {label} | " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |"
+        f"| {_escaped(label)} | " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |"
         for label, row in rows.items()
     ]
+
+
+def _escaped(text: str) -> str:
+    """`text` for one cell of a Markdown table."""
+    return text.replace("|", "\\|")
 
 
 def _cell(value: object) -> str:
