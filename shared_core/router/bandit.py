@@ -9,6 +9,7 @@ eq. 3.50 and 3.51). The paper (§4.2, §5) asks for a contextual bandit with Tho
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -91,47 +92,51 @@ def predict(head: Head, x: Array) -> tuple[float, float]:
     return float(head.weights @ x), math.sqrt(float(spread @ spread))
 
 
-def thompson(means: Array, stds: Array, rng: np.random.Generator) -> Array:
-    """One independent draw from each arm's posterior, (n,)."""
-    draws: Array = np.array([rng.standard_normal() for _ in means])
-    return means + stds * draws
+def thompson(means: Sequence[float], stds: Sequence[float], rng: np.random.Generator) -> tuple[float, ...]:
+    """One independent draw from each arm's posterior."""
+    return tuple(mean + std * rng.standard_normal() for mean, std in zip(means, stds, strict=True))
 
 
-def guard(means: Array, stds: Array, reference: int, target: float, confidence: float) -> NDArray[np.bool_]:
-    """Which arms may answer, (n,): the reference, and those of which we are sure enough.
+def guard(
+    means: Sequence[float], stds: Sequence[float], reference: int, target: float, confidence: float
+) -> tuple[bool, ...]:
+    """Which arms may answer: the reference, and those of which we are sure enough.
 
     Sure enough: the mean less `confidence` standard deviations is at least `target` times the reference's mean. A
     linear model may predict outside [0, 1]; neither the bar nor what is held against it may profit from that, so the
     reference's mean is taken within [0, 1] and an arm's mean counts as 1 at most.
     """
-    bar = target * min(1.0, max(0.0, float(means[reference])))
-    allowed: NDArray[np.bool_] = np.minimum(means, 1.0) - confidence * stds >= bar
-    allowed[reference] = True
-    return allowed
+    bar = target * min(1.0, max(0.0, means[reference]))
+    return tuple(
+        arm == reference or min(mean, 1.0) - confidence * std >= bar
+        for arm, (mean, std) in enumerate(zip(means, stds, strict=True))
+    )
 
 
-def exploration_shares(counts: NDArray[np.int64], explorable: NDArray[np.bool_], explore: float) -> Array:
-    """The share of requests that each arm is given regardless of its posterior, (n,); at most `explore` in total.
+def exploration_shares(counts: Sequence[int], explorable: Sequence[bool], explore: float) -> tuple[float, ...]:
+    """The share of requests that each arm is given regardless of its posterior; at most `explore` in total.
 
     ``explore · min(1, KNOWN_AFTER / count)`` for each explorable arm, divided by how many there are
     (docs/decisions/0011-exploration-fades.md).
     """
-    fading: Array = np.minimum(1.0, KNOWN_AFTER / np.maximum(counts, 1).astype(np.float64))
-    shares: Array = explorable.astype(np.float64) * fading * (explore / max(1, int(explorable.sum())))
-    return shares
+    each = explore / max(1, sum(explorable))
+    return tuple(
+        each * min(1.0, KNOWN_AFTER / max(1, count)) if may else 0.0
+        for count, may in zip(counts, explorable, strict=True)
+    )
 
 
-def win_probabilities(locations: Array, stds: Array) -> Array:
-    """Probability that each of n independent Gaussians, all with positive deviation, is the greatest, (n,).
+def win_probabilities(locations: Sequence[float], stds: Sequence[float]) -> tuple[float, ...]:
+    """Probability that each of n independent Gaussians, all with positive deviation, is the greatest.
 
     For two, their difference is Gaussian. For more, ``P_i = ∫ φ_i(t) Π_{j≠i} Φ_j(t) dt`` by quadrature.
     """
     if len(locations) == 1:
-        return np.ones(1)
+        return (1.0,)
     if len(locations) == 2:
         z = (locations[0] - locations[1]) / math.hypot(stds[0], stds[1])
-        return np.array([_below(z), _below(-z)])
-    return _win_by_quadrature(locations[:, None], stds[:, None])
+        return _below(z), _below(-z)
+    return tuple(_win_by_quadrature(np.array(locations)[:, None], np.array(stds)[:, None]).tolist())
 
 
 def _win_by_quadrature(locations: Array, stds: Array) -> Array:

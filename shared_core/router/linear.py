@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shared_core.errors import SettingIsWrong
 from shared_core.router import state
@@ -37,22 +38,25 @@ class _Snapshot:
     """What one checkpoint made the router believe; replaced as a whole, so that a request sees one version only."""
 
     heads: tuple[Head, ...]
-    counts: NDArray[np.int64]  # rewards of each arm
+    shares: tuple[float, ...]  # of the requests with examples, that each arm is given to learn about it
     rated: int
     version: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """How the arms stand for one request; every array has one entry an arm."""
+    """How the arms stand for one request; every tuple has one entry an arm.
+
+    Plain numbers: arms are few, and a step of NumPy takes longer than the loop that it saves.
+    """
 
     contexts: tuple[Array, ...]
-    means: Array
-    stds: Array
-    samples: Array
-    scores: Array
-    eligible: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-    shares: Array
+    means: tuple[float, ...]
+    stds: tuple[float, ...]
+    samples: tuple[float, ...]
+    scores: tuple[float, ...]
+    eligible: tuple[bool, ...]
+    shares: tuple[float, ...]
 
 
 class LinearRouter:
@@ -82,8 +86,8 @@ class LinearRouter:
             raise SettingIsWrong(f"the reference {reference!r} is not an arm; name one of {names}")
         self._arms = tuple(arms)
         self._reference = names.index(reference)
-        self._costs = settings.cost_weight * np.array([arm.cost for arm in arms])
-        self._shown = np.array([arm.uses_examples and arm.name != reference for arm in arms])
+        self._costs = tuple(settings.cost_weight * arm.cost for arm in arms)
+        self._unexplored = (0.0,) * len(arms)
         self._settings = settings
         self._counters = counters
         self._can_learn = can_learn
@@ -112,11 +116,9 @@ class LinearRouter:
         rng = _generator(self._settings.seed, decision_id)
         turn = rng.random()
         standing = self._stand(snapshot, request, selection, rng)
-        explored = bool(turn < standing.shares.sum())
-        if explored:
-            chosen = int(np.searchsorted(np.cumsum(standing.shares), turn, side="right"))
-        else:
-            chosen = int(np.argmax(np.where(standing.eligible, standing.scores, -np.inf)))
+        tried = _tried(standing.shares, turn)
+        explored = tried is not None
+        chosen = _best(standing) if tried is None else tried
         return Route(
             arm=self._arms[chosen].name,
             scores=self._explain(standing),
@@ -132,44 +134,44 @@ class LinearRouter:
             solve(posteriors.get(arm.name) or state.initial(reference=i == self._reference))
             for i, arm in enumerate(self._arms)
         )
-        counts = np.array([head.count for head in heads])
-        return _Snapshot(heads, counts, sum(p.count for p in posteriors.values()), version)
+        explorable = [arm.uses_examples and i != self._reference for i, arm in enumerate(self._arms)]
+        shares = exploration_shares([head.count for head in heads], explorable, self._settings.explore)
+        return _Snapshot(heads, shares, sum(p.count for p in posteriors.values()), version)
 
     def _stand(
         self, snapshot: _Snapshot, request: Request, selection: Selection, rng: np.random.Generator
     ) -> _Standing:
         seen = contexts(request, selection, self._arms)
-        predicted = np.array([predict(head, x) for head, x in zip(snapshot.heads, seen, strict=True)])
-        if not np.isfinite(predicted).all():
+        means, stds = zip(*(predict(head, x) for head, x in zip(snapshot.heads, seen, strict=True)), strict=True)
+        if not all(map(math.isfinite, means + stds)):
             raise ValueError("a similarity, a utility or the embedding of this request is not a finite number")
-        means, stds = predicted[:, 0], predicted[:, 1]
         samples = thompson(means, stds, rng)
         if snapshot.rated:
             eligible = guard(means, stds, self._reference, self._settings.quality_target, self._settings.confidence)
         else:
-            eligible = np.arange(len(means)) == self._reference  # a prior is no evidence
-        return _Standing(
-            seen, means, stds, samples, samples - self._costs, eligible, self._explore(snapshot, selection)
-        )
+            eligible = tuple(i == self._reference for i in range(len(means)))  # a prior is no evidence
+        scores = tuple(sample - cost for sample, cost in zip(samples, self._costs, strict=True))
+        return _Standing(seen, means, stds, samples, scores, eligible, self._shares(snapshot, selection))
 
-    def _explore(self, snapshot: _Snapshot, selection: Selection) -> Array:
+    def _shares(self, snapshot: _Snapshot, selection: Selection) -> tuple[float, ...]:
         if not snapshot.rated and not self._can_learn:
             self._warn()
-            return np.zeros(len(self._arms))
-        return exploration_shares(snapshot.counts, self._shown & bool(selection.examples), self._settings.explore)
+            return self._unexplored
+        return snapshot.shares if selection.examples else self._unexplored
 
     def _propensity(self, standing: _Standing, chosen: int) -> float:
-        share = float(standing.shares[chosen])
+        share = standing.shares[chosen]
         if not standing.eligible[chosen]:
             return share
-        wins = np.zeros(len(self._arms))
-        among = standing.eligible
-        wins[among] = win_probabilities((standing.means - self._costs)[among], standing.stds[among])
-        return float((1.0 - standing.shares.sum()) * wins[chosen] + share)
+        among = [i for i, may in enumerate(standing.eligible) if may]
+        wins = win_probabilities([standing.means[i] - self._costs[i] for i in among], [standing.stds[i] for i in among])
+        return (1.0 - sum(standing.shares)) * wins[among.index(chosen)] + share
 
     def _explain(self, standing: _Standing) -> tuple[ArmScore, ...]:
-        columns = (standing.means, standing.stds, standing.samples, standing.eligible, standing.scores)
-        rows = zip(self._arms, *(column.tolist() for column in columns), strict=True)
+        rows = zip(
+            *(self._arms, standing.means, standing.stds, standing.samples, standing.eligible, standing.scores),
+            strict=True,
+        )
         return tuple(
             ArmScore(arm.name, mean, std, sample, arm.cost, eligible, score)
             for arm, mean, std, sample, eligible, score in rows
@@ -185,7 +187,7 @@ class LinearRouter:
         if not snapshot.rated:
             return f"Nothing has been rated yet, so the reference {reference} answers."
         bar = f"{self._settings.quality_target:.0%} of {reference}'s expected {standing.means[self._reference]:.2f}"
-        if standing.eligible.sum() == 1:
+        if sum(standing.eligible) == 1:
             return f"No other arm is sure enough to reach {bar}."
         mean, std = standing.means[chosen], standing.stds[chosen]
         if chosen == self._reference:
@@ -202,6 +204,17 @@ class LinearRouter:
             "the reference %r answers everything. Give a reward or call feedback.",
             self._arms[self._reference].name,
         )
+
+
+def _tried(shares: Sequence[float], turn: float) -> int | None:
+    """The arm in whose share `turn`, in [0, 1), falls; the shares lie end to end from 0."""
+    return next((i for i, end in enumerate(accumulate(shares)) if turn < end), None)
+
+
+def _best(standing: _Standing) -> int:
+    """The eligible arm of the greatest score; of equal ones the first."""
+    among = [i for i, may in enumerate(standing.eligible) if may]
+    return max(among, key=standing.scores.__getitem__)
 
 
 class _Stream(threading.local):
