@@ -10,12 +10,18 @@ from numpy.typing import NDArray
 
 from shared_core.values import Vector
 
+SAME: Final = 5  # decimals: an embedder's vector of a text differs by less with the texts it was embedded with
 ROUNDING: Final = 1e-4  # a unit vector's cosine with itself, in half precision, may fall this far short of 1
 
 
 def by_utility(utility: NDArray[np.float32], similarity: NDArray[np.float32], ids: Sequence[str]) -> tuple[int, ...]:
-    """Positions, the most useful first; ties by similarity, then by id, so that the order is always the same."""
-    ranked = sorted(zip((-utility).tolist(), (-similarity).tolist(), ids, range(len(ids)), strict=True))
+    """Positions, the most useful first; ties by similarity, then by id, so that the order is always the same.
+
+    Numbers that only rounding tells apart are ties. Where two queries differ in case or white space, the embedder may
+    see one text; which of the two is shown must not depend on the batch in which either was embedded.
+    """
+    first, second = (-np.round(values, SAME) for values in (utility, similarity))
+    ranked = sorted(zip(first.tolist(), second.tolist(), ids, range(len(ids)), strict=True))
     return tuple(position for *_, position in ranked)
 
 

@@ -9,7 +9,7 @@ from shared_core.inference import Embedder
 from shared_core.pool import Candidates, Pool
 from shared_core.prompt import within_budget
 from shared_core.selector.combination import by_utility, without_duplicates
-from shared_core.selector.relevance import quality_weight, utility
+from shared_core.selector.relevance import utility
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
 from shared_core.values import Request, ScoredExample, Selection
@@ -63,7 +63,7 @@ class LocalSelector:
     def _chosen(self, found: Candidates, threshold: float) -> list[tuple[str, float, float]]:
         """Id, similarity and utility of the candidates worth showing, the most useful first."""
         scores = utility(found.similarity, found.quality)
-        worth = ((found.similarity >= threshold) & (quality_weight(found.quality) > 0)).tolist()
+        worth = ((found.similarity >= threshold) & (found.quality > 0)).tolist()
         order = [i for i in by_utility(scores, found.similarity, found.ids) if worth[i]]
         chosen = without_duplicates(
             found.vectors, order, self._settings.duplicate_similarity, self._settings.max_examples

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared_core.guard import Deadline, Guard
 from shared_core.prompt import example_tokens
-from shared_core.selector.combination import ROUNDING, without_duplicates
+from shared_core.selector.combination import ROUNDING, SAME, by_utility, without_duplicates
 from shared_core.selector.local import LocalSelector
 from shared_core.selector.relevance import utility
 from shared_core.settings import Settings
@@ -66,7 +66,8 @@ def test_a_selection_keeps_its_promises(guard, rows, here, threshold, most, budg
         assert one.answer == known[one.id].answer
         assert one.similarity >= threshold - 1e-6
         assert 0 <= one.utility <= max(one.similarity, 0) + 1e-6
-    assert [e.utility for e in chosen] == sorted((e.utility for e in chosen), reverse=True)
+    rounded = [round(e.utility, SAME) for e in chosen]
+    assert rounded == sorted(rounded, reverse=True)
     for a, first in enumerate(chosen):
         for second in chosen[a + 1 :]:
             assert known[first.id].vector @ known[second.id].vector < alike
@@ -91,3 +92,15 @@ def test_what_is_left_out_is_a_duplicate_of_something_better(rows, limit, most):
         better = [t for t in taken if t < position]
         if position not in taken and len(taken) < most:
             assert max(float(vectors[t] @ vectors[position]) for t in better) >= limit - ROUNDING - 1e-6
+
+
+hundredths = st.integers(-100, 100)
+
+
+@given(st.lists(st.tuples(hundredths, hundredths), min_size=1, max_size=16), st.integers(0, 2**32))
+def test_what_rounding_alone_tells_apart_is_shown_in_one_order(rows, seed):
+    utilities, similarities = np.array(rows, dtype=np.float32).T / 100
+    ids = [f"{i:02}" for i in range(len(rows))]
+    noise = np.random.default_rng(seed).uniform(-1e-6, 1e-6, (2, len(rows))).astype(np.float32)
+    noisy = by_utility(utilities + noise[0], similarities + noise[1], ids)
+    assert noisy == by_utility(utilities, similarities, ids)
