@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
-from uuid import UUID
 
 from langchain_core.caches import BaseCache
 from langchain_core.language_models import BaseChatModel
@@ -26,8 +25,9 @@ from iccache_langchain.arms import ArmModel, model_name
 from iccache_langchain.calls import said_by
 from iccache_langchain.generations import CannotBeRead, CannotBeStored, decode, encode
 from iccache_langchain.llm_string import Call, parse, read_messages
-from iccache_langchain.messages import decision_id_of, normalised, outcome_of
+from iccache_langchain.messages import normalised, outcome_of
 from iccache_langchain.near import NearRequest, NearTier, is_answering, near_settings
+from iccache_langchain.rateable import Rateable
 from shared_core.adapters import Context, build_request
 from shared_core.adapters.endings import PROVENANCE
 from shared_core.adapters.offloop import off_loop
@@ -37,7 +37,6 @@ from shared_core.inference.embedders import as_embedder, default_embedder
 from shared_core.manager.privacy import Redact
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.telemetry import Counters
 from shared_core.values import Arm, Hit, Message, Outcome, Request
 
 log = logging.getLogger("iccache")
@@ -55,7 +54,7 @@ class _Asked:
     request: Request
 
 
-class ICCache(BaseCache):
+class ICCache(Rateable, BaseCache):
     """A LangChain cache that also collects examples.
 
     ```python
@@ -87,6 +86,8 @@ class ICCache(BaseCache):
         EmbedderDiffers: The pool was written with another embedder.
         ExtraIsMissing: The default embedder is needed and sentence-transformers is not installed.
     """
+
+    engine: Engine
 
     def __init__(
         self,
@@ -120,18 +121,8 @@ class ICCache(BaseCache):
         if embedder is None and engine is None and (reference or answer_with is not None):
             embedder = default_embedder()
         self._collects = engine is not None or embedder is not None
-        self._engine = engine or _engine(store or "", embedder, self._small, threshold, redact, settings)
-        self._near = NearTier(self._engine, answer_with) if answer_with is not None else None
-
-    @property
-    def engine(self) -> Engine:
-        """The engine behind it: `flush`, `delete`, `maintain`, `add_examples`."""
-        return self._engine
-
-    @property
-    def counters(self) -> Counters:
-        """What happened, how often, failures included."""
-        return self._engine.counters
+        self.engine = engine or _engine(store or "", embedder, self._small, threshold, redact, settings)
+        self._near = NearTier(self.engine, answer_with) if answer_with is not None else None
 
     # LangChain's interface ------------------------------------------------------------------------------------
 
@@ -168,28 +159,13 @@ class ICCache(BaseCache):
             DependencyIsSlow: Answers that wait to be stored could not be stored first; nothing was cleared.
             Exception: The store failed; what it still holds is unknown.
         """
-        if not self._engine.flush():
+        if not self.engine.flush():
             raise DependencyIsSlow("answers given earlier are still being stored, so they cannot be cleared; try again")
-        self._engine.clear(kwargs.get("scope") or self._said().scope or self._scope)
+        self.engine.clear(kwargs.get("scope") or self._said().scope or self._scope)
 
     async def aclear(self, **kwargs: Any) -> None:
         """`clear` on a thread."""
         await off_loop(lambda: self.clear(**kwargs))
-
-    # beyond it ------------------------------------------------------------------------------------------------
-
-    def record_feedback(self, answer: BaseMessage | UUID | str, score: float, rater: str = "user") -> None:
-        """Rate an answer in [0, 1], by its message or its decision id; a poor one is not served again.
-
-        Raises:
-            SettingIsWrong: The score is not within [0, 1], or the message did not come through IC-Cache.
-        """
-        self._engine.submit_feedback(decision_id_of(answer), score, rater)
-
-    def close(self) -> None:
-        """Store what waits to be stored and release the store; a shared engine stays open."""
-        if self._owns_engine:
-            self._engine.close()
 
     # private --------------------------------------------------------------------------------------------------
 
@@ -227,10 +203,10 @@ class ICCache(BaseCache):
             if not asked.call.repeatable:
                 self.counters.add("lookup.not_repeatable")
                 return None
-            hit = self._engine.lookup(asked.request)
+            hit = self.engine.lookup(asked.request)
             if hit:
                 return _served(hit)
-            is_in_time = time.monotonic() - began < self._engine.settings.deadline
+            is_in_time = time.monotonic() - began < self.engine.settings.deadline
             if self._near and asked.messages and asked.call.plain and is_in_time:
                 return self._near.seek(asked.request, asked.messages)
         except CannotBeRead as error:
@@ -249,7 +225,7 @@ class ICCache(BaseCache):
             payload = None
         outcome = _outcome(generations, asked.call.writer, payload)
         admit = self._may_admit(asked, generations)
-        decision_id = self._engine.observe(asked.request, outcome, admit=admit)
+        decision_id = self.engine.observe(asked.request, outcome, admit=admit)
         for message in _messages(generations):
             message.response_metadata.setdefault(
                 PROVENANCE, {"decision_id": decision_id, "tier": "model", "writer": asked.call.writer}

@@ -17,7 +17,7 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 
 from iccache_langchain.calls import DECISION, said_by
 from iccache_langchain.messages import outcome_of
-from iccache_langchain.owner import EngineOwner
+from iccache_langchain.rateable import Rateable
 from iccache_langchain.reader import QueryFunction, Reader, check_scope
 from shared_core.adapters import Context
 from shared_core.adapters.calls import decision_id
@@ -47,7 +47,7 @@ class _Asked:
     writer: str
 
 
-class ICCacheCallbackHandler(EngineOwner, BaseCallbackHandler):
+class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
     """Watches chat models and keeps their answers as examples, for whichever surface shows examples from this pool.
 
     ```python
@@ -89,6 +89,7 @@ class ICCacheCallbackHandler(EngineOwner, BaseCallbackHandler):
     """
 
     run_inline = True
+    engine: Engine
 
     def __init__(
         self,
@@ -110,7 +111,8 @@ class ICCacheCallbackHandler(EngineOwner, BaseCallbackHandler):
         keeping = example_engine(
             store=store, embedder=embedder, redact=redact, settings=settings_of(settings, knobs), engine=engine
         )
-        super().__init__(keeping, owns=engine is None)
+        self.engine = keeping
+        self._owns_engine = engine is None
         self._reference = reference
         self._reader = Reader(keeping.counters, scope, strict_scope, task, query_fn)
         self._lock = threading.Lock()

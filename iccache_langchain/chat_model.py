@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
-from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -26,8 +25,9 @@ from iccache_langchain.arms import ArmModel
 from iccache_langchain.binding import rebound
 from iccache_langchain.calls import OURS, RUN, said_by
 from iccache_langchain.construction import sort
-from iccache_langchain.messages import decision_id_of, insert, outcome_of
+from iccache_langchain.messages import insert, outcome_of
 from iccache_langchain.pinning import PinnedChatModel
+from iccache_langchain.rateable import Rateable
 from iccache_langchain.reader import QueryFunction, Reader, check_scope
 from iccache_langchain.streams import Heard, aup_to_first_word, described, marked, up_to_first_word
 from shared_core.adapters import Context
@@ -58,7 +58,7 @@ class _Call:
         return insert(self.asked, self.decision.insertion)
 
 
-class ICCacheChatModel(PinnedChatModel):
+class ICCacheChatModel(Rateable, PinnedChatModel):
     """A chat model that lets a small model take over what it has become good enough for.
 
     ```python
@@ -298,14 +298,6 @@ class ICCacheChatModel(PinnedChatModel):
 
     # beyond LangChain -----------------------------------------------------------------------------------------
 
-    def record_feedback(self, answer: BaseMessage | UUID | str, score: float, rater: str = "user") -> None:
-        """Rate an answer in [0, 1]: by its message, its decision id, or the run id of the call. Does not wait.
-
-        Raises:
-            SettingIsWrong: The score is not within [0, 1], or the message did not come through IC-Cache.
-        """
-        self.engine.submit_feedback(decision_id_of(answer), score, rater)
-
     def add_examples(
         self,
         pairs: Sequence[tuple[str, str]],
@@ -323,19 +315,6 @@ class ICCacheChatModel(PinnedChatModel):
         scope, task = self._reader.place(Context(scope, task), system)
         self.engine.warm(scope)
         return self.engine.add_examples(pairs, scope=scope, task=task, source=source, writer=writer)
-
-    def flush(self, timeout: float | None = None) -> bool:
-        """Wait until every answer and rating so far is stored; False if that takes longer than `timeout` seconds."""
-        return self.engine.flush(timeout)
-
-    def close(self) -> None:
-        """Store what waits to be stored, and release the store; a shared engine stays open."""
-        if self._owns_engine:
-            self.engine.close()
-
-    async def aclose(self) -> None:
-        """`close` on a thread."""
-        await off_loop(self.close)
 
     # private --------------------------------------------------------------------------------------------------
 

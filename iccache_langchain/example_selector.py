@@ -12,7 +12,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.messages.utils import convert_to_messages
 
 from iccache_langchain.calls import said_by
-from iccache_langchain.owner import EngineOwner
+from iccache_langchain.rateable import Rateable
 from iccache_langchain.reader import Reader, check_scope
 from shared_core.adapters.construction import example_engine, settings_of, told_apart
 from shared_core.adapters.offloop import off_loop
@@ -29,7 +29,7 @@ OUTPUT: Final = "output"
 _collecting: ContextVar[list[str] | None] = ContextVar("iccache_collecting", default=None)
 
 
-class ICCacheExampleSelector(EngineOwner, BaseExampleSelector):
+class ICCacheExampleSelector(Rateable, BaseExampleSelector):
     """Chooses past answers for a few-shot template, by similarity and by how far they have helped before.
 
     ```python
@@ -77,6 +77,8 @@ class ICCacheExampleSelector(EngineOwner, BaseExampleSelector):
         ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
     """
 
+    engine: Engine
+
     def __init__(
         self,
         store: Store | str | None = None,
@@ -97,7 +99,8 @@ class ICCacheExampleSelector(EngineOwner, BaseExampleSelector):
         choosing = example_engine(
             store=store, embedder=embedder, redact=redact, settings=settings_of(settings, knobs), engine=engine
         )
-        super().__init__(choosing, owns=engine is None)
+        self.engine = choosing
+        self._owns_engine = engine is None
         self.input_key = input_key
         self.escape_braces = escape_braces
         self._reader = Reader(choosing.counters, scope, strict_scope, task)

@@ -19,7 +19,7 @@ from iccache_langchain.arms import can_stream, model_name
 from iccache_langchain.calls import ARM, DECISION, said_by
 from iccache_langchain.chat_model import ICCacheChatModel
 from iccache_langchain.messages import insert, outcome_of
-from iccache_langchain.owner import EngineOwner
+from iccache_langchain.rateable import Rateable
 from iccache_langchain.reader import QueryFunction, Reader, check_scope
 from shared_core.adapters import KEYS, Context, current_context
 from shared_core.adapters.construction import check_arms, routing_engine, settings_of, told_apart
@@ -66,7 +66,7 @@ class _Call:
         return self.asked.override(model=model, messages=placed[len(_system(self.asked)) :])  # type: ignore[arg-type]  # a list is invariant
 
 
-class ICCacheMiddleware(EngineOwner, AgentMiddleware[AgentState[Any], Any, Any]):
+class ICCacheMiddleware(Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
     """Lets a small model take over those of an agent's turns that it has become good enough for.
 
     ```python
@@ -114,6 +114,8 @@ class ICCacheMiddleware(EngineOwner, AgentMiddleware[AgentState[Any], Any, Any])
         ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
     """
 
+    engine: Engine
+
     def __init__(
         self,
         *,
@@ -150,7 +152,8 @@ class ICCacheMiddleware(EngineOwner, AgentMiddleware[AgentState[Any], Any, Any])
             engine=engine,
             background=background,
         )
-        super().__init__(routing, owns=engine is None)
+        self.engine = routing
+        self._owns_engine = engine is None
         self._arms = dict(arms)
         self._surface = Surface(routing, reference)
         self._reader = Reader(routing.counters, scope, strict_scope, task, query_fn)

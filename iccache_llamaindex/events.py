@@ -36,12 +36,12 @@ from iccache_llamaindex.sources import is_example
 from shared_core.adapters import Context, build_request, current_context
 from shared_core.adapters.construction import example_engine
 from shared_core.adapters.endings import PROVENANCE
+from shared_core.adapters.owner import EngineOwner
 from shared_core.engine import UNROUTED, Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.manager.privacy import Redact
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.telemetry import Counters
 from shared_core.values import Decision, Message, Outcome, Request, Route
 
 _MODEL_KEYS: Final = ("model", "model_name", "model_id", "deployment_name")
@@ -101,7 +101,7 @@ class ICCacheFeedbackEvent(BaseEvent):
         return "ICCacheFeedbackEvent"
 
 
-class ICCacheEventHandler(BaseEventHandler):
+class ICCacheEventHandler(EngineOwner, BaseEventHandler):
     """Keeps question and answer of query engines, and of chat engines that retrieve, as examples.
 
     ```python
@@ -171,11 +171,6 @@ class ICCacheEventHandler(BaseEventHandler):
         """The engine behind it: `flush`, `maintain`, `delete`."""
         return self._engine
 
-    @property
-    def counters(self) -> Counters:
-        """What happened, how often, failures included."""
-        return self._engine.counters
-
     def record_feedback(self, answer: RESPONSE_TYPE | str, score: float, rater: str = "user") -> None:
         """Rate an answer in [0, 1], by the query engine's response or by its decision id. Does not wait.
 
@@ -190,15 +185,6 @@ class ICCacheEventHandler(BaseEventHandler):
         A chat engine answers with a response that holds no metadata: ask right after ``chat``.
         """
         return _last_id.get()
-
-    def flush(self, timeout: float | None = None) -> bool:
-        """Wait until every answer and rating so far is stored; False if that takes longer than `timeout` seconds."""
-        return self._engine.flush(timeout)
-
-    def close(self) -> None:
-        """Store what waits to be stored, and release the store; a shared engine stays open."""
-        if self._owns_engine:
-            self._engine.close()
 
     def handle(self, event: BaseEvent, **_: Any) -> None:
         """Take note of an event. Never raises."""

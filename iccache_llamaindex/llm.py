@@ -39,6 +39,7 @@ from shared_core.adapters import KEYS, Context, build_request, calls, current_co
 from shared_core.adapters.calls import fingerprint_of, form_of
 from shared_core.adapters.construction import routing_engine, settings_of, told_apart
 from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.owner import EngineOwner
 from shared_core.adapters.surface import Surface
 from shared_core.engine import Engine, Reward
 from shared_core.errors import SettingIsWrong
@@ -59,7 +60,7 @@ _ELSEWHERE: Final = {
 }
 
 
-class ICCacheLLM(FunctionCallingLLM):
+class ICCacheLLM(EngineOwner, FunctionCallingLLM):
     """An LLM that lets a small model take over what it has become good enough for.
 
     ```python
@@ -311,19 +312,6 @@ class ICCacheLLM(FunctionCallingLLM):
         request = build_request(turns, context=context, default_scope=self.scope, strict=self.strict_scope)
         self.engine.warm(request.scope)
         return self.engine.add_examples(pairs, scope=request.scope, task=request.task, source=source, writer=writer)
-
-    def flush(self, timeout: float | None = None) -> bool:
-        """Wait until every answer and rating so far is stored; False if that takes longer than `timeout` seconds."""
-        return self.engine.flush(timeout)
-
-    def close(self) -> None:
-        """Store what waits to be stored, and release the store; a shared engine stays open."""
-        if self._owns_engine:
-            self.engine.close()
-
-    async def aclose(self) -> None:
-        """`close` on a thread."""
-        await off_loop(self.close)
 
     # copies and serialised forms ------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from iccache_llamaindex.sources import ROLE, clean_sources, is_example
 from shared_core.adapters import Context
 from shared_core.adapters.construction import DEFAULT_STORE, example_engine
 from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.owner import EngineOwner
 from shared_core.adapters.secrets import masked, unmasked
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
@@ -27,14 +28,13 @@ from shared_core.manager.privacy import Redact
 from shared_core.prompt import as_text
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.telemetry import Counters
 from shared_core.values import Decision
 
 NOTHING_FOUND: Final = "No documents were found for this question."
 _SHARED: Final = "(an open store)"  # what stands for a store that cannot be serialised
 
 
-class ICCachePostprocessor(BaseNodePostprocessor):
+class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
     """Shows examples of the pool beside the retrieved documents, or orders the documents by what they say, or both.
 
     ```python
@@ -120,19 +120,9 @@ class ICCachePostprocessor(BaseNodePostprocessor):
         return self._chooser.engine
 
     @property
-    def counters(self) -> Counters:
-        """What happened, how often, failures included."""
-        return self.engine.counters
-
-    @property
     def chooser(self) -> Chooser:
         """Chooses for questions that no retriever has seen."""
         return self._chooser
-
-    def close(self) -> None:
-        """Store what waits to be stored and release the store; a shared engine stays open."""
-        if self._owns_engine:
-            self.engine.close()
 
     # what LlamaIndex calls ------------------------------------------------------------------------------------
 

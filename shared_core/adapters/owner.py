@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from typing import TYPE_CHECKING
 
-from langchain_core.messages import BaseMessage
-
-from iccache_langchain.messages import decision_id_of
 from shared_core.adapters.offloop import off_loop
 from shared_core.engine import Engine
+from shared_core.telemetry import Counters
 
 
 class EngineOwner:
     """A surface over an engine, its own or one that it shares.
 
-    Args:
-        engine: The engine.
-        owns: True if `close` closes it.
+    It has an `engine`, and an `_owns_engine` that is True if `close` is to close it. They are declared for type
+    checkers only: where a surface is a pydantic model, it makes fields of them itself.
     """
 
-    def __init__(self, engine: Engine, *, owns: bool) -> None:
-        self.engine = engine
-        self._owns_engine = owns
+    if TYPE_CHECKING:
+        _owns_engine: bool
 
-    def record_feedback(self, answer: BaseMessage | UUID | str, score: float, rater: str = "user") -> None:
-        """Rate an answer in [0, 1]: by its message, its run id, or its decision id. Does not wait.
+        @property
+        def engine(self) -> Engine:
+            """The engine behind it."""
 
-        Raises:
-            SettingIsWrong: The score is not within [0, 1], or the message did not come through IC-Cache.
-        """
-        self.engine.submit_feedback(decision_id_of(answer), score, rater)
+    @property
+    def counters(self) -> Counters:
+        """What happened, how often, failures included."""
+        return self.engine.counters
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every answer and rating so far is stored; False if that takes longer than `timeout` seconds."""

@@ -1,0 +1,24 @@
+"""Feedback on an answer that is a LangChain message."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from langchain_core.messages import BaseMessage
+
+from iccache_langchain.messages import decision_id_of
+from shared_core.adapters.owner import EngineOwner
+
+
+class Rateable(EngineOwner):
+    """A surface whose answers can be rated."""
+
+    def record_feedback(self, answer: BaseMessage | UUID | str, score: float, rater: str = "user") -> None:
+        """Rate an answer in [0, 1]: by its message, by the run id of the call, or by its decision id. Does not wait.
+
+        A poor one is not served again by the exact tier.
+
+        Raises:
+            SettingIsWrong: The score is not within [0, 1], or the message did not come through IC-Cache.
+        """
+        self.engine.submit_feedback(decision_id_of(answer), score, rater)
