@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.latency import figures, timed_at, timed_in_threads
-from benchmarks.report import BEGIN, END, render, write_result
+from benchmarks.report import BEGIN, END, RESULTS, ROOT, render, write_result
 
 RESULT = {
     "title": "A title",
@@ -71,3 +71,27 @@ def test_a_call_that_comes_late_is_timed_from_when_it_was_due():
     waits = [lambda: release.wait(0.2), lambda: None]
     late = timed_at(1000, lambda call: call(), [(wait,) for wait in waits])[1]
     assert late >= 0.19
+
+
+def test_the_readme_states_what_was_measured():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").replace("**", "").split())
+    measured = json.loads((RESULTS / "offload.json").read_text())["tables"]["nl2bash / qwen-coder-0.5b"]
+    ours = "small + IC-Cache's examples (reference answers)"
+    rows = {
+        "Qwen2.5-Coder-0.5B alone": "always small",
+        "copying the nearest past answer": "copy nearest (reference answers)",
+        "0.5B with IC-Cache's examples (reference answers)": ours,
+        "0.5B with IC-Cache's examples (600 answers by the 1.5B itself)": (
+            "small + IC-Cache's examples (answers by the large model)"
+        ),
+    }
+    for label, policy in rows.items():
+        quality, (value, low, high) = measured[policy]["quality"][0], measured[policy]["minus_always_large"]
+        assert f"| {label} | {quality:.2f} | {value:+.3f} [{low:+.3f}, {high:+.3f}] |" in readme
+    assert f"| Qwen2.5-Coder-1.5B alone | {measured['always large']['quality'][0]:.2f} | |" in readme
+    seconds = [measured[policy]["median_seconds"] for policy in (ours, "always large")]
+    assert "{:.1f} s a request with examples against {:.1f} s".format(*seconds) in readme
+
+    bounds = json.loads((RESULTS / "overhead.json").read_text())["must_show"]
+    idle = [float(b["measured"].split()[0]) for b in bounds if "p50, idle (90,000)" in b["bound"]]
+    assert "{:.1f} ms in SQLite, {:.1f} ms in Redis".format(*idle) in readme
