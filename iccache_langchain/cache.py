@@ -29,11 +29,12 @@ from iccache_langchain.messages import normalised, outcome_of
 from iccache_langchain.near import NearRequest, NearTier, is_answering, near_settings
 from iccache_langchain.rateable import Rateable
 from shared_core.adapters import Context, build_request
+from shared_core.adapters.construction import ready_embedder
 from shared_core.adapters.endings import PROVENANCE
 from shared_core.adapters.offloop import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import DependencyIsSlow, SettingIsWrong
-from shared_core.inference.embedders import as_embedder, default_embedder
+from shared_core.inference import Embedder
 from shared_core.manager.privacy import Redact
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
@@ -118,10 +119,10 @@ class ICCache(Rateable, BaseCache):
         self._reference = reference
         self._small = model_name(answer_with) if answer_with is not None else ""
         self._owns_engine = engine is None
-        if embedder is None and engine is None and (reference or answer_with is not None):
-            embedder = default_embedder()
-        self._collects = engine is not None or embedder is not None
-        self.engine = engine or _engine(store or "", embedder, self._small, threshold, redact, settings)
+        self._collects = any(x is not None for x in (engine, embedder, answer_with)) or bool(reference)
+        self.engine = engine or _engine(
+            store or "", ready_embedder(embedder) if self._collects else None, self._small, threshold, redact, settings
+        )
         self._near = NearTier(self.engine, answer_with) if answer_with is not None else None
 
     # LangChain's interface ------------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ def _messages(generations: Sequence[Generation]) -> list[AIMessage]:
 
 def _engine(
     store: Store | str,
-    embedder: object | None,
+    embedder: Embedder | None,
     small: str,
     threshold: float,
     redact: Redact | None,
@@ -289,7 +290,6 @@ def _engine(
 ) -> Engine:
     """An engine without arms, or with the small model as its only one: then examples are all that it decides on."""
     settings = settings or Settings()
-    embedder = as_embedder(embedder) if embedder is not None else None
     if not small:
         return Engine(store=store, embedder=embedder, redact=redact, settings=settings)
     return Engine(

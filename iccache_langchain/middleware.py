@@ -92,8 +92,9 @@ class ICCacheMiddleware(Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
         store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; ``sqlite:///iccache.db`` if left
             out.
         embedder: Hub id, folder, LangChain `Embeddings` or callable; by default MiniLM.
-        reward: Scores (request, answer) in [0, 1], or None for no opinion; runs off the request path, and not for
-            answers that call tools.
+        reward: Scores (request, answer) in [0, 1], or None for no opinion; `request.query` is the text that was asked.
+            Runs off the request path, and not for answers that call tools. Where it fails, the answer is kept without a
+            score.
         redact: Applied to texts before they are embedded or stored.
         settings: Every other knob. Each field of `Settings` may also be given as an argument of its own.
         scope: Whose requests these are where neither run nor context says so.

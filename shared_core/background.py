@@ -10,6 +10,7 @@ import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final, ParamSpec
 
@@ -19,6 +20,7 @@ P = ParamSpec("P")
 log = logging.getLogger("iccache")
 
 PAUSE: Final = 1e-4  # seconds: just long enough for a waiting thread to wake up
+_open: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()  # what is to be drained when the program ends
 PENDING_LIMIT: Final = 10_000  # jobs; beyond that the store is hopelessly behind and memory would grow without end
 
 
@@ -46,7 +48,7 @@ class Writer:
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="iccache-writer", daemon=True)
         self._thread.start()
-        atexit.register(self.close)
+        _open.add(self)
 
     def submit(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Queue ``function(*args)``; never blocks and never raises. False if it had to be dropped."""
@@ -79,7 +81,7 @@ class Writer:
         if self._closed:
             return
         self._closed = True
-        atexit.unregister(self.close)
+        _open.discard(self)
         if self.flush():
             self._jobs.put(None)
         else:
@@ -148,3 +150,20 @@ class Periodic:
         level = logging.DEBUG if failure == self._failure else logging.WARNING
         log.log(level, "IC-Cache %s round failed: %s", self._name, failure)
         self._failure = failure
+
+
+def _flush_all() -> None:
+    for writer in list(_open):
+        writer.flush()
+
+
+def _close_all() -> None:
+    for writer in list(_open):
+        writer.close()
+
+
+# Twice, because `atexit` comes too late for what is embedded or scored: by then Python lets nobody start work in thread
+# pools, which models and HTTP clients use. The hook of the thread pools themselves comes before that, while threads of
+# the user may still be at work, and also where a process of multiprocessing ends (docs/decisions/0027-the-end.md).
+getattr(threading, "_register_atexit", atexit.register)(_flush_all)
+atexit.register(_close_all)

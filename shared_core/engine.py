@@ -7,12 +7,14 @@ those two to the FIFO writer with the `submit_` forms. The engine never calls a 
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from types import MappingProxyType
 from typing import Final, TypeAlias
 from uuid import uuid4
@@ -66,7 +68,8 @@ class Engine:
         reference: The arm whose quality is the yardstick and which answers whenever IC-Cache cannot decide.
         embedder: Turns queries into vectors; None leaves the exact tier alone.
         settings: Every other knob.
-        reward: Scores (request, answer) in [0, 1], or None for no opinion; runs off the request path.
+        reward: Scores (request, answer) in [0, 1], or None for no opinion; runs off the request path, on one thread.
+            `request.query` is the text that was asked. Where it fails, the answer is kept without a score.
         redact: Applied to texts before they are embedded or stored.
         background: False starts no loops; `maintain` then does their work.
         clock: Seconds since the epoch.
@@ -94,6 +97,7 @@ class Engine:
         self.counters = Counters()
         self._arms = {arm.name: arm for arm in arms}
         self._reference = reference or ""
+        _check_reward(reward)
         self._reward = reward
         self._redact = redact
         self._clock = clock
@@ -194,11 +198,11 @@ class Engine:
         """Store what an answered request leaves behind, and score it; durable when it returns.
 
         An answer that the model cut is scored as well, since the user got it; it is never an example. `trusted` says
-        that the adapter vouches for the writer of an answer that IC-Cache did not route.
+        that the adapter vouches for the writer of an answer that IC-Cache did not route. An answer that the reward
+        function could not score is kept as one without a score.
         """
         parts = self._parts()
-        reward = None if outcome.tool_calls or outcome.broken_off else self._reward
-        score = reward(decision.request, outcome.answer) if reward else None
+        score = None if outcome.tool_calls or outcome.broken_off else self._scored(decision.request, outcome.answer)
         if parts.manager.keep(decision, outcome, score, trusted=trusted):
             parts.poke()
         if score is not None:
@@ -333,6 +337,20 @@ class Engine:
                     self._pid = os.getpid()
         return self._local
 
+    def _scored(self, request: Request, answer: str) -> float | None:
+        """What the reward function says, None if it has no opinion, fails, or says what is no score."""
+        if self._reward is None:
+            return None
+        try:
+            score = self._reward(request, answer)
+            if score is not None:
+                _check_score(score)
+        except Exception as error:  # noqa: BLE001 - counted; the answer is worth keeping all the same
+            self.counters.add("reward.failed")
+            log.warning("IC-Cache got no score from the reward function: %s: %s", type(error).__name__, error)
+            return None
+        return score
+
     def _deadline(self) -> Deadline:
         return Deadline(self.settings.deadline, time.monotonic)
 
@@ -343,5 +361,10 @@ class Engine:
 
 
 def _check_score(score: float) -> None:
-    if not 0.0 <= score <= 1.0:
-        raise SettingIsWrong(f"feedback must lie in [0, 1]; got {score!r}")
+    if not (isinstance(score, Real) and 0.0 <= score <= 1.0):
+        raise SettingIsWrong(f"a score must be a number in [0, 1]; got {score!r}")
+
+
+def _check_reward(reward: Reward | None) -> None:
+    if inspect.iscoroutinefunction(reward):
+        raise SettingIsWrong("reward is a coroutine function; give a plain one, which runs on a thread of its own")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from shared_core.engine import Engine, Reward
 from shared_core.errors import SettingIsWrong
-from shared_core.inference.embedders import as_embedder, default_embedder
+from shared_core.inference import Embedder
+from shared_core.inference.embedders import SentenceTransformerEmbedder, as_embedder, default_embedder
 from shared_core.manager.privacy import Redact
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
@@ -47,7 +49,7 @@ def routing_engine(
         store=DEFAULT_STORE if store is None else store,
         arms=core_arms(names, reference, costs, styles),
         reference=reference,
-        embedder=default_embedder() if embedder is None else as_embedder(embedder),
+        embedder=ready_embedder(embedder),
         settings=settings,
         reward=reward,
         redact=redact,
@@ -74,10 +76,31 @@ def example_engine(
         return engine
     return Engine(
         store=DEFAULT_STORE if store is None else store,
-        embedder=default_embedder() if embedder is None else as_embedder(embedder),
+        embedder=ready_embedder(embedder),
         settings=settings,
         redact=redact,
     )
+
+
+def ready_embedder(given: object | None) -> Embedder:
+    """What the user gave as an embedder; for None all-MiniLM-L6-v2, once in a process. Models are loaded, in seconds.
+
+    So the first request is answered in time, a wrong name is told at once, and what a short script leaves behind can
+    still be embedded when it ends (docs/decisions/0027-the-end.md).
+
+    Raises:
+        SettingIsWrong: It is no embedder, or cannot be loaded.
+        ExtraIsMissing: sentence-transformers is needed and not installed.
+    """
+    embedder = _default() if given is None else as_embedder(given)
+    if isinstance(embedder, SentenceTransformerEmbedder):
+        embedder.warm()
+    return embedder
+
+
+@lru_cache(maxsize=1)
+def _default() -> Embedder:
+    return default_embedder()
 
 
 def check_arms(names: Sequence[str], reference: str) -> None:

@@ -63,6 +63,7 @@ class Database:
     def __init__(self, path: Path | None) -> None:
         self.label = "memory://" if path is None else f"sqlite:///{path}"
         self._uri = "file::memory:" if path is None else _prepare(path, self.label)
+        self._path = path
         self._in_memory = path is None
         self._pid = os.getpid()
         self._closed = False
@@ -136,6 +137,8 @@ class Database:
             try:
                 _migrate(writer, self.label)
                 _choose_durability(writer, self.label)
+                if self._path:
+                    _make_private(self._path)  # not before it is known to be ours
             except BaseException:
                 writer.close()
                 raise
@@ -150,7 +153,7 @@ def _prepare(path: Path, label: str) -> str:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
-        _make_private(path)
+        pass
     except OSError as error:
         raise StoreIsUnusable(
             f"{label} cannot be created ({error.strerror}); name a path in a folder that this user may write to"

@@ -111,11 +111,11 @@ def test_a_file_that_others_may_read_is_made_private(path: Path, settings: Setti
 
 
 def unusable(path: Path, settings: Settings, why: str) -> None:
-    before = path.read_bytes() if path.is_file() else None
+    before = (path.read_bytes(), path.stat().st_mode) if path.is_file() else None
     with pytest.raises(StoreIsUnusable, match=why) as caught:
         SqliteStore(path, settings=settings)
     assert str(path) in str(caught.value)
-    assert (path.read_bytes() if path.is_file() else None) == before
+    assert ((path.read_bytes(), path.stat().st_mode) if path.is_file() else None) == before
 
 
 def test_a_missing_folder_is_not_made(tmp_path: Path, settings: Settings) -> None:
@@ -125,6 +125,7 @@ def test_a_missing_folder_is_not_made(tmp_path: Path, settings: Settings) -> Non
 
 def test_a_file_that_is_no_database_is_left_alone(path: Path, settings: Settings) -> None:
     path.write_bytes(b"precious notes " * 300)
+    path.chmod(0o644)
     unusable(path, settings, "is not a SQLite database; name another path")
 
 

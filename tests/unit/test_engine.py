@@ -100,6 +100,30 @@ def test_another_arms_answer_is_admitted_only_once_it_is_trusted(build):
     assert known() == {"heat the kitchen", "heat the bathroom now"}
 
 
+@pytest.mark.parametrize("score", [7, -0.1, float("nan"), "good", ZeroDivisionError()])
+def test_an_answer_that_the_reward_function_cannot_score_is_kept_without_a_score(build, score, caplog):
+    def reward(request, answer):
+        if isinstance(score, Exception):
+            raise score
+        return score
+
+    engine = build(reward=reward)
+    decision = engine.decide(ask("heat the kitchen"), "a")
+    engine.record(decision, Outcome("climate kitchen", writer="big"))
+    assert (engine.counters["admitted"], engine.counters["reward.failed"]) == (1, 1)
+    assert "reward function" in caplog.text
+    assert engine.maintain().learned.consumed == 0
+    assert engine.feedback(decision.id, 1.0)
+
+
+def test_a_reward_function_that_would_have_to_be_awaited_is_refused(build):
+    async def reward(request, answer):
+        return 1.0
+
+    with pytest.raises(SettingIsWrong, match="coroutine"):
+        build(reward=reward)
+
+
 def test_a_rewarded_answer_of_another_arm_is_admitted_at_once(build):
     engine = build(reward=lambda request, answer: 1.0 if "good" in answer else 0.0)
     engine.add_examples([("alpha beta", "x")], scope="default", task="t")
