@@ -59,7 +59,8 @@ class ICCache(Rateable, BaseCache):
     """A LangChain cache that also collects examples.
 
     ```python
-    set_llm_cache(ICCache("sqlite:///iccache.db"))
+    set_llm_cache(ICCache("sqlite:///iccache.db"))  # identical calls
+    set_llm_cache(ICCache("sqlite:///iccache.db", reference="qwen2.5-32b"))  # and examples of that model's answers
     ```
 
     Args:

@@ -51,7 +51,8 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
     ```python
     with selector.collect() as decisions:
         answer = chain.invoke({"question": "…"})
-    selector.record_feedback(decisions[0], 1.0)
+    for decision in decisions:  # none if nothing could be chosen
+        selector.record_feedback(decision, 1.0)
     ```
 
     Args:
