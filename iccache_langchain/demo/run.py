@@ -19,10 +19,10 @@ from iccache_langchain.demo.view import View
 from iccache_langchain.demo.workload import Workload
 from iccache_langchain.messages import insert, normalised
 from shared_core.adapters import Context, build_request
+from shared_core.cli.knobs import read_settings
 from shared_core.errors import ICCacheError
 from shared_core.inference import Embedder
 from shared_core.prompt import render
-from shared_core.settings import Settings
 from shared_core.values import DEFAULT_SCOPE, Request, ScoredExample, Vector
 
 REFERENCE: Final = "large"
@@ -105,7 +105,7 @@ class Demo:
             reward=self._reward,
             background=False,
             task=TASK,
-            settings=Settings(
+            settings=read_settings(
                 max_examples=MAX_EXAMPLES,
                 explore=EXPLORE,
                 quality_target=QUALITY_TARGET,

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import sqlite3
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
 from shared_core.errors import ICCacheError
 
-MISUSE = 2
+MISUSE: Final = 2
+INTERRUPTED: Final = 130
+READER_LEFT: Final = 1
+
+# Typer names no public base of its usage errors, and its newer releases bring a Click of their own.
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
     name="iccache",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     help="""A small model answers like a large one when it is shown the large one's past answers.
@@ -125,8 +134,53 @@ def demo_models(
 
 def main() -> None:
     """The console script. What the user can mend ends as one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character must not end the run
+    sys.exit(_exit_code())
+
+
+def _exit_code() -> int:
+    """Run the command that the program's arguments name."""
     try:
-        app()
-    except ICCacheError as error:
-        sys.stderr.write(f"iccache: {' '.join(str(error).split())}\n")
-        sys.exit(MISUSE)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = READER_LEFT  # as with `| head`: nobody is left to be told
+    except _UsageError as error:
+        code = _refused(f"{error.format_message()} See {_path(error)} --help")
+    except typer.Abort:
+        code = INTERRUPTED
+    except (ICCacheError, OSError, sqlite3.Error) as error:
+        code = _refused(_reason(error))
+    _give_up_stdout()
+    return int(code)
+
+
+def _refused(reason: str) -> int:
+    sys.stderr.write(f"iccache: {' '.join(reason.split())}\n")
+    return MISUSE
+
+
+def _reason(error: Exception) -> str:
+    """What `error` says, without the number that the system has for it."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error) or type(error).__name__
+    if error.errno == errno.ENOSPC and error.filename is None:
+        return f"the output cannot be written: {error.strerror}"
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+
+
+def _path(error: Any) -> str:
+    """The command that was misused, such as ``iccache learn``."""
+    context = getattr(error, "ctx", None)
+    return f"iccache {context.info_name}" if context is not None and context.parent is not None else "iccache"
+
+
+def _give_up_stdout() -> None:
+    """Where stdout takes nothing (a full disk), keep the interpreter from trying again, and complaining, at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,45 +2,138 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, Final, TextIO, cast
 
 from shared_core.errors import SettingIsWrong
 
+STANDARD_INPUT: Final = Path("-")
+_GZIP: Final = b"\x1f\x8b"
+_NAMED: Final = 10  # fields of a line that a message lists, each cut to as many characters as fit in one look
+_NAME_LENGTH: Final = 30
 
-def read_jsonl(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Mapping[str, str]]:
+
+def read_jsonl(
+    path: Path, required: Sequence[str], optional: Sequence[str] = (), options: Mapping[str, str] | None = None
+) -> Iterator[Mapping[str, str]]:
     """The text fields of a file of JSON objects, one a line; empty lines are passed over, other fields ignored.
+
+    Args:
+        path: UTF-8 text, with or without byte order mark, plain or gzipped; ``-`` is standard input.
+        required: Fields that must hold a text.
+        optional: Fields that may be absent, null or blank; they are left out then.
+        options: By field, the option of the command that names another field.
 
     Raises:
         SettingIsWrong: The file cannot be read or is empty, a line is no JSON object, or a field is no text.
     """
+    name = called(path)
     found = False
     try:
-        with path.open(encoding="utf-8") as lines:
+        with _lines(path) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
+                    row = _object(line, f"{name}, line {number}", required[0], first=not found)
+                    yield _fields(row, f"{name}, line {number}", required, optional, options or {})
                     found = True
-                    yield _fields(line, f"{path}, line {number}", required, optional)
-    except OSError as error:
-        raise SettingIsWrong(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise SettingIsWrong(f"{path} is not UTF-8 text: {error.reason}; convert it, or name another file") from error
+        raise SettingIsWrong(f"{name} is not UTF-8 text: {error.reason}; convert it, or name another file") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SettingIsWrong(f"{name} is a gzip file that is damaged or cut: {error}; make it again") from error
+    except OSError as error:
+        raise SettingIsWrong(f"{name} cannot be read: {error.strerror or error}") from error
     if not found:
-        raise SettingIsWrong(f'{path} is empty; expected one JSON object a line, such as {{"{required[0]}": "…"}}')
+        raise SettingIsWrong(f"{name} is empty; expected {_expected(required[0])}")
 
 
-def _fields(line: str, where: str, required: Sequence[str], optional: Sequence[str]) -> Mapping[str, str]:
+def called(path: Path) -> str:
+    """The file as messages name it."""
+    return "standard input" if path == STANDARD_INPUT else str(path)
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[TextIO]:
+    """The text of the file, unpacked."""
+    with os.fdopen(0, "rb", closefd=False) if path == STANDARD_INPUT else path.open("rb") as raw:
+        is_packed = raw.peek(len(_GZIP))[: len(_GZIP)] == _GZIP  # a pipe cannot be read twice
+        data = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if is_packed else raw
+        with io.TextIOWrapper(data, encoding="utf-8-sig") as lines:
+            yield lines
+
+
+def _object(line: str, where: str, field: str, *, first: bool) -> Mapping[str, Any]:
     try:
         row = json.loads(line)
+    except RecursionError as error:
+        raise SettingIsWrong(f"{where} is nested too deeply to be read; leave such fields out") from error
     except ValueError as error:
-        raise SettingIsWrong(f"{where} is not JSON: {error}") from error
+        if first and not line.lstrip().startswith("{"):
+            raise SettingIsWrong(f"{where} is not JSON{_guess(line, field)}") from error
+        at = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise SettingIsWrong(f"{where} is not JSON ({reason}{at}); expected {_expected(field)}") from error
     if not isinstance(row, dict):
-        raise SettingIsWrong(f'{where} is no JSON object; expected {{"{required[0]}": "…"}}')
+        raise SettingIsWrong(f"{where} is no JSON object{_guess(line, field)}")
+    return row
+
+
+def _guess(line: str, field: str) -> str:
+    """What a file that begins like this probably is, and what is expected instead."""
+    kind = ""
+    if line.lstrip().startswith("["):
+        kind = ", but looks like a JSON array (jq -c '.[]' writes its lines)"
+    elif "," in line or "\t" in line:
+        kind = ", but looks like CSV"
+    return f"{kind}; expected {_expected(field)}"
+
+
+def _expected(field: str) -> str:
+    return f'one JSON object a line, such as {{"{field}": "…"}}'
+
+
+def _fields(
+    row: Mapping[str, Any], where: str, required: Sequence[str], optional: Sequence[str], options: Mapping[str, str]
+) -> Mapping[str, str]:
     for name in required:
         if not isinstance(row.get(name), str) or not row[name].strip():
-            raise SettingIsWrong(f'{where} has no text in the field "{name}"')
+            raise SettingIsWrong(f'{where} has no text in the field "{name}"{_other_fields(row, name, options)}')
     for name in optional:
-        if not isinstance(row.get(name, ""), str):
+        if not isinstance(row.get(name) or "", str):
             raise SettingIsWrong(f'{where}: the field "{name}" must hold a text, or be left out')
-    return {name: row[name] for name in (*required, *optional) if name in row}
+    texts = {name: text for name in (*required, *optional) if isinstance(text := row.get(name), str) and text.strip()}
+    for name, text in texts.items():
+        if not _is_whole(text):
+            raise SettingIsWrong(
+                f'{where}: the field "{name}" holds half a character (a lone surrogate), as where a log was cut; '
+                "remove it, or the line"
+            )
+    return texts
+
+
+def _other_fields(row: Mapping[str, Any], name: str, options: Mapping[str, str]) -> str:
+    if name in row:
+        return "" if isinstance(row[name], str) else f", which holds {_kind(row[name])}"
+    names = ", ".join(f'"{other[:_NAME_LENGTH]}"' for other in list(row)[:_NAMED]) or "none"
+    mend = f"; name the right one with {options[name]}" if name in options else ""
+    return f"; its fields are: {names}{' …' if len(row) > _NAMED else ''}{mend}"
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _is_whole(text: str) -> bool:
+    """False if a character cannot be written in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

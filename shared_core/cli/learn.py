@@ -6,16 +6,17 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import sys
 import threading
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
+from shared_core.cli.knobs import read_settings
 from shared_core.errors import SettingIsWrong
 from shared_core.learning.learner import Learner
-from shared_core.settings import Settings
 from shared_core.store import open_store
 
 if TYPE_CHECKING:
@@ -23,34 +24,61 @@ if TYPE_CHECKING:
 
     from shared_core.learning.learner import LearnReport
 
+LONGEST_PAUSE: Final = 86_400.0  # seconds
+
 
 def run(url: str, *, reference: str, once: bool, every: float | None, as_json: bool) -> None:
     """Learn until the log is drained, once or again and again until SIGINT or SIGTERM.
 
+    Again and again, an outage of the store ends nothing: one line on stderr says that it began.
+
+    Args:
+        url: Names the store.
+        reference: Name of the reference arm.
+        once: One round; must not come with `every`.
+        every: Seconds between rounds, above 0 and at most `LONGEST_PAUSE`; None for one round.
+        as_json: A report is one JSON object.
+
     Raises:
         SettingIsWrong: The options contradict each other, or `url` names no store that outlives this process.
         StoreIsUnusable: The store cannot be opened.
+        OSError: The store cannot be reached at the start.
     """
     if once and every is not None:
         raise SettingIsWrong("--once and --every contradict each other; give one of them")
-    if every is not None and every <= 0:
-        raise SettingIsWrong(f"--every takes seconds above 0; got {every:g}")
+    if every is not None and not 0 < every <= LONGEST_PAUSE:  # false for NaN, too
+        raise SettingIsWrong(f"--every takes seconds above 0 and at most {LONGEST_PAUSE:,.0f}, a day; got {every:g}")
     if url == "memory://":
         raise SettingIsWrong("memory:// is another store in every process; name one that is shared, such as sqlite://")
-    settings = Settings()
+    settings = read_settings()
     store = open_store(url, settings=settings)
     try:
         owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex}"
         learner = Learner(store, reference, settings, clock=time.time, owner=owner)
-        stop = threading.Event()
-        if every is not None:
-            _stop_on_signals(stop)
-        while True:
+        if every is None:
             _tell(learner.run_until_drained(), as_json=as_json)
-            if every is None or stop.wait(every):
-                return
+        else:
+            stop = threading.Event()
+            _stop_on_signals(stop)
+            _keep_going(learner, every, stop, as_json=as_json)
     finally:
         store.close()
+
+
+def _keep_going(learner: Learner, every: float, stop: threading.Event, *, as_json: bool) -> None:
+    is_out = False
+    while True:
+        try:
+            report = learner.run_until_drained()
+        except (OSError, sqlite3.Error) as error:
+            if not is_out:
+                _warn(f"the store fails, tried again every {every:g} s: {error}")
+            is_out = True
+        else:
+            is_out = False
+            _tell(report, as_json=as_json)
+        if stop.wait(every):
+            return
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
@@ -73,3 +101,8 @@ def _tell(report: LearnReport, *, as_json: bool) -> None:
         line = "nothing to learn (no new feedback, or another learner is at work)"
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def _warn(message: str) -> None:
+    sys.stderr.write(f"iccache: {' '.join(message.split())}\n")
+    sys.stderr.flush()

@@ -64,6 +64,8 @@ def test_importing_the_command_line_pulls_no_framework_and_no_model():
         ('{"request": "  "}\n', 'line 1 has no text in the field "request"'),
         ('{"request": 3}\n', 'line 1 has no text in the field "request"'),
         (b'{"request": "\xff"}\n', "is not UTF-8"),
+        ('{"request": "a"}\n{"request": "cut \\ud83d"}\n', 'line 2: the field "request" holds half a character'),
+        ('{"request": "a", "x": ' + "[" * 99_999 + "]" * 99_999 + "}", "line 1 is nested too deeply"),
     ],
 )
 def test_estimate_names_the_line_that_it_cannot_read(monkeypatch, capsys, file, text, complaint):
