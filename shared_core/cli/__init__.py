@@ -109,6 +109,9 @@ def learn(
 
     Needed only where the services themselves do not learn, or to keep it off their machines. Any number may run: one
     at a time holds the lease. Killed at any moment, it loses nothing and counts nothing twice.
+
+    The setting quality_target says when an answer of another arm counts as good. It comes from ICCACHE_QUALITY_TARGET
+    or iccache.toml in this folder, and must be the one of your services.
     """
     from shared_core.cli.learn import run
 
