@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -12,11 +14,24 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
 
+from iccache_langchain.demo.texts import shortened
 from shared_core.errors import ExtraIsMissing, SettingIsWrong
+from shared_core.inference import Embedder
 from shared_core.prompt import estimate_tokens
 
 TIMEOUT: Final = 120.0  # seconds for one answer of an endpoint
 PROBE: Final = "Say yes."
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What a run asks, and what messages call the two models."""
+
+    small: BaseChatModel
+    large: BaseChatModel
+    embedder: Embedder
+    small_name: str
+    large_name: str
 
 
 class AnswerFile(BaseChatModel):
@@ -41,7 +56,7 @@ class AnswerFile(BaseChatModel):
         del stop, run_manager, kwargs
         asked = str(messages[-1].content)
         if asked not in self.answers:
-            raise SettingIsWrong(f"the file of right answers has none to {asked!r}")
+            raise SettingIsWrong(f"the file of right answers has none to {shortened(asked)!r}")
         answer = self.answers[asked]
         read, written = sum(estimate_tokens(str(m.content)) for m in messages), estimate_tokens(answer)
         usage = UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
@@ -98,16 +113,28 @@ def reachable(address: str, option: str, max_tokens: int) -> BaseChatModel:
     url, _, model = address.partition("#")
     if not url.startswith(("http://", "https://")) or not model:
         raise SettingIsWrong(
-            f"{option} takes URL#model, such as http://localhost:8000/v1#qwen2.5-3b; {address!r} is none"
+            f"{option} takes URL#model, such as http://localhost:8000/v1#qwen2.5-3b; {shown(address)!r} is none"
         )
     try:
         openai_compatible(url, model, max_tokens=1, max_retries=0).invoke(PROBE)
     except ExtraIsMissing:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise SettingIsWrong(
-            f"{option}: {url} gives no answer as {model!r} ({type(error).__name__}: {reason}); is it running, and is "
-            "this the name under which it serves the model?"
+            f"{option}: {shown(url)} gives no answer as {model!r} ({reason(error)}); is it running, and is this the name "
+            "under which it serves the model?"
         ) from error
     return openai_compatible(url, model, max_tokens=max_tokens)
+
+
+def shown(address: str) -> str:
+    """An address as messages may show it: without user, password and query, which may be secrets."""
+    return re.sub(r"\?[^#]*", "", re.sub(r"//[^/#]*@", "//", address))
+
+
+def reason(error: Exception) -> str:
+    """Kind and message of a client's error, in one line, shortened, without the key."""
+    message = str(error)
+    if key := os.environ.get("OPENAI_API_KEY"):
+        message = message.replace(key, "…")
+    return shortened(f"{type(error).__name__}: {message}")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from iccache_langchain.demo.run import Demo
+from iccache_langchain.demo.texts import shortened
 from shared_core.errors import ICCacheError
 
-HINT = "Your own request, such as: heat the wine cellar to 12 degrees (an empty line ends)"
+HINT: Final = "Your own request, such as: {} (an empty line ends)"
+HINT_LENGTH: Final = 80
 
 
 def play(demo: Demo, console: Console) -> None:
     """Ask for requests until an empty line, end of input or interrupt; each is answered twice by the small model."""
-    console.print(Text(f"\n{HINT}", style="bold"))
+    console.print(Text("\n" + HINT.format(shortened(demo.workload.hint, HINT_LENGTH)), style="bold"))
     while True:
         try:
             request = console.input("> ").strip()
@@ -30,7 +34,10 @@ def play(demo: Demo, console: Console) -> None:
             continue
         table = Table.grid(padding=(0, 2))
         for example in reversed(attempt.examples):
-            table.add_row(Text("example", style="dim"), Text(f"{example.query} -> {example.answer}", style="dim"))
+            table.add_row(
+                Text("example", style="dim"),
+                Text(f"{shortened(example.query)} -> {shortened(example.answer)}", style="dim"),
+            )
         table.add_row("small alone", Text(" ".join(attempt.alone.split())))
         table.add_row(f"with {len(attempt.examples)} examples", Text(" ".join(attempt.helped.split()), style="green"))
         console.print(table)

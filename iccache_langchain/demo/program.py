@@ -7,22 +7,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from langchain_core.language_models import BaseChatModel
 from rich.console import Console
 
 from iccache_langchain.demo import domain
-from iccache_langchain.demo.models import AnswerFile, AskedOnce, openai_compatible, reachable
+from iccache_langchain.demo.models import AnswerFile, AskedOnce, Models, openai_compatible, reachable, shown
 from iccache_langchain.demo.playground import play
+from iccache_langchain.demo.remarks import remarks
 from iccache_langchain.demo.results import report
 from iccache_langchain.demo.run import Demo
 from iccache_langchain.demo.view import Lines, Picture, Silent, View, conclusion, introduction
 from iccache_langchain.demo.workload import Workload, built_in, from_file
+from shared_core.cli.adapters import DemoOptions
 from shared_core.errors import SettingIsWrong
-from shared_core.inference import Embedder, serving
+from shared_core.inference import serving
 from shared_core.inference.embedders import default_embedder, packaged_minilm
 from shared_core.inference.weights import eight_bit
 
@@ -30,26 +30,10 @@ WIDTH: Final = 100  # columns where there is no terminal
 MAX_TOKENS: Final = 32  # of the built-in task; its longest command takes about 20
 
 
-@dataclass(frozen=True, slots=True)
-class Models:
-    """What a run asks."""
-
-    small: BaseChatModel
-    large: BaseChatModel
-    embedder: Embedder
-
-
-def run(
-    *,
-    data: Path | None,
-    small: str | None,
-    large: str | None,
-    max_tokens: int,
-    requests: int | None,
-    seed: int,
-    as_json: bool,
-) -> None:
+def run(options: DemoOptions) -> None:
     """Run the demo on the built-in task, or on the user's data and endpoints, and print what it measured.
+
+    A run that is broken off prints what it measured until then.
 
     Raises:
         SettingIsWrong: An option, file or endpoint cannot be used.
@@ -57,51 +41,73 @@ def run(
         ModelFailed: A model gave no answer in the middle of the run.
     """
     models: AbstractContextManager[Models]
-    if data is None:
-        if small is not None or large is not None:
-            raise SettingIsWrong("--small and --large go with --data FILE.jsonl; without it the demo brings its models")
-        workload = built_in(seed, domain.SIZE if requests is None else requests)
+    small, large = options.small, options.large
+    if options.data is None:
+        if any(given is not None for given in (small, large, options.system, options.reward)):
+            raise SettingIsWrong(
+                "--small, --large, --system and --reward go with --data FILE.jsonl; without it the demo brings its own"
+            )
+        workload = built_in(options.seed, domain.SIZE if options.requests is None else options.requests)
         models = _built_in(workload, serving.packaged_gguf())
     else:
         if small is None or large is None:
             raise SettingIsWrong("--data needs --small URL#model and --large URL#model, the models that answer it")
-        workload = from_file(data, requests)
-        models = nullcontext(_own(small, large, max_tokens))
-    _perform(workload, models, seed, as_json=as_json)
+        workload = from_file(options, options.data)
+        models = nullcontext(_own(small, large, options.max_tokens))
+    _perform(workload, models, options)
 
 
-def _perform(workload: Workload, models: AbstractContextManager[Models], seed: int, *, as_json: bool) -> None:
+def _perform(workload: Workload, models: AbstractContextManager[Models], options: DemoOptions) -> None:
     began = time.monotonic()
-    console = Console(width=None if sys.stdout.isatty() else WIDTH, quiet=as_json)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH, quiet=options.as_json)
     console.print(introduction(workload))
     with ExitStack() as stack:
         with console.status("Loading the models …"):
-            asked = stack.enter_context(models)
-            demo = stack.enter_context(Demo(workload, asked.small, asked.large, asked.embedder, seed))
-        with _view(console, workload, as_json=as_json) as view:
-            steps = demo.run(view)
-        final = report(steps)
-        seconds = round(time.monotonic() - began, 1)
-        if as_json:
-            about = {"requests": len(steps), "seed": seed, "seconds": seconds, "about": workload.about}
-            sys.stdout.write(json.dumps(about | final.as_json()) + "\n")
-            return
-        console.print(conclusion(final))
-        console.print(f"The run took {seconds:.0f} seconds. {workload.about_time}")
+            demo = stack.enter_context(Demo(workload, stack.enter_context(models), options.seed))
+        try:
+            with _view(console, workload, as_json=options.as_json) as view:
+                demo.run(view)
+        finally:  # what was measured cost time and money
+            if demo.steps:
+                _tell(demo, console, round(time.monotonic() - began, 1), options)
         if console.is_terminal and sys.stdin.isatty():
             play(demo, console)
+
+
+def _tell(demo: Demo, console: Console, seconds: float, options: DemoOptions) -> None:
+    """Print the figures of the steps that were done."""
+    steps, workload, final = demo.steps, demo.workload, report(demo.steps)
+    said = remarks(steps, workload.reward, options.max_tokens)
+    if options.as_json:
+        about: dict[str, object] = {
+            "requests": len(steps),
+            "of": len(workload.requests),
+            "seed": options.seed,
+            "seconds": seconds,
+        }
+        about |= {"about": workload.about, "remarks": said}
+        sys.stdout.write(json.dumps(about | final.as_json()) + "\n")
+        return
+    if len(steps) < len(workload.requests):
+        console.print(f"\nBroken off after {len(steps)} of {len(workload.requests)} requests.", highlight=False)
+    console.print(conclusion(final))
+    for sentence in said:
+        console.print(sentence, markup=False, highlight=False)
+    console.print(f"The run took {seconds:.0f} seconds. {workload.about_time}")
 
 
 @contextmanager
 def _built_in(workload: Workload, packaged: Path) -> Iterator[Models]:
     with eight_bit(packaged) as gguf, serving.served(gguf) as url:
         small = openai_compatible(url, serving.MODEL, max_tokens=MAX_TOKENS)
-        yield Models(small, AnswerFile(answers=dict(workload.answers)), packaged_minilm())
+        large = AnswerFile(answers=dict(workload.answers))
+        yield Models(small, large, packaged_minilm(), "the packaged small model", "the file of right answers")
 
 
 def _own(small: str, large: str, max_tokens: int) -> Models:
     near, far = reachable(small, "--small", max_tokens), reachable(large, "--large", max_tokens)
-    return Models(near, AskedOnce(inner=far), default_embedder())
+    names = f"--small {shown(small)}", f"--large {shown(large)}"
+    return Models(near, AskedOnce(inner=far), default_embedder(), *names)
 
 
 def _view(console: Console, workload: Workload, *, as_json: bool) -> View:

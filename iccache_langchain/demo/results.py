@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
+
+Flaw: TypeAlias = Literal["", "cut", "unusable"]  # cut at the longest length; empty, or not ended by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +30,19 @@ class Step:
         explored: True if the exploration share chose it.
         score: Reward of `answer`.
         right: The right answer, or the large model's where none is known.
+        is_known: True if the right answer is known; if not, a score is agreement with the large model.
         large_score: Reward of the large model's own answer.
         copied: Reward of the answer to the most similar earlier request; None for the first request.
         alone: The small model without examples, where it was asked too.
-        tokens: What the large model reads and writes for this request.
+        tokens: What the large model reads and writes for this request; None if it does not say.
+        flaw: Why the large model's answer cannot be an example.
+        fallback: Why IC-Cache could not decide, or its choice not answer; empty if neither.
     """
 
     number: int
     request: str
     right: str
+    is_known: bool
     arm: str
     offloaded: bool
     examples: int
@@ -46,7 +52,9 @@ class Step:
     large_score: float
     copied: float | None
     alone: Alone | None
-    tokens: int
+    tokens: int | None
+    flaw: Flaw = ""
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +84,14 @@ class Report:
         with_examples: The small model's answers with examples, where IC-Cache asked it.
         large_calls: How often IC-Cache asked the large model.
         calls_avoided: How often it did not.
-        tokens_avoided: What the large model would have read and written for those.
+        tokens_avoided: What the large model would have read and written for those; None if it does not say.
     """
 
     rows: tuple[Row, Row, Row, Row]
     with_examples: Figures
     large_calls: int
     calls_avoided: int
-    tokens_avoided: int
+    tokens_avoided: int | None
 
     def as_json(self) -> dict[str, object]:
         """Plain values for ``--json``."""
@@ -106,8 +114,18 @@ def report(steps: Sequence[Step]) -> Report:
         with_examples=_figures(steps, lambda s: (True, s.score) if s.offloaded and s.examples else None),
         large_calls=len(steps) - len(offloaded),
         calls_avoided=len(offloaded),
-        tokens_avoided=sum(s.tokens for s in offloaded),
+        tokens_avoided=_sum(s.tokens for s in offloaded),
     )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """The sum; None if one is unknown."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 def thirds(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step], Sequence[Step]]:

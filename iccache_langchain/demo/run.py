@@ -14,11 +14,15 @@ from langchain_core.runnables import RunnableConfig
 from numpy.typing import NDArray
 
 from iccache_langchain.chat_model import ICCacheChatModel
-from iccache_langchain.demo.results import Alone, Step
+from iccache_langchain.demo.models import Models, reason
+from iccache_langchain.demo.remarks import EARLY, early_warning
+from iccache_langchain.demo.results import Alone, Flaw, Step
+from iccache_langchain.demo.texts import shortened
 from iccache_langchain.demo.view import View
 from iccache_langchain.demo.workload import Workload
-from iccache_langchain.messages import insert, normalised
+from iccache_langchain.messages import insert, normalised, outcome_of
 from shared_core.adapters import Context, build_request
+from shared_core.adapters.endings import finish_reason
 from shared_core.cli.knobs import read_settings
 from shared_core.errors import ICCacheError
 from shared_core.inference import Embedder
@@ -39,6 +43,7 @@ QUALITY_TARGET: Final = 0.7
 CONFIDENCE: Final = 0.5
 COST_WEIGHT: Final = 0.4
 SMALL_COST: Final = 0.1
+CUT: Final = frozenset({"length", "max_tokens"})  # what servers say of an answer that reached the longest length
 DEADLINE: Final = 5.0  # seconds: on a busy machine, a run must not become another run
 
 
@@ -77,27 +82,28 @@ class Attempt:
 
 
 class Demo:
-    """A workload, two models, and `ICCacheChatModel` over both. A context manager; `steps` runs it.
+    """A workload, two models, and `ICCacheChatModel` over both. A context manager; `run` runs it.
 
     Args:
-        small: Asked through IC-Cache, and directly where its answer without examples is compared.
-        large: The reference. It is asked for every request, to compare; so it should not be charged twice.
-        embedder: Embeds the requests.
+        models: The small one is asked through IC-Cache, and directly where its answer without examples is compared.
+            The large one is the reference. It is asked for every request, to compare; so it should not be charged
+            twice.
         seed: Of every random draw.
+
+    Attributes:
+        steps: What happened so far; whole if a run is broken off.
     """
 
-    def __init__(
-        self, workload: Workload, small: BaseChatModel, large: BaseChatModel, embedder: Embedder, seed: int
-    ) -> None:
+    def __init__(self, workload: Workload, models: Models, seed: int) -> None:
         self.workload = workload
-        self._small = small
-        self._large = large
+        self.steps: list[Step] = []
+        self._models = models
         self._seed = seed
-        self._embedder = EmbeddedBefore(embedder, workload.requests)
+        self._embedder = EmbeddedBefore(models.embedder, workload.requests)
         self._nearest = nearest_earlier(self._embedder.vectors)
         self._reference: dict[str, str] = {}
         self.model = ICCacheChatModel(
-            arms={"small": small, "large": large},
+            arms={"small": models.small, "large": models.large},
             reference=REFERENCE,
             costs={"small": SMALL_COST, "large": 1.0},
             store="memory://",
@@ -124,26 +130,26 @@ class Demo:
     def __exit__(self, *_: object) -> None:
         self.model.close()
 
-    def run(self, view: View) -> tuple[Step, ...]:
-        """Send every request, showing each; returns what happened.
+    def run(self, view: View) -> None:
+        """Send every request, showing each; what happened is in `steps`.
 
         Raises:
             ModelFailed: A model gave no answer.
         """
-        steps: list[Step] = []
         compared = 0
         stride = max(1, len(self.workload.requests) // SAMPLE)
         for index in range(len(self.workload.requests)):
             step = self._step(index, sampled=index % stride == 0, compare=compared < SIDE_BY_SIDE)
-            steps.append(step)
-            view.show(steps)
+            self.steps.append(step)
+            view.show(self.steps)
+            if len(self.steps) == EARLY and (warning := early_warning(self.steps, self.workload.reward)):
+                view.warn(warning)
             if compared < SIDE_BY_SIDE and _is_full(step):
                 compared += 1
                 view.compare(compared, step)
             self.model.flush()
-            if len(steps) % LEARN_EVERY == 0:
+            if len(self.steps) % LEARN_EVERY == 0:
                 self.model.engine.maintain()
-        return tuple(steps)
 
     def attempt(self, request: str) -> Attempt:
         """The small model on any request, with the examples that IC-Cache chooses for it now; nothing is recorded.
@@ -155,19 +161,22 @@ class Demo:
         asked = build_request(normalised(messages), context=Context(task=TASK))
         examples = self.model.engine.decide(asked).selection.examples
         shown = insert(messages, render(asked, examples, "chat"))
-        return Attempt(self._ask(self._small, messages).text, self._ask(self._small, shown).text, examples)
+        return Attempt(self._ask_small(messages).text, self._ask_small(shown).text, examples)
 
     def _step(self, index: int, *, sampled: bool, compare: bool) -> Step:
         request = self.workload.requests[index]
         messages = convert_to_messages(self.workload.messages(request))
-        reference = self._ask(self._large, messages)
+        reference = self._ask(self._models.large, messages, self._models.large_name)
         self._reference[request] = reference.text
-        answer = self._ask(self.model, messages, run_id=uuid5(NAMESPACE_OID, f"{self._seed}/{index}"))
+        run_id = uuid5(NAMESPACE_OID, f"{self._seed}/{index}")
+        # The large model has just answered, so that a failure in here is the small one's.
+        answer = self._ask(self.model, messages, self._models.small_name, run_id)
         provenance = answer.response_metadata["iccache"]
         step = Step(
             number=index + 1,
             request=request,
             right=self.workload.answers.get(request, reference.text),
+            is_known=request in self.workload.answers,
             arm=provenance["arm"],
             offloaded=provenance["arm"] != REFERENCE,
             examples=len(provenance["examples"]),
@@ -177,11 +186,13 @@ class Demo:
             large_score=self._score(request, reference.text),
             copied=self._copied(index),
             alone=None,
-            tokens=reference.usage_metadata["total_tokens"] if reference.usage_metadata else 0,
+            tokens=(reference.usage_metadata["total_tokens"] or None) if reference.usage_metadata else None,
+            flaw=_flaw(reference),
+            fallback=provenance["reason"] if provenance["tier"] == "fallback" else "",
         )
         if not sampled and not (compare and _is_full(step)):
             return step
-        alone = self._ask(self._small, messages).text
+        alone = self._ask_small(messages).text
         return replace(step, alone=Alone(alone, self._score(request, alone), sampled))
 
     def _copied(self, index: int) -> float | None:
@@ -198,16 +209,19 @@ class Demo:
     def _reward(self, request: Request, answer: str) -> float:
         return self._score(request.query, answer)
 
-    def _ask(self, model: BaseChatModel, messages: Sequence[BaseMessage], run_id: UUID | None = None) -> AIMessage:
+    def _ask_small(self, messages: Sequence[BaseMessage]) -> AIMessage:
+        return self._ask(self._models.small, messages, self._models.small_name)
+
+    def _ask(
+        self, model: BaseChatModel, messages: Sequence[BaseMessage], name: str, run_id: UUID | None = None
+    ) -> AIMessage:
         try:
             return model.invoke(messages, RunnableConfig(run_id=run_id))
         except ICCacheError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ModelFailed(
-                f"a model gave no answer to {messages[-1].text!r} ({type(error).__name__}: {reason})"
-            ) from error
+            asked = shortened(messages[-1].text)
+            raise ModelFailed(f"{name} gave no answer to {asked!r} ({reason(error)})") from error
 
 
 def nearest_earlier(vectors: Vector) -> NDArray[np.intp]:
@@ -221,3 +235,11 @@ def nearest_earlier(vectors: Vector) -> NDArray[np.intp]:
 def _is_full(step: Step) -> bool:
     """True if the small model answered with as many examples as it may be shown."""
     return step.offloaded and step.examples == MAX_EXAMPLES
+
+
+def _flaw(answer: AIMessage) -> Flaw:
+    """Why this answer of the large model cannot be an example."""
+    outcome = outcome_of(answer)
+    if finish_reason(answer.response_metadata) in CUT:
+        return "cut"
+    return "" if outcome.finished and outcome.answer.strip() else "unusable"

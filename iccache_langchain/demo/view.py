@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from iccache_langchain.demo.results import Figures, Report, Step, report
+from iccache_langchain.demo.texts import shortened
 from iccache_langchain.demo.workload import Workload
 
 SHOWN: Final = 10  # requests in the live table
@@ -36,6 +38,9 @@ class View(Protocol):
     def compare(self, number: int, step: Step) -> None:
         """The `number`th request that is shown side by side: the small model alone and with examples."""
 
+    def warn(self, text: str) -> None:
+        """Something that makes it vain to go on."""
+
 
 class Silent:
     """Shows nothing: for ``--json``."""
@@ -50,6 +55,10 @@ class Silent:
 
     def compare(self, number: int, step: Step) -> None:
         """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """On stderr: stdout holds JSON alone."""
+        sys.stderr.write(f"{text}\n")
 
 
 class Lines:
@@ -69,7 +78,7 @@ class Lines:
         step, so_far = steps[-1], report(steps)
         offload = so_far.rows[-1].whole.offload or 0.0
         self._print(
-            f"{step.number}/{self._total} {_asked(step)} {_verdict(step.score)}: {_line(step.request)} -> {_line(step.answer)}"
+            f"{step.number}/{self._total} {_asked(step)} {_verdict_on(step)}: {shortened(step.request)} -> {shortened(step.answer)}"
             f" | offload {offload:.0%}, quality {so_far.rows[-1].whole.quality or 0.0:.2f}"
         )
 
@@ -77,10 +86,15 @@ class Lines:
         """Four lines."""
         if step.alone is None:
             return
-        self._print(f"  side by side {number}: {_line(step.request)}")
-        self._print(f"    right answer:           {_line(step.right)}")
-        self._print(f"    small alone:            {_line(step.alone.answer)} ({_verdict(step.alone.score)})")
-        self._print(f"    small with {step.examples} examples:  {_line(step.answer)} ({_verdict(step.score)})")
+        self._print(f"  side by side {number}: {shortened(step.request)}")
+        right, alone = "right answer" if step.is_known else "large model", step.alone
+        self._print(f"    {right + ':':<24}{shortened(step.right)}")
+        self._print(f"    small alone:            {shortened(alone.answer)} ({_verdict(alone.score, step.is_known)})")
+        self._print(f"    small with {step.examples} examples:  {shortened(step.answer)} ({_verdict_on(step)})")
+
+    def warn(self, text: str) -> None:
+        """One line."""
+        self._print(text)
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -112,10 +126,16 @@ class Picture:
         if step.alone is None:
             return
         table = Table.grid(padding=(0, 2))
-        table.add_row(Text("small alone", style="dim"), _marked(step.alone.answer, step.alone.score))
-        table.add_row(Text(f"with {step.examples} examples", style="dim"), _marked(step.answer, step.score))
-        title = Text(f"side by side {number}: {_line(step.request)}")
+        table.add_row(Text("small alone", style="dim"), _marked(step.alone.answer, step.alone.score, step.is_known))
+        table.add_row(
+            Text(f"with {step.examples} examples", style="dim"), _marked(step.answer, step.score, step.is_known)
+        )
+        title = Text(f"side by side {number}: {shortened(step.request)}")
         self._console.print(Panel(table, title=title, title_align="left", border_style="dim"))
+
+    def warn(self, text: str) -> None:
+        """Stays above the table."""
+        self._console.print(Text(text, style="bold yellow"))
 
     def _figures(self, steps: Sequence[Step]) -> RenderableType:
         now, last = report(steps), report(steps[-30:]).rows[-1].whole
@@ -127,7 +147,7 @@ class Picture:
         grid.add_row(
             "large calls",
             f"{now.large_calls} made, {now.calls_avoided} avoided",
-            f"about {now.tokens_avoided:,} tokens avoided",
+            _tokens(now.tokens_avoided) + ("" if now.tokens_avoided is None else " avoided"),
         )
         return Panel(grid, border_style="cyan")
 
@@ -148,7 +168,9 @@ def conclusion(final: Report) -> RenderableType:
         table.add_row(row.name, _percent(row.whole), _quality(row.whole), *parts, str(row.whole.n))
     given = final.with_examples
     asked = f"The small model with examples, where IC-Cache asked it: quality {_quality(given)} over {given.n} answers."
-    saved = f"Large model: {final.large_calls} calls made, {final.calls_avoided} avoided: about {final.tokens_avoided:,} tokens."
+    saved = (
+        f"Large model: {final.large_calls} calls made, {final.calls_avoided} avoided: {_tokens(final.tokens_avoided)}."
+    )
     alone = f"Small alone was asked on {final.rows[1].whole.n} requests, chosen before the run."
     copy = "Copy nearest returns the answer to the most similar earlier request, as a semantic cache would."
     title = Text("Offload share (asked of the small model, or copied) and quality, by thirds of the run")
@@ -166,10 +188,10 @@ def _latest(steps: Sequence[Step]) -> Table:
         style = "green" if step.offloaded else "blue"
         table.add_row(
             str(step.number),
-            Text(_line(step.request)),
+            Text(shortened(step.request)),
             Text(_asked(step), style=style),
-            Text(_line(step.answer)),
-            Text(_verdict(step.score), style="green" if step.score >= RIGHT else "red"),
+            Text(shortened(step.answer)),
+            Text(_verdict_on(step), style="green" if step.score >= RIGHT else "red"),
         )
     return table
 
@@ -178,18 +200,23 @@ def _asked(step: Step) -> str:
     return f"{step.arm}, {step.examples} ex." if step.examples else step.arm
 
 
-def _verdict(score: float) -> str:
-    if score >= RIGHT:
+def _verdict_on(step: Step) -> str:
+    """The verdict on the answer that was given; the large model's own says nothing where it is the yardstick."""
+    return _verdict(step.score, step.is_known) if step.is_known or step.offloaded else "-"
+
+
+def _verdict(score: float, is_known: bool) -> str:
+    if is_known and score >= RIGHT:
         return "right"
-    return f"{score:.2f}" if score > 0 else "wrong"
+    return f"{score:.2f}" if score > 0 or not is_known else "wrong"
 
 
-def _marked(answer: str, score: float) -> Text:
-    return Text(f"{_line(answer)}  ({_verdict(score)})", style="green" if score >= RIGHT else "red")
+def _marked(answer: str, score: float, is_known: bool) -> Text:
+    return Text(f"{shortened(answer)}  ({_verdict(score, is_known)})", style="green" if score >= RIGHT else "red")
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _tokens(count: int | None) -> str:
+    return "tokens unknown, for it reports none" if count is None else f"about {count:,} tokens"
 
 
 def _share(value: float | None) -> ProgressBar:

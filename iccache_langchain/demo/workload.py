@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iccache_langchain.demo import domain
-from shared_core.cli.jsonl import read_jsonl
+from shared_core.cli.adapters import DemoOptions, Reward
+from shared_core.cli.jsonl import called, read_jsonl
 from shared_core.errors import SettingIsWrong
 from shared_core.values import fold
 
@@ -21,6 +22,8 @@ class Workload:
         requests: In the order in which they are sent; none comes twice.
         answers: The right answers, as far as they are known, by request.
         system: The system message that every model sees; empty for none.
+        reward: How an answer is compared with the right one.
+        hint: A request that the user may try after the run.
         about: What the screen says about task, models and reward, one sentence a line.
         about_time: What it says about the seconds that the run took.
     """
@@ -30,6 +33,8 @@ class Workload:
     system: str
     about: tuple[str, ...]
     about_time: str
+    reward: Reward = Reward.EQUALITY
+    hint: str = ""
 
     def messages(self, request: str) -> list[tuple[str, str]]:
         """The conversation of one request, as LangChain takes it."""
@@ -37,9 +42,11 @@ class Workload:
         return [*system, ("user", request)]
 
     def score(self, request: str, answer: str, reference: str) -> float:
-        """Reward in [0, 1]: equality with the right answer, or, where none is known, agreement with `reference`."""
+        """Reward in [0, 1]: `reward` with the right answer, or, where none is known, agreement with `reference`."""
         right = self.answers.get(request)
-        return token_f1(answer, reference) if right is None else equality(answer, right)
+        if right is not None and self.reward == Reward.EQUALITY:
+            return equality(answer, right)
+        return token_f1(answer, reference if right is None else right)
 
 
 def equality(answer: str, right: str) -> float:
@@ -71,35 +78,50 @@ def built_in(seed: int, size: int) -> Workload:
     )
     about_time = "None is claimed as saved: the large model is a file, which answers at once."
     return Workload(
-        tuple(p.request for p in pairs), {p.request: p.answer for p in pairs}, domain.SYSTEM, about, about_time
+        tuple(p.request for p in pairs),
+        {p.request: p.answer for p in pairs},
+        domain.SYSTEM,
+        about,
+        about_time,
+        hint="heat the wine cellar to 12 degrees",
     )
 
 
-def from_file(path: Path, size: int | None) -> Workload:
-    """The user's requests: JSON lines with ``request`` and, where it is known, ``answer``. Repeats are left out.
+def from_file(options: DemoOptions, path: Path) -> Workload:
+    """The user's requests: JSON lines with a request and, where it is known, an answer. Repeats are left out.
 
     Raises:
-        SettingIsWrong: The file cannot be read, or a line is not as expected; the message names it.
+        SettingIsWrong: The file cannot be read, or a line is not as expected; the message names it. Or equality is
+            asked for and there is no answer.
     """
-    if size is not None and size < 1:
-        raise SettingIsWrong(f"--requests must be at least 1; got {size}")
-    rows = {row["request"]: row.get("answer") for row in read_jsonl(path, ["request"], ["answer"])}
-    requests = tuple(rows)[:size]
+    if options.requests is not None and options.requests < 1:
+        raise SettingIsWrong(f"--requests must be at least 1; got {options.requests}")
+    lines = read_jsonl(path, [options.field], [options.answer_field], {options.field: "--field"})
+    rows = {row[options.field]: row.get(options.answer_field) for row in lines}
+    requests = tuple(rows)[: options.requests]
     answers = {request: answer for request in requests if (answer := rows[request]) is not None}
+    if not answers and options.reward == Reward.EQUALITY:
+        raise SettingIsWrong(
+            f'--reward equality needs answers, and {called(path)} has none in the field "{options.answer_field}"; name '
+            "the field with --answer-field, or leave --reward out"
+        )
+    reward = options.reward or Reward.EQUALITY
     about = (
-        f"The task: {len(requests)} different requests of {path.name}.",
+        f"The task: {len(requests)} different requests of {called(Path(path.name))}.",
         "The large model answers each of them once, asked by IC-Cache or not: the tables compare with it.",
-        _about_reward(len(requests), len(answers)),
+        _about_reward(len(requests), len(answers), reward, options.answer_field),
     )
     about_time = "They hold both models' answers to the same requests, so they say nothing about the time saved."
-    return Workload(requests, answers, "", about, about_time)
+    system = (options.system or "").strip()
+    return Workload(requests, answers, system, about, about_time, reward, hint=requests[-1])
 
 
-def _about_reward(requests: int, known: int) -> str:
-    exact = "The reward is equality with the answer in the file"
+def _about_reward(requests: int, known: int, reward: Reward, field: str) -> str:
+    measure = "equality" if reward == Reward.EQUALITY else "overlap in words (F1)"
+    against = f"The reward is {measure} with the answer in the file"
     agreement = "overlap in words (F1) with the large model's own answer, which is agreement and not truth"
     if known == requests:
-        return f"{exact}, white space aside."
+        return f"{against}, white space aside." if reward == Reward.EQUALITY else f"{against}."
     if known == 0:
-        return f"The file gives no answers: the reward is {agreement}."
-    return f"{exact} for {known} requests; for the other {requests - known} it is {agreement}."
+        return f'The file gives no answers (field "{field}"): the reward is {agreement}.'
+    return f"{against} for {known} requests; for the other {requests - known} it is {agreement}."

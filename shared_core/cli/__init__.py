@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from shared_core.cli.adapters import DemoOptions, Reward, langchain_demo
 from shared_core.errors import ICCacheError
 
 MISUSE: Final = 2
@@ -48,6 +49,15 @@ def demo(
     ] = None,
     small: Annotated[str | None, typer.Option(metavar="URL#MODEL", help="Your small model (with --data).")] = None,
     large: Annotated[str | None, typer.Option(metavar="URL#MODEL", help="Your large model (with --data).")] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System message of every request (with --data).")
+    ] = None,
+    reward: Annotated[
+        Reward | None,
+        typer.Option(help="How an answer is compared with the file's (with --data). Default: equality."),
+    ] = None,
+    field: Annotated[str, typer.Option(help="The field that holds the request.")] = "request",
+    answer_field: Annotated[str, typer.Option(help="The field that holds the right answer.")] = "answer",
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Longest answer (with --data). A longer one is cut, and never an example.")
     ] = 512,
@@ -61,20 +71,25 @@ def demo(
     "large model" that is a file of right answers. About three minutes on two cores; no server, no key.
 
     With --data: the same on your requests and OpenAI-compatible endpoints (the key is OPENAI_API_KEY). Where a line
-    has an "answer", the reward is equality with it; elsewhere it is overlap with the large model's answer.
+    has an "answer", the reward is equality with it; elsewhere it is overlap with the large model's answer. For answers
+    in free words take --reward f1: the overlap in words, from 0 to 1.
 
         iccache demo --data mine.jsonl --small http://localhost:8001/v1#qwen2.5-3b --large http://gpu:8000/v1#qwen2.5-32b
     """
-    from shared_core.cli.adapters import langchain_demo
-
     langchain_demo(
-        data=data,
-        small=small,
-        large=large,
-        max_tokens=max_tokens,
-        requests=requests,
-        seed=seed,
-        as_json=as_json,
+        DemoOptions(
+            data=data,
+            small=small,
+            large=large,
+            system=system,
+            reward=reward,
+            field=field,
+            answer_field=answer_field,
+            max_tokens=max_tokens,
+            requests=requests,
+            seed=seed,
+            as_json=as_json,
+        )
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from iccache_langchain.demo.domain import FORMS, SIZE, VALUES, pairs
 from iccache_langchain.demo.results import Alone, Step, report, thirds
 from iccache_langchain.demo.workload import built_in, equality, from_file, token_f1
+from shared_core.cli.adapters import DemoOptions
 from shared_core.errors import SettingIsWrong
 from shared_core.values import digest
 
@@ -69,7 +70,7 @@ def test_scores():
 def test_a_file_may_know_some_answers_and_says_how_the_others_are_scored(tmp_path):
     file = tmp_path / "mine.jsonl"
     file.write_text('{"request": "a", "answer": "x"}\n\n{"request": "b"}\n{"request": "a", "answer": "y"}\n')
-    workload = from_file(file, None)
+    workload = from_file(DemoOptions(), file)
     assert workload.requests == ("a", "b")
     assert workload.score("a", "y", "whatever the large model said") == 1.0
     assert workload.score("b", "p q", "q r") == 0.5
@@ -77,8 +78,26 @@ def test_a_file_may_know_some_answers_and_says_how_the_others_are_scored(tmp_pat
     assert "agreement and not truth" in workload.about[-1]
 
 
-def step(number, *, offloaded, score, copied=None, alone=None, examples=4, tokens=10):
-    return Step(number, f"r{number}", "right", "small" if offloaded else "large", offloaded, examples if offloaded else 0, False, "a", score, 1.0, copied, alone, tokens)  # fmt: skip
+def step(number, *, offloaded, score, examples=4, **others):
+    return Step(
+        **{
+            "number": number,
+            "request": f"r{number}",
+            "right": "right",
+            "is_known": True,
+            "arm": "small" if offloaded else "large",
+            "offloaded": offloaded,
+            "examples": examples if offloaded else 0,
+            "explored": False,
+            "answer": "a",
+            "score": score,
+            "large_score": 1.0,
+            "copied": None,
+            "alone": None,
+            "tokens": 10,
+            **others,
+        }
+    )
 
 
 def test_the_report_counts_what_happened():

@@ -1,6 +1,7 @@
 """What a run of the demo shows of texts that have several lines."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -14,6 +15,7 @@ STEP = Step(
     number=1,
     request="write\na loop",
     right="for x in xs:\n    pass",
+    is_known=True,
     arm="small",
     offloaded=True,
     examples=4,
@@ -58,3 +60,20 @@ def test_the_picture_shows_both_answers_side_by_side_as_they_are(console):
     assert "side by side 1: write a loop" in text
     assert "no idea  (wrong)" in text
     assert "while True: [pass]  (0.50)" in text
+
+
+def test_the_large_model_is_not_called_right_where_it_is_the_yardstick(console):
+    unknown = replace(STEP, is_known=False)
+    with Lines(console, WORKLOAD) as view:
+        view.show([replace(unknown, arm="large", offloaded=False, examples=0, score=1.0)])
+        view.compare(1, unknown)
+    lines = shown(console)
+    assert lines[0].startswith("1/1 large -: write a loop")
+    assert lines[2] == "    large model:            for x in xs: pass"
+    assert lines[3] == "    small alone:            no idea (0.00)"
+
+
+def test_long_texts_are_cut(console):
+    with Lines(console, WORKLOAD) as view:
+        view.show([replace(STEP, request="why " * 999, answer="so " * 999)])
+    assert len(shown(console)[0]) < 500

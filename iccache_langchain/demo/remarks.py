@@ -1,0 +1,60 @@
+"""What is said about a run beside its figures: why nothing was learned, and what to change. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from iccache_langchain.demo.results import Step
+from shared_core.cli.adapters import Reward
+
+EARLY: Final = 10  # requests after which a reward that is always 0 is no accident
+ENOUGH: Final = 40  # requests; with the built-in task's, about a quarter of so many are handed over
+POOR: Final = 0.5  # mean reward of the large model; examples whose own reward is below count for less, at 0 for nothing
+
+
+def early_warning(steps: Sequence[Step], reward: Reward) -> str | None:
+    """What to change if the large model never scores in the first steps; None if it does."""
+    if any(step.large_score > 0 for step in steps):
+        return None
+    flawed = sum(step.flaw != "" for step in steps)
+    also = f" {flawed} of them were cut or empty: raise --max-tokens, too." if flawed else ""
+    what = "equals the file's" if reward == Reward.EQUALITY else "has a word in common with the file's"
+    return (
+        f"No answer of the large model to the first {len(steps)} requests {what}, so nothing can be learned: say with "
+        f"--system TEXT how to answer, or compare answers in free words with --reward f1.{also}"
+    )
+
+
+def remarks(steps: Sequence[Step], reward: Reward, max_tokens: int) -> tuple[str, ...]:
+    """Sentences for the end of a run of at least one step."""
+    cut, unusable = (sum(step.flaw == flaw for step in steps) for flaw in ("cut", "unusable"))
+    fallbacks = [step.fallback for step in steps if step.fallback]
+    said = []
+    if cut:
+        said.append(
+            f"{cut} of {len(steps)} answers of the large model were cut at --max-tokens {max_tokens} and cannot be examples."
+        )
+    if unusable:
+        said.append(
+            f"{unusable} of {len(steps)} answers of the large model were empty or broken off and cannot be examples."
+        )
+    if fallbacks:
+        said.append(f"{len(fallbacks)} requests fell back on the large model; the first because: {fallbacks[0]}.")
+    if not any(step.offloaded and step.examples for step in steps):
+        said.append(f"The small model was shown no examples: {_why_none(steps, reward, cut + unusable)}.")
+    if not any(step.is_known for step in steps):
+        said.append("Always large agrees with itself, so its quality is 1 by definition.")
+    return tuple(said)
+
+
+def _why_none(steps: Sequence[Step], reward: Reward, flawed: int) -> str:
+    mean = sum(step.large_score for step in steps) / len(steps)
+    if flawed * 2 >= len(steps):
+        return "most answers of the large model were cut or empty; raise --max-tokens, or see what its endpoint says"
+    if mean < POOR:
+        mend = "say how to answer with --system" + (", or try --reward f1" if reward == Reward.EQUALITY else "")
+        return f"the large model's own answers score {mean:.2f} on average, too little to be trusted; {mend}"
+    if len(steps) < ENOUGH:
+        return f"{len(steps)} requests are too few to learn from; have at least {ENOUGH}, better 120"
+    return "few requests were near enough to an earlier one (iccache estimate says how many)"
