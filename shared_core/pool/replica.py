@@ -67,6 +67,8 @@ class Replica:
         """See `Pool.candidates`."""
         loaded = self._scopes.get(scope)
         if loaded is None:
+            if self._closed:
+                raise ScopeIsCold("the engine is closed, so it shows no examples any more")
             self._want(scope)
             raise ScopeIsCold(f"the examples of scope {scope!r} are being loaded")
         partition = loaded.partitions.get(task)

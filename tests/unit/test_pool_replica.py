@@ -283,7 +283,7 @@ def test_closing_drops_everything_and_loads_nothing_more():
     w.put(example("a", A))
     w.replica.warm("s")
     w.replica.close()
-    with pytest.raises(ScopeIsCold):
+    with pytest.raises(ScopeIsCold, match="is closed"):
         w.replica.candidates("s", "t", A, 1)
     wait_for_loader()
     assert w.replica.size("s") == 0
