@@ -35,7 +35,8 @@ Three steps lead there. [bold]iccache demo[/bold] shows the idea with real model
 
 In your code: [bold]from iccache_langchain import ICCacheChatModel[/bold], which stands where your chat model stands.
 In production, [bold]iccache learn[/bold] is the program that learns from the feedback which your services log.""",
-    epilog="Exit code 2: a file, option or endpoint cannot be used; one line on stderr says which, and what to do.",
+    epilog="Exit code 2: a file, option or endpoint cannot be used, or a model fails; one line on stderr says which, and "
+    "what to do. 130: it was interrupted.",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")]
@@ -45,7 +46,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 def demo(
     data: Annotated[
         Path | None,
-        typer.Option(help='Your own requests: JSON lines {"request": …, "answer": …}; the answer may be left out.'),
+        typer.Option(
+            help='Your own requests: JSON lines {"request": …, "answer": …}; the answer may be left out. Plain or '
+            "gzipped; - is standard input."
+        ),
     ] = None,
     small: Annotated[str | None, typer.Option(metavar="URL#MODEL", help="Your small model (with --data).")] = None,
     large: Annotated[str | None, typer.Option(metavar="URL#MODEL", help="Your large model (with --data).")] = None,
@@ -56,8 +60,8 @@ def demo(
         Reward | None,
         typer.Option(help="How an answer is compared with the file's (with --data). Default: equality."),
     ] = None,
-    field: Annotated[str, typer.Option(help="The field that holds the request.")] = "request",
-    answer_field: Annotated[str, typer.Option(help="The field that holds the right answer.")] = "answer",
+    field: Annotated[str, typer.Option(help="The field that holds the request (with --data).")] = "request",
+    answer_field: Annotated[str, typer.Option(help="The field that holds the right answer (with --data).")] = "answer",
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Longest answer (with --data). A longer one is cut, and never an example.")
     ] = 512,
@@ -73,6 +77,12 @@ def demo(
     With --data: the same on your requests and OpenAI-compatible endpoints (the key is OPENAI_API_KEY). Where a line
     has an "answer", the reward is equality with it; elsewhere it is overlap with the large model's answer. For answers
     in free words take --reward f1: the overlap in words, from 0 to 1.
+
+    What it costs: the large model answers each request once. The small one answers those that it is given and, to
+    compare, some 24 to 47 of them (all, where there are fewer) without examples. Each is asked for one more word first.
+
+    How many lines: of the built-in task, the 7th to 18th is the first that the small model is given. Of 40 lines it is
+    given 19 %, of 80 26 %, of 120 41 %. Bring 120 or more of one kind.
 
         iccache demo --data mine.jsonl --small http://localhost:8001/v1#qwen2.5-3b --large http://gpu:8000/v1#qwen2.5-32b
     """
@@ -95,7 +105,12 @@ def demo(
 
 @app.command()
 def estimate(
-    file: Annotated[Path, typer.Argument(help="JSON lines in the order of arrival, one request a line.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="JSON lines in the order of arrival, one request a line, plain or gzipped; - is standard input."
+        ),
+    ],
     field: Annotated[str, typer.Option(help="The field that holds the request.")] = "request",
     embedder: Annotated[
         str | None, typer.Option(help="A sentence-transformers model, hub id or folder. Default: all-MiniLM-L6-v2.")

@@ -43,6 +43,25 @@ def test_help_names_every_command_and_the_way_to_use_them(monkeypatch, capsys):
         assert word in shown
 
 
+def test_help_of_the_demo_says_what_it_costs_and_how_many_lines_it_takes(monkeypatch, capsys):
+    assert call(monkeypatch, "demo", "--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "the large model answers each request once",
+        "without examples",
+        "Bring 120 or more",
+        "--answer-field",
+    ):
+        assert words in shown
+
+
+def test_help_of_the_learner_says_where_its_target_comes_from(monkeypatch, capsys):
+    assert call(monkeypatch, "learn", "--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "ICCACHE_QUALITY_TARGET or iccache.toml" in shown
+    assert "must be the one of your services" in shown
+
+
 def test_importing_the_command_line_pulls_no_framework_and_no_model():
     import subprocess
 

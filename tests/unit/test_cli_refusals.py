@@ -98,7 +98,7 @@ def test_a_wrong_setting_is_one_line_of_the_program(monkeypatch, capsys, folder)
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["estimat"], "No such command 'estimat'. Did you mean 'estimate'? See iccache --help"),
+        (["estimat"], "No such command 'estimat'."),
         (["estimate"], "See iccache estimate --help"),
         (["learn", "--nope"], "No such option: --nope"),
         (["demo", "--max-tokens", "0"], "--max-tokens"),
