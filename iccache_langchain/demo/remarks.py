@@ -40,7 +40,10 @@ def remarks(steps: Sequence[Step], reward: Reward, max_tokens: int) -> tuple[str
             f"{unusable} of {len(steps)} answers of the large model were empty or broken off and cannot be examples."
         )
     if fallbacks:
-        said.append(f"{len(fallbacks)} requests fell back on the large model; the first because: {fallbacks[0]}.")
+        first = fallbacks[0].removeprefix("fallback: ")
+        said.append(
+            f"{len(fallbacks)} of {len(steps)} requests fell back on the large model; the first because {first}."
+        )
     if not any(step.offloaded and step.examples for step in steps):
         said.append(f"The small model was shown no examples: {_why_none(steps, reward, cut + unusable)}.")
     if not any(step.is_known for step in steps):
@@ -49,6 +52,8 @@ def remarks(steps: Sequence[Step], reward: Reward, max_tokens: int) -> tuple[str
 
 
 def _why_none(steps: Sequence[Step], reward: Reward, flawed: int) -> str:
+    if any(step.fallback for step in steps):
+        return "where it was to answer, the large model had to"
     mean = sum(step.large_score for step in steps) / len(steps)
     if flawed * 2 >= len(steps):
         return "most answers of the large model were cut or empty; raise --max-tokens, or see what its endpoint says"

@@ -164,11 +164,17 @@ def test_ctrl_c_leaves_what_was_measured(monkeypatch, capsys, server, data):
     assert (result["requests"], result["of"]) == (3, 20)
 
 
-def test_a_small_model_that_fails_now_and_then_is_told(monkeypatch, capsys):
-    steps = [step(1, offloaded=True, score=1.0), step(2, offloaded=False, score=1.0, fallback="the arm 'small' failed")]
-    assert remarks(steps, Reward.EQUALITY, 9) == (
-        "1 requests fell back on the large model; the first because: the arm 'small' failed.",
-    )
+def test_a_small_model_that_fails_with_examples_is_told(monkeypatch, capsys, server, data):
+    def failing(asked):
+        if asked.model == "little" and any(role == "assistant" for role, _ in asked.turns):
+            raise Refused(400)
+        return apt(asked)
+
+    server.answer = failing
+    assert call(monkeypatch, *arguments(server, data(40))) == 0
+    out, _ = says(capsys)
+    assert "of 40 requests fell back on the large model; the first because small failed: " in out
+    assert "shown no examples: where it was to answer, the large model had to." in out
 
 
 def test_why_no_examples_were_shown():
