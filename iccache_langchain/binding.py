@@ -1,14 +1,47 @@
-"""Gives what was bound to one arm (tools, a response format) to the router, which sends it to every arm."""
+"""What is bound to the router: kept through later bindings, and given to every arm (tools, a response format)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableParallel, RunnableSequence
 
+from shared_core.adapters import Context
 
-def rebound(step: Runnable[Any, Any], arm: BaseChatModel, router: BaseChatModel) -> Runnable[Any, Any]:
+
+class BoundModel(RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[no-redef]  # the field `kwargs`
+    """A router with arguments or a config of its own, which stay when tools or a schema are bound on top.
+
+    LangChain's own binding hands `bind_tools` on to the model within, which knows nothing of them. So
+    ``llm.bind(iccache_scope="acme").bind_tools(tools)`` would ask in another tenant's name.
+    """
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """Serialised as the binding that it is to LangChain."""
+        return RunnableBinding.lc_id()
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
+        """See `ICCacheChatModel.bind_tools`."""
+        model = self.bound
+        return rebound(model.bind_tools(tools, **kwargs), model, self)  # type: ignore[attr-defined]  # a router
+
+    def with_structured_output(self, schema: dict[str, Any] | type, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
+        """See `ICCacheChatModel.with_structured_output`."""
+        model = self.bound
+        return rebound(model.with_structured_output(schema, **kwargs), model, self)  # type: ignore[attr-defined]
+
+    def add_examples(self, pairs: Sequence[tuple[str, str]], **kwargs: Any) -> Sequence[str]:
+        """See `ICCacheChatModel.add_examples`; into the scope and task that are bound."""
+        said = Context.read(self.kwargs).over(Context.read(self.config.get("configurable") or {}))
+        ids: Sequence[str] = self.bound.add_examples(pairs, **{"scope": said.scope, "task": said.task, **kwargs})  # type: ignore[attr-defined]
+        return ids
+
+
+def rebound(step: Runnable[Any, Any], arm: Runnable[Any, Any], router: Runnable[Any, Any]) -> Runnable[Any, Any]:
     """`step` with `arm` replaced by `router`, in bindings and at the head of sequences and parallels.
 
     Raises:

@@ -67,7 +67,9 @@ class ICCache(Rateable, BaseCache):
         store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``) or an open store.
         embedder: Anything that `as_embedder` takes. Without one (and without `reference` and `answer_with`, which
             bring the default) only identical calls are answered, and no example is kept.
-        scope: Whose calls these are where neither config nor `iccache_context` says so.
+        scope: Whose calls these are where neither config nor `iccache_context` says so. LangChain shows a cache the
+            config of a chain, an agent or a graph, and not that of a direct ``llm.invoke(text, config)``: name the
+            scope of such a call with `iccache_context`, and set `strict_scope` where several tenants share a cache.
         strict_scope: Leave calls alone that name no scope: they go to the model and nothing is kept.
         task: What kind of answer is wanted; by default a hash of the system message.
         query_fn: Condenses a conversation into the text that is embedded; later turns may then become examples.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig
 
+from iccache_langchain.binding import BoundModel
 from iccache_langchain.calls import RUN, pinned
 
 
@@ -19,6 +20,15 @@ class PinnedChatModel(BaseChatModel):
     """
 
     strict_scope: bool = False
+
+    def bind(self, **kwargs: Any) -> BoundModel:  # type: ignore[override]  # LangChain names a private class
+        """See `Runnable.bind`. What is bound stays when tools or a schema are bound on top."""
+        return BoundModel(bound=self, kwargs=kwargs, config={})
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> BoundModel:
+        """See `Runnable.with_config`. The config stays when tools or a schema are bound on top."""
+        merged = {**(config or {}), **kwargs}
+        return BoundModel(bound=self, config=cast("RunnableConfig", merged), kwargs={})
 
     def invoke(
         self,

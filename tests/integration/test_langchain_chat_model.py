@@ -11,6 +11,7 @@ from uuid import UUID, uuid5
 
 import pytest
 from blockbuster import blockbuster_ctx
+from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler, get_usage_metadata_callback
 from langchain_core.language_models.fake_chat_models import ParrotFakeChatModel
@@ -594,6 +595,13 @@ async def test_the_scope_of_a_call_in_every_form(build, store):
     await each("chain", lambda: prompt.invoke({"x": "x"}, named))
     await each("chain stream", lambda: prompt.stream({"x": "x"}, named))
     await each("tools", lambda: model.bind_tools([weather]).invoke("x", named))
+    for way, of_a in (("bind", model.bind(iccache_scope="a")), ("config", model.with_config(named))):
+        await each(f"{way}, then tools", lambda of_a=of_a: of_a.bind_tools([weather]).invoke("x"))
+        await each(f"{way}, then tools, streamed", lambda of_a=of_a: of_a.bind_tools([weather]).astream("x"))
+        await each(f"{way}, then a schema", lambda of_a=of_a: of_a.with_structured_output(City, method="json_mode", include_raw=True).invoke("x"))  # fmt: skip
+        await each(f"{way}, then an agent", lambda of_a=of_a: create_agent(of_a, [weather]).invoke({"messages": [("user", "x")]}))  # fmt: skip
+        await each(f"{way}, then bind, retry and tools", lambda of_a=of_a: of_a.bind(temperature=0.1).bind_tools([weather]).with_retry().invoke("x"))  # fmt: skip
+        await each(f"{way}, then examples", lambda of_a=of_a: of_a.add_examples([("q", "a")]))
     await each("bind over configurable", lambda: model.bind(iccache_scope="a").invoke("x", {"configurable": {"iccache_scope": "b"}}))  # fmt: skip
     with iccache_context(scope="a"):
         await each("context", lambda: model.invoke("x"))
