@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -229,8 +229,10 @@ class ICCache(Rateable, BaseCache):
             payload = None
         outcome = _outcome(generations, asked.call.writer, payload)
         admit = self._may_admit(asked, generations)
-        decision_id = self.engine.observe(asked.request, outcome, admit=admit)
-        for message in _messages(generations):
+        messages = _messages(generations)
+        known_as = next((known for message in messages if (known := _named(message))), "")
+        decision_id = self.engine.observe(asked.request, outcome, admit=admit, known_as=known_as)
+        for message in messages:
             message.response_metadata.setdefault(
                 PROVENANCE, {"decision_id": decision_id, "tier": "model", "writer": asked.call.writer}
             )
@@ -276,6 +278,12 @@ def _outcome(generations: Sequence[Generation], writer: str, payload: bytes | No
     if message is None:  # a completion: kept word for word, never an example
         return Outcome(generations[0].text if generations else "", finished=False, writer=writer, payload=payload)
     return replace(outcome_of(message), writer=writer, payload=payload)
+
+
+def _named(message: AIMessage) -> str:
+    """The decision that this answer names already, because a router gave it; empty if it names none."""
+    provenance = message.response_metadata.get(PROVENANCE)
+    return str(provenance.get("decision_id", "")) if isinstance(provenance, Mapping) else ""
 
 
 def _messages(generations: Sequence[Generation]) -> list[AIMessage]:

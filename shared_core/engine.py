@@ -20,7 +20,14 @@ from typing import Final, TypeAlias
 from uuid import uuid4
 
 from shared_core import parts as local
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import (
+    DependencyIsDown,
+    DependencyIsSlow,
+    EmbedderDiffers,
+    ExtraIsMissing,
+    SettingIsWrong,
+    StoreIsUnusable,
+)
 from shared_core.guard import Deadline
 from shared_core.inference import Embedder
 from shared_core.learning.learner import LearnReport
@@ -48,6 +55,12 @@ log = logging.getLogger("iccache")
 
 Reward: TypeAlias = Callable[[Request, str], float | None]
 UNROUTED: Final = local.UNROUTED
+TO_BE_MENDED: Final = (
+    StoreIsUnusable,
+    EmbedderDiffers,
+    ExtraIsMissing,
+    SettingIsWrong,
+)  # they do not pass by themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +128,7 @@ class Engine:
         )
         self._local = local.Parts(self._plan, self.counters)
         self._pid = os.getpid()
+        self._told: set[str] = set()  # errors that a person must mend, and that a warning has named
 
     @property
     def arms(self) -> Mapping[str, Arm]:
@@ -208,17 +222,22 @@ class Engine:
         if score is not None:
             self.feedback(decision.id, score, rater="reward")
 
-    def observe(self, request: Request, outcome: Outcome, *, admit: bool) -> str:
+    def observe(self, request: Request, outcome: Outcome, *, admit: bool, known_as: str = "") -> str:
         """Keep an answer that IC-Cache did not decide on (`BaseCache.update`); returns its decision id.
 
-        The exact answer is stored before this returns, within the deadline; the example, which needs an embedding,
-        follows through the writer. Never raises.
+        The exact answer is stored before this returns. Where that takes longer than the deadline, or the last call to
+        the store failed, the writer stores it later. The example, which needs an embedding, is always the writer's.
+        Never raises.
+
+        `known_as` is the decision that the answer names already, a router's: feedback on it reaches the exact answer.
         """
         route = Route(outcome.writer or self._reference, reason="observed")
         decision = Decision(uuid4().hex, request, route, created_at=self._clock())
         try:
             parts = self._parts()
-            parts.guard.call("store", self._deadline(), parts.manager.observe_exact, decision, outcome)
+            self._store_exact(parts, decision, outcome)
+            if known_as and outcome.payload is not None and request.store:
+                parts.writer.submit(parts.manager.link_exact, known_as, decision)
             if admit:
                 parts.writer.submit(parts.manager.keep, decision, outcome, None, trusted=True)
         except Exception as error:  # noqa: BLE001 - fail open, counted
@@ -337,6 +356,16 @@ class Engine:
                     self._pid = os.getpid()
         return self._local
 
+    def _store_exact(self, parts: local.Parts, decision: Decision, outcome: Outcome) -> None:
+        if not parts.guard.is_failing("store"):
+            try:
+                parts.guard.call("store", self._deadline(), parts.manager.observe_exact, decision, outcome)
+            except (DependencyIsSlow, DependencyIsDown) as error:
+                self._count("observe", error)  # whether it was stored is not known; a second time does no harm
+            else:
+                return
+        parts.writer.submit(parts.manager.observe_exact, decision, outcome)
+
     def _scored(self, request: Request, answer: str) -> float | None:
         """What the reward function says, None if it has no opinion, fails, or says what is no score."""
         if self._reward is None:
@@ -356,8 +385,11 @@ class Engine:
 
     def _count(self, where: str, error: Exception) -> None:
         self.counters.add(where)
-        self.counters.add(f"{where}.{type(error).__name__}")
-        log.debug("IC-Cache %s: %s: %s", where, type(error).__name__, error)
+        name = type(error).__name__
+        self.counters.add(f"{where}.{name}")
+        is_news = isinstance(error, TO_BE_MENDED) and name not in self._told
+        self._told.add(name)
+        log.log(logging.WARNING if is_news else logging.DEBUG, "IC-Cache %s: %s: %s", where, name, error)
 
 
 def _check_score(score: float) -> None:

@@ -11,10 +11,10 @@ from the place at one dependency to a place at the next (docs/decisions/0005-one
 
 from __future__ import annotations
 
-import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
+from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
@@ -39,14 +39,19 @@ Steps: TypeAlias = Generator[Step, Any, T]
 """The way of a request: it yields steps, is sent the result of each, and returns its own. It never blocks itself."""
 
 
+arrival: Final[ContextVar[float | None]] = ContextVar("iccache_arrival", default=None)
+"""When a request that waits for a thread arrived, by `time.monotonic`; None where it has waited for nothing."""
+
+
 class Deadline:
-    """The moment until which IC-Cache may hold one request."""
+    """The moment until which IC-Cache may hold one request, counted from its `arrival`."""
 
     __slots__ = ("_clock", "_end")
 
     def __init__(self, seconds: float, clock: Clock) -> None:
         self._clock = clock
-        self._end = clock() + seconds
+        began = arrival.get()
+        self._end = (clock() if began is None else began) + seconds
 
     def left(self) -> float:
         """Seconds that are left, never negative."""
@@ -84,9 +89,11 @@ class Guard:
 
         Raises:
             DependencyIsDown: The breaker of a step's dependency is open.
-            DependencyIsSlow: No place became free, or a step did not end, before the deadline.
+            DependencyIsSlow: No thread or place became free, or a step did not end, before the deadline.
             Exception: Whatever a step or `steps` raised. The former counts as a failure of the step's dependency.
         """
+        if not deadline.left():
+            raise DependencyIsSlow("no thread became free before the deadline")
         try:
             first = next(steps)
         except StopIteration as end:
@@ -96,6 +103,11 @@ class Guard:
         if not journey.ended.acquire(timeout=deadline.left()):
             self._give_up(journey)
         return journey.outcome()  # type: ignore[no-any-return]
+
+    def is_failing(self, dependency: str) -> bool:
+        """True if the last call to it failed or came too late."""
+        lane = self._lanes.get(dependency)
+        return lane is not None and lane.breaker.is_counting
 
     def close(self) -> None:
         """Let the threads end when they are free; does not wait for stuck ones."""
@@ -208,6 +220,10 @@ class _Breaker:
         self._failures = 0
         self._closed_at = 0.0
 
+    @property
+    def is_counting(self) -> bool:
+        return self._failures > 0
+
     def allows(self) -> bool:
         if not self._failures:
             return True
@@ -247,7 +263,7 @@ class _Journey:
 
     def __init__(self, steps: Steps[Any]) -> None:
         self._steps = steps
-        self._context = contextvars.copy_context()
+        self._context = copy_context()
         self._result: object = None
         self._error: BaseException | None = None
         self.step: Step

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
+
+from shared_core.guard import arrival
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,9 +22,12 @@ THREADS: Final = 8  # a decision holds the interpreter for most of its milliseco
 async def off_loop(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """``function(*args)`` on a thread, seeing this task's context variables.
 
-    Not on the loop's own executor: what the application runs there would make a request wait beyond our deadline.
+    Not on the loop's own executor: what the application runs there would make a request wait beyond our deadline. That
+    deadline counts from here. So of a burst those that it finds still waiting fall back at once, one after the other.
     """
-    call = partial(contextvars.copy_context().run, function, *args, **kwargs)
+    context = contextvars.copy_context()
+    context.run(arrival.set, time.monotonic())
+    call = partial(context.run, function, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(_threads, call)
 
 

@@ -73,7 +73,7 @@ class Learner:
             CheckpointIsUnreadable: Learning on would overwrite what cannot be read.
         """
         with self._lock:
-            if not self._store.feedback(self._known.offset, 1):
+            if not self._store.feedback(self._known.offset, 1) and not self._is_older():
                 return LearnReport(version=self._known.version)
             lease = self._store.acquire(LEASE, self._owner, LEASE_SECONDS)
             if lease is None:
@@ -101,6 +101,10 @@ class Learner:
             )
             if step.consumed < BATCH:
                 return total
+
+    def _is_older(self) -> bool:
+        """True if the store lost what this learner had published: a log that begins anew looks drained from there."""
+        return self._store.checkpoint_version() < self._known.version
 
     def _learn(self, lease: Lease) -> LearnReport:
         checkpoint = self._known = newest_checkpoint(self._store)

@@ -6,7 +6,7 @@ Nothing here stands on the request path, but `observe_exact`, which `BaseCache.u
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -21,7 +21,7 @@ from shared_core.telemetry import Counters
 from shared_core.values import Clock, Decision, DecisionRecord, ExactAnswer, Example, Outcome, Request, Source, Texts
 
 POOR: Final = 0.5  # below this an answer is wrong: its exact answer leaves, its example may be replaced
-LIMIT_EVERY: Final = 64  # admissions between two counts of the pool, which take 13 ms at 10,000 examples in SQLite
+LIMIT_EVERY: Final = 64  # admissions between two counts of a scope, which take 13 ms at 10,000 examples in SQLite
 UNRATED_LIMIT: Final = 1024  # answers of untrusted arms that wait in memory for feedback good enough to admit them
 
 
@@ -52,7 +52,7 @@ class LocalManager:
         self._clock = clock
         self._redact = redact
         self._lock = threading.Lock()
-        self._admitted = 0
+        self._admitted: Counter[str] = Counter()  # by scope
         self._unrated: OrderedDict[str, tuple[Decision, Outcome]] = OrderedDict()
 
     def keep(self, decision: Decision, outcome: Outcome, score: float | None, *, trusted: bool = False) -> bool:
@@ -90,6 +90,12 @@ class LocalManager:
         key, now = request.exact_key, self._clock()
         answer = ExactAnswer(key, request.scope, payload, outcome.writer, decision.id, now)
         self._store.record(record_of(decision, outcome, exact_key=key), None, answer)
+
+    def link_exact(self, decision_id: str, observed: Decision) -> None:
+        """Let feedback on one decision reach the exact answer that was stored as another, `observed`."""
+        record = self._store.decisions([decision_id]).get(decision_id)
+        known = record or replace(record_of(observed, Outcome("")), id=decision_id)
+        self._store.record(replace(known, exact_key=observed.request.exact_key))
 
     def keep_decision(self, decision: Decision) -> None:
         """Store a decision whose answer is not seen, for the examples that it gave."""
@@ -143,9 +149,10 @@ class LocalManager:
         exact_key = decision.request.exact_key if outcome.payload is not None else ""
         self._store.record(record_of(decision, outcome, exact_key=exact_key, admitted_id=admitted), example)
         if example:
-            self._admitted += 1
-            if self._admitted % LIMIT_EVERY == 1:
-                self.keep_within_limit(decision.request.scope)
+            scope = decision.request.scope
+            self._admitted[scope] += 1
+            if self._admitted[scope] % LIMIT_EVERY == 1:
+                self.keep_within_limit(scope)
         return example is not None
 
     def _new_example(self, decision: Decision, outcome: Outcome) -> Example | None:
@@ -153,10 +160,12 @@ class LocalManager:
         if self._embedder is None:
             return None
         request = decision.request
-        texts = Texts(redacted(request.query, self._redact), redacted(outcome.answer, self._redact))
+        vector = decision.selection.vector
+        # What was embedded for the selection was redacted before; a second time it might become another text.
+        query = redacted(request.query, self._redact) if vector is None else request.query
+        texts = Texts(query, redacted(outcome.answer, self._redact))
         if self._has_good_answer(request.scope, example_id(request.scope, request.task, texts.query)):
             return None
-        vector = decision.selection.vector
         if vector is None:
             vector = self._embedder.embed([texts.query])[0]
         claim_embedder(self._store, self._embedder)

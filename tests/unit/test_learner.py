@@ -1,6 +1,7 @@
 """The learner: what feedback teaches, and that each entry counts exactly once whatever happens."""
 
 import math
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from shared_core.router.features import DIMENSION
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from shared_core.values import Average, Checkpoint, DecisionRecord, Entry, Example, Feedback, Statistics, Texts
+from tests.servers import RedisServer
 
 NOW = 1_000_000.0
 
@@ -408,3 +410,15 @@ def test_credits_commute():
 
 def test_a_value_of_long_ago_is_worth_nothing():
     assert decayed(1.0, 1.7e9) == 0.0
+
+
+def test_a_learner_goes_on_after_the_store_has_lost_everything(clock):
+    """Redis emptied or restored from an older copy: the log begins anew, below what this learner has consumed."""
+    with RedisServer() as server, closing(open_store(server.url(), settings=Settings(), clock=clock)) as store:
+        learner = make(store, clock)
+        traffic(store, 40)
+        assert learner.run_until_drained().consumed == 40
+        store._client.flushall()
+        made = traffic(store, 30)
+        assert learner.run_until_drained().consumed == 30
+        assert_learned_exactly(store, made)
