@@ -272,6 +272,18 @@ class ICCacheChatModel(Rateable, PinnedChatModel):
         reference = self._chat_reference()
         return rebound(reference.with_structured_output(schema, include_raw=include_raw, **kwargs), reference, self)
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """As the reference counts them: a prompt that fits the router must fit it."""
+        return self.arms[self.reference].get_token_ids(text)
+
+    def get_num_tokens(self, text: str) -> int:
+        """See `get_token_ids`."""
+        return self.arms[self.reference].get_num_tokens(text)
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> int:
+        """See `get_token_ids`."""
+        return self.arms[self.reference].get_num_tokens_from_messages(messages, *args, **kwargs)
+
     @property
     def _llm_type(self) -> str:
         return "iccache"

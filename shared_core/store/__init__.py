@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import SettingIsWrong, StoreIsUnusable
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.store.sqlite import SqliteStore
@@ -23,18 +24,26 @@ def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Sto
 
     Raises:
         SettingIsWrong: `url` names no store.
-        StoreIsUnusable: The store cannot be opened or used as it is set up.
+        StoreIsUnusable: The store cannot be opened, reached or used as it is set up.
         ExtraIsMissing: A Redis URL, without the package redis.
     """
     scheme = url.partition("://")[0]
     if url == "memory://":
         return SqliteStore(None, settings=settings, clock=clock)
     if scheme == "sqlite":
-        return SqliteStore(_sqlite_path(url), settings=settings, clock=clock)
+        path = _sqlite_path(url)
+        try:
+            return SqliteStore(path, settings=settings, clock=clock)
+        except sqlite3.OperationalError as error:  # only busy: everything else has been explained
+            raise StoreIsUnusable(f"{url}: {error}; another process has been writing to it, try again") from error
     if scheme in ("redis", "rediss", "unix"):
         from shared_core.store.redis import RedisStore  # the package redis is an extra
 
-        return RedisStore.open(url, settings=settings, clock=clock)
+        try:
+            return RedisStore.open(url, settings=settings, clock=clock)
+        except OSError as error:
+            reason = str(error).rstrip(".")
+            raise StoreIsUnusable(f"{reason}; start the server, or correct the address") from error
     raise SettingIsWrong(
         f"no store has the scheme {scheme!r}; use sqlite:///file.db, redis://host:port/db, rediss://host:port/db, "
         "unix:///path/to/redis.sock or memory://"

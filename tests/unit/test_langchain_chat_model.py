@@ -9,6 +9,7 @@ import pytest
 from langchain_core.caches import InMemoryCache
 from langchain_core.language_models import FakeListChatModel, FakeListLLM
 from langchain_core.language_models.fake_chat_models import ParrotFakeChatModel
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 
@@ -90,6 +91,20 @@ def test_arms_become_what_the_router_knows(build):
 def test_a_client_parameter_is_pointed_to_the_arms(build):
     with pytest.warns(UserWarning, match="timeout"):
         build(timeout=3)
+
+
+def test_tokens_are_counted_as_the_reference_counts_them(build):
+    class ByWord(FakeListChatModel):
+        def get_token_ids(self, text):
+            return [len(word) for word in text.split()]
+
+        def get_num_tokens_from_messages(self, messages, tools=None):
+            return sum(1 + self.get_num_tokens(message.text) for message in messages)
+
+    model = build(arms={"small": FakeListChatModel(responses=["s"]), "large": ByWord(responses=["l"])})
+    assert model.get_token_ids("one two") == [3, 3]
+    assert model.get_num_tokens("one two three") == 3
+    assert model.get_num_tokens_from_messages([HumanMessage("one two"), AIMessage("three")]) == 5
 
 
 def test_an_engine_is_shared_only_between_the_same_arms_and_closed_by_its_owner(build):
