@@ -14,7 +14,9 @@ class Rateable(EngineOwner):
     """A surface whose answers can be rated."""
 
     def record_feedback(self, answer: BaseMessage | UUID | str, score: float, rater: str = "user") -> None:
-        """Rate an answer in [0, 1]: by its message, by the run id of the call, or by its decision id. Does not wait.
+        """Rate an answer in [0, 1]: by its message, by the run id of the model's own call, or by its decision id.
+
+        Does not wait. The run id of a chain or agent around that call is another one, and rates nothing.
 
         A poor one is not served again by the exact tier.
 

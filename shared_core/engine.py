@@ -195,11 +195,13 @@ class Engine:
 
     def _select(self, parts: local.Parts, request: Request) -> tuple[Request, Selection]:
         """The request as it may be embedded and stored, and its examples."""
+        deadline = self._deadline()
         if self._redact:
-            request = replace(request, query=redacted(request.query, self._redact))
+            query = parts.guard.call("redact", deadline, redacted, request.query, self._redact)
+            request = replace(request, query=query)
         if parts.selector is None or not request.examples_allowed:
             return request, Selection()
-        return request, parts.selector.select(request, self._deadline())
+        return request, parts.selector.select(request, deadline)
 
     def _fallback(self, request: Request, identity: str, route: Route, error: Exception) -> Decision:
         self._count("fallback", error)

@@ -214,6 +214,26 @@ def test_a_text_is_redacted_once(build):
     assert [(e.query, round(e.similarity, 3)) for e in found] == [("the secret secret of alpha", 1.0)]
 
 
+def test_a_redaction_that_takes_long_holds_no_request_beyond_the_deadline(build):
+    released = threading.Event()
+
+    def redact(text):
+        assert released.wait(30)
+        return text.replace("secret", "[…]")
+
+    engine = build(redact=redact, settings=FULL.model_copy(update={"deadline": 0.05}))
+    begun = time.monotonic()
+    decision = engine.decide(ask("the secret of alpha"), "a")
+    assert time.monotonic() - begun < 0.05 + 0.1
+    assert "redact: it did not answer in time" in decision.route.reason
+    released.set()
+    engine.record(decision, Outcome("b", writer="big"))
+    engine.maintain()
+    stored = engine._parts().store
+    [(_, [example])] = [(scope, stored.oldest(scope, 5)) for scope in stored.scopes()]
+    assert stored.texts("default", [example])[example].query == "the […] of alpha"
+
+
 async def test_a_burst_is_held_no_longer_than_the_deadline(build):
     """100 at once, an embedder that takes one text at a time: those whose turn does not come in time fall back."""
     turn = threading.Lock()
