@@ -118,9 +118,21 @@ def _live(stored: _Generation) -> Generation:
 
 
 def _as_dict(value: object) -> object:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    raise TypeError(f"a {type(value).__name__} in the answer is no JSON value")
+    if not isinstance(value, BaseModel):
+        raise TypeError(f"a {type(value).__name__} in the answer is no JSON value")
+    for by_alias in (True, False):
+        plain = value.model_dump(mode="json", by_alias=by_alias)
+        if _makes(type(value), plain, value):
+            return plain
+    raise TypeError(f"a {type(value).__name__} in the answer cannot be made again from its JSON")
+
+
+def _makes(schema: type[BaseModel], plain: dict[str, object], value: BaseModel) -> bool:
+    """True if LangChain, which calls ``schema(**plain)`` on a cached answer, gets `value` back."""
+    try:
+        return schema(**plain) == value
+    except Exception:  # noqa: BLE001 - a user's validators may raise anything
+        return False
 
 
 def _check_depth(value: object) -> None:

@@ -101,6 +101,7 @@ def _extra(message: BaseMessage) -> str:
         extra["role"] = message.role
     if isinstance(message, AIMessage):
         extra |= {"tool_calls": message.tool_calls, "invalid_tool_calls": message.invalid_tool_calls}
+        extra["function_call"] = message.additional_kwargs.get("function_call")  # OpenAI's form before tools
     if isinstance(message, ToolMessage):
         extra |= {"tool_call_id": message.tool_call_id, "failed": message.status == "error"}
     sent = {name: value for name, value in extra.items() if value}

@@ -110,7 +110,7 @@ class Engine:
         self.counters = Counters()
         self._arms = {arm.name: arm for arm in arms}
         self._reference = reference or ""
-        _check_reward(reward)
+        _check_functions(reward, redact)
         self._reward = reward
         self._redact = redact
         self._clock = clock
@@ -399,6 +399,9 @@ def _check_score(score: float) -> None:
         raise SettingIsWrong(f"a score must be a number in [0, 1]; got {score!r}")
 
 
-def _check_reward(reward: Reward | None) -> None:
+def _check_functions(reward: Reward | None, redact: Redact | None) -> None:
+    for name, given in (("reward", reward), ("redact", redact)):
+        if given is not None and not callable(given):
+            raise SettingIsWrong(f"{name} is {given!r}; give a function")
     if inspect.iscoroutinefunction(reward):
         raise SettingIsWrong("reward is a coroutine function; give a plain one, which runs on a thread of its own")

@@ -35,13 +35,23 @@ class Message:
     Attributes:
         role: Who speaks.
         text: The plain text of the turn.
-        extra: Canonical JSON of whatever else identifies the turn (tool calls, images, speaker name); empty for
-            plain text. Message ids, token usage and response metadata never enter it.
+        extra: Canonical JSON of whatever else identifies the turn (tool calls, images, speaker name), or a mark that
+            no turn of a conversation has; empty for plain text. Message ids, token usage and response metadata never enter it.
     """
 
     role: Role
     text: str
     extra: str = ""
+
+    @property
+    def is_text(self) -> bool:
+        """True if the turn holds nothing but its text; who speaks does not count."""
+        if not self.extra:
+            return True
+        try:
+            return set(json.loads(self.extra)) <= {"name"}
+        except (ValueError, TypeError):
+            return False
 
 
 @dataclass(frozen=True, slots=True)

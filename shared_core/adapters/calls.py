@@ -16,7 +16,8 @@ from shared_core.values import canonical_json
 FREE: Final = frozenset(
     {
         "frequency_penalty", "max_completion_tokens", "max_output_tokens", "max_tokens", "min_p", "model",
-        "model_name", "n", "presence_penalty", "repetition_penalty", "seed", "temperature", "top_k", "top_p", "user",
+        "model_name", "n", "presence_penalty", "prompt_cache_key", "prompt_cache_retention", "repetition_penalty",
+        "safety_identifier", "seed", "service_tier", "store", "temperature", "top_k", "top_p", "user",
     }
 )  # fmt: skip
 

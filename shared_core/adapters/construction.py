@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from numbers import Real
+from typing import Any, Final, get_args
 
 from pydantic import ValidationError
 
@@ -161,6 +163,12 @@ def core_arms(
         SettingIsWrong: A cost is missing, or an unknown arm is named.
     """
     prices, styles = {reference: 1.0, **(costs or {})}, styles or {}
+    for name, price in prices.items():
+        if not (isinstance(price, Real) and math.isfinite(price)):
+            raise SettingIsWrong(f"costs[{name!r}] is {price!r}; give a number, 1.0 being one request to {reference!r}")
+    for name, style in styles.items():
+        if style not in get_args(Style):
+            raise SettingIsWrong(f"styles[{name!r}] is {style!r}; give one of {', '.join(get_args(Style))}")
     missing = [name for name in names if name not in prices]
     if missing:
         raise SettingIsWrong(

@@ -69,5 +69,5 @@ def build_request(
         store=not context.no_store,
         condensed=condensed,
         # A picture is not in the query, so examples chosen by the query alone would answer another question.
-        examples_allowed=last is not None and last.role == "user" and (condensed or not last.extra),
+        examples_allowed=last is not None and last.role == "user" and (condensed or last.is_text),
     )

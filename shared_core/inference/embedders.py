@@ -276,14 +276,19 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _model_tag(embeddings: object) -> str:
-    """Class and model name: the frameworks' classes hold it as `model` or `model_name`."""
+    """Class, model name and, where one was chosen, dimension: the frameworks' classes hold these as attributes."""
     names = (getattr(embeddings, attribute, None) for attribute in ("model", "model_name", "model_id", "deployment"))
     model = next((name for name in names if isinstance(name, str) and name), None)
-    return f"{type(embeddings).__name__}:{model}" if model else type(embeddings).__name__
+    tag = f"{type(embeddings).__name__}:{model}" if model else type(embeddings).__name__
+    dimensions = getattr(embeddings, "dimensions", None)
+    return f"{tag}@{dimensions}" if isinstance(dimensions, int) else tag
 
 
 def _function_tag(function: Callable[..., object]) -> str:
     name = getattr(function, "__qualname__", "")
     if not name or "<lambda>" in name:
-        raise SettingIsWrong("this callable has no name that pools could remember it by; pass tag='my-model-v1'")
+        raise SettingIsWrong(
+            "this callable has no name that pools could remember it by; define a named function, or give "
+            "as_embedder(function, tag='my-model-v1') of shared_core.inference.embedders"
+        )
     return f"{function.__module__}.{name}"

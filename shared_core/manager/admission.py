@@ -79,7 +79,7 @@ def example_of(
 
 def _shows_more_than_text(request: Request) -> bool:
     """True if a user turn holds an image or the like: the query alone does not say what was asked."""
-    return any(m.role == "user" and m.extra for m in request.messages) and not request.condensed
+    return any(m.role == "user" and not m.is_text for m in request.messages) and not request.condensed
 
 
 def _is_encodable(text: str) -> bool:

@@ -98,3 +98,8 @@ def test_redaction_that_fails_lets_nothing_through_and_says_nothing_of_the_text(
     assert caught.value.__cause__ is None
     with pytest.raises(SettingIsWrong, match="redact returned NoneType, not str"):
         redacted("secret", lambda text: None)
+
+
+def test_a_named_speaker_may_ask():
+    named = replace(ASKED, messages=(Message("user", "heat it", extra='{"name":"bob"}'),))
+    assert why_not(named) is None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, Generation, GenerationChunk
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, field_validator
 
 from iccache_langchain.generations import MAX_BYTES, MAX_DEPTH, CannotBeRead, CannotBeStored, decode, encode
 
@@ -157,3 +157,24 @@ json_values = st.recursive(
 def test_every_text_and_every_json_info_round_trips(answers):
     generations = [Generation(text=text, generation_info=info) for text, info in answers]
     assert decode(encode(generations)) == generations
+
+
+def test_a_parsed_object_comes_back_as_what_its_class_takes():
+    class Person(BaseModel):
+        full_name: str = Field(alias="fullName")
+
+    [back] = decode(encode([chat(content="{}", additional_kwargs={"parsed": Person(fullName="Ada")})]))
+    assert Person(**back.message.additional_kwargs["parsed"]) == Person(fullName="Ada")
+
+
+def test_a_parsed_object_that_its_class_would_not_take_back_is_not_stored():
+    class Odd(BaseModel):
+        half: int
+
+        @field_validator("half", mode="before")
+        @classmethod
+        def halved(cls, value):
+            return value // 2
+
+    with pytest.raises(CannotBeStored, match="Odd"):
+        encode([chat(content="{}", additional_kwargs={"parsed": Odd(half=8)})])

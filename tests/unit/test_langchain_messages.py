@@ -100,3 +100,24 @@ def test_a_decision_is_found_by_message_run_or_id():
     assert decision_id_of("my-id") == "my-id"
     with pytest.raises(SettingIsWrong, match="did not come through IC-Cache"):
         decision_id_of(AIMessage("x"))
+
+
+def test_a_speakers_name_is_no_picture():
+    [named, picture] = normalised(
+        [
+            HumanMessage("hi", name="bob"),
+            HumanMessage(
+                [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "x"}}], name="bob"
+            ),
+        ]
+    )
+    assert named.is_text
+    assert not picture.is_text
+
+
+def test_calls_in_openais_older_form_tell_turns_apart():
+    def called(arguments):
+        return AIMessage("", additional_kwargs={"function_call": {"name": "heat", "arguments": arguments}})
+
+    one, other = normalised([called("1"), called("2")])
+    assert one != other
