@@ -63,11 +63,12 @@ class _Answer(BaseModel):
 def encode(generations: Sequence[Generation]) -> bytes:
     """The JSON of one answer, UTF-8.
 
-    Live Pydantic objects (``additional_kwargs["parsed"]`` of structured output) become plain dicts.
+    Live Pydantic objects (``additional_kwargs["parsed"]`` of structured output) become plain dicts, from which their
+    class makes them again.
 
     Raises:
-        CannotBeStored: No generation, a message that is not an AIMessage, a value that JSON does not know, or an
-            answer beyond `MAX_BYTES` or `MAX_DEPTH`.
+        CannotBeStored: No generation, a message that is not an AIMessage, a value that JSON does not know, an object
+            that its class does not make again, or an answer beyond `MAX_BYTES` or `MAX_DEPTH`.
     """
     if not generations:
         raise CannotBeStored("an answer without a generation")
@@ -120,19 +121,23 @@ def _live(stored: _Generation) -> Generation:
 def _as_dict(value: object) -> object:
     if not isinstance(value, BaseModel):
         raise TypeError(f"a {type(value).__name__} in the answer is no JSON value")
-    for by_alias in (True, False):
-        plain = value.model_dump(mode="json", by_alias=by_alias)
-        if _makes(type(value), plain, value):
-            return plain
-    raise TypeError(f"a {type(value).__name__} in the answer cannot be made again from its JSON")
+    taken = (_taken_back(value, by_alias=by_alias) for by_alias in (True, False))
+    plain = next((fields for fields in taken if fields is not None), None)
+    if plain is None:
+        raise TypeError(f"a {type(value).__name__} in the answer cannot be made again from its JSON")
+    return plain
 
 
-def _makes(schema: type[BaseModel], plain: dict[str, object], value: BaseModel) -> bool:
-    """True if LangChain, which calls ``schema(**plain)`` on a cached answer, gets `value` back."""
+def _taken_back(value: BaseModel, *, by_alias: bool) -> dict[str, object] | None:
+    """`value` as plain fields, or None if LangChain, which calls the class with them on a hit, would not get it back.
+
+    Computed fields are left out: a class that forbids others would refuse them.
+    """
     try:
-        return schema(**plain) == value
-    except Exception:  # noqa: BLE001 - a user's validators may raise anything
-        return False
+        fields: dict[str, object] = value.model_dump(mode="json", by_alias=by_alias, round_trip=True)
+        return fields if type(value)(**fields) == value else None
+    except Exception:  # noqa: BLE001 - a user's validators and serialisers may raise anything
+        return None
 
 
 def _check_depth(value: object) -> None:
