@@ -33,6 +33,9 @@ _NAMED_ROLES: Final[dict[str, Role]] = {
     "assistant": "assistant", "ai": "assistant", "tool": "tool", "function": "tool",
 }  # fmt: skip
 
+# What integrations send of an answer's `additional_kwargs`: OpenAI's form of a call before tools, and spoken answers.
+_SENT: Final = ("function_call", "audio")
+
 
 def normalised(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
     """One `Message` for each message. Ids, token usage, response metadata and artifacts are dropped."""
@@ -94,14 +97,14 @@ def _role(message: BaseMessage) -> Role:
 
 def _extra(message: BaseMessage) -> str:
     """Canonical JSON of what is sent beside text and role; empty if there is nothing."""
-    extra: dict[str, object] = {"name": message.name}
+    extra: dict[str, object] = {"name": message.name or message.additional_kwargs.get("name")}
     if isinstance(message.content, list):
         extra["content"] = [block for block in message.content if not _is_text(block)]
     if isinstance(message, ChatMessage) and message.role not in _NAMED_ROLES:
         extra["role"] = message.role
     if isinstance(message, AIMessage):
         extra |= {"tool_calls": message.tool_calls, "invalid_tool_calls": message.invalid_tool_calls}
-        extra["function_call"] = message.additional_kwargs.get("function_call")  # OpenAI's form before tools
+        extra |= {name: message.additional_kwargs.get(name) for name in _SENT}
     if isinstance(message, ToolMessage):
         extra |= {"tool_call_id": message.tool_call_id, "failed": message.status == "error"}
     sent = {name: value for name, value in extra.items() if value}

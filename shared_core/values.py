@@ -36,7 +36,8 @@ class Message:
         role: Who speaks.
         text: The plain text of the turn.
         extra: Canonical JSON of whatever else identifies the turn (tool calls, images, speaker name), or a mark that
-            no turn of a conversation has; empty for plain text. Message ids, token usage and response metadata never enter it.
+            no turn of a conversation has; empty for plain text. Message ids, token usage and response metadata never
+            enter it.
     """
 
     role: Role
@@ -50,7 +51,7 @@ class Message:
             return True
         try:
             return set(json.loads(self.extra)) <= {"name"}
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):  # a mark may be any text
             return False
 
 

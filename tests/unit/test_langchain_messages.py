@@ -121,3 +121,9 @@ def test_calls_in_openais_older_form_tell_turns_apart():
 
     one, other = normalised([called("1"), called("2")])
     assert one != other
+
+
+@pytest.mark.parametrize("name", ["name", "audio", "function_call"])
+def test_what_is_sent_of_the_additional_kwargs_tells_turns_apart(name):
+    one, other = normalised([AIMessage("", additional_kwargs={name: {"id": n}}) for n in "12"])
+    assert one != other
