@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
-from shared_core.adapters.calls import FREE
+from iccache_langchain.calls import FREE
 from shared_core.values import canonical_json
 
 # How the answer travels, not what it is: a longer timeout must not empty the cache.

@@ -15,9 +15,10 @@ from shared_core.values import canonical_json
 # Frameworks' own switches (a time limit, how the answer travels) are theirs to add.
 FREE: Final = frozenset(
     {
-        "frequency_penalty", "max_completion_tokens", "max_output_tokens", "max_tokens", "min_p", "model",
-        "model_name", "n", "presence_penalty", "prompt_cache_key", "prompt_cache_retention", "repetition_penalty",
-        "safety_identifier", "seed", "service_tier", "store", "temperature", "top_k", "top_p", "user",
+        "extra_headers", "extra_query", "frequency_penalty", "max_completion_tokens", "max_output_tokens", "max_tokens",
+        "metadata", "min_p", "model", "model_name", "n", "presence_penalty", "prompt_cache_key",
+        "prompt_cache_retention", "repetition_penalty", "safety_identifier", "seed", "service_tier", "store",
+        "temperature", "top_k", "top_p", "user",
     }
 )  # fmt: skip
 
