@@ -160,11 +160,14 @@ def core_arms(
     """The arms as the engine knows them: the reference costs 1.0 unless said otherwise, and is shown no examples.
 
     Raises:
-        SettingIsWrong: A cost is missing, or an unknown arm is named.
+        SettingIsWrong: A cost is missing or no finite number, a style is unknown, or an unknown arm is named.
     """
+    for argument, given in (("costs", costs), ("styles", styles)):
+        if not isinstance(given, Mapping | None):
+            raise SettingIsWrong(f"{argument} is {given!r}; give a mapping from the names of arms")
     prices, styles = {reference: 1.0, **(costs or {})}, styles or {}
     for name, price in prices.items():
-        if not (isinstance(price, Real) and math.isfinite(price)):
+        if not _is_finite(price):
             raise SettingIsWrong(f"costs[{name!r}] is {price!r}; give a number, 1.0 being one request to {reference!r}")
     for name, style in styles.items():
         if style not in get_args(Style):
@@ -179,6 +182,14 @@ def core_arms(
     if unknown:
         raise SettingIsWrong(f"costs and styles name {unknown}, which are none of the arms {list(names)}")
     return [Arm(name, prices[name], uses_examples=name != reference, style=styles.get(name, "chat")) for name in names]
+
+
+def _is_finite(price: object) -> bool:
+    """True for numbers that a sum of costs can hold; True and False are no numbers here."""
+    try:
+        return isinstance(price, Real) and not isinstance(price, bool) and math.isfinite(price)
+    except OverflowError:
+        return False
 
 
 def check_shared(engine: Engine, names: Sequence[str], given: Mapping[str, object]) -> None:

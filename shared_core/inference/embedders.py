@@ -281,7 +281,7 @@ def _model_tag(embeddings: object) -> str:
     model = next((name for name in names if isinstance(name, str) and name), None)
     tag = f"{type(embeddings).__name__}:{model}" if model else type(embeddings).__name__
     dimensions = getattr(embeddings, "dimensions", None)
-    return f"{tag}@{dimensions}" if isinstance(dimensions, int) else tag
+    return f"{tag}@{dimensions}" if type(dimensions) is int else tag
 
 
 def _function_tag(function: Callable[..., object]) -> str:
