@@ -36,7 +36,7 @@ from shared_core.engine import Engine
 from shared_core.errors import DependencyIsSlow, SettingIsWrong
 from shared_core.inference import Embedder
 from shared_core.manager.privacy import Redact
-from shared_core.settings import Settings
+from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
 from shared_core.values import Arm, Hit, Message, Outcome, Request
 
@@ -300,7 +300,7 @@ def _engine(
     settings: Settings | None,
 ) -> Engine:
     """An engine without arms, or with the small model as its only one: then examples are all that it decides on."""
-    settings = settings or Settings()
+    settings = settings or read_settings()
     if not small:
         return Engine(store=store, embedder=embedder, redact=redact, settings=settings)
     return Engine(

@@ -26,7 +26,7 @@ from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.manager.privacy import Redact
 from shared_core.prompt import as_text
-from shared_core.settings import Settings
+from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
 from shared_core.values import Decision
 
@@ -94,7 +94,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
         **fields: Any,
     ) -> None:
         if isinstance(settings, Mapping):  # as `to_dict` writes it
-            settings = Settings(**settings)
+            settings = read_settings(**settings)
         if store == _SHARED and engine is None:
             raise SettingIsWrong("this was serialised without its store; from_dict(data, store=…) or engine=… gives it")
         if store == _SHARED:  # the engine that is given again has the settings, too

@@ -34,7 +34,7 @@ from shared_core.learning.learner import LearnReport
 from shared_core.manager.local import POOR
 from shared_core.manager.privacy import Redact, redacted
 from shared_core.prompt import render
-from shared_core.settings import Settings
+from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
 from shared_core.values import (
@@ -106,7 +106,7 @@ class Engine:
         background: bool = True,
         clock: Clock = time.time,
     ) -> None:
-        self.settings = settings or Settings()
+        self.settings = settings or read_settings()
         self.counters = Counters()
         self._arms = {arm.name: arm for arm in arms}
         self._reference = reference or ""

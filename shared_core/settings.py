@@ -5,9 +5,14 @@ Values come from code, then ``ICCACHE_*`` environment variables, then ``iccache.
 
 from __future__ import annotations
 
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Final
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -15,15 +20,26 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from shared_core.errors import SettingIsWrong
+
 DAY = 86_400.0
+PREFIX: Final = "ICCACHE_"
+FILE: Final = "iccache.toml"
+
+# How a field's JSON schema is said in words.
+_KINDS: Final = {"integer": "a whole number", "number": "a number"}
+_BOUNDS: Final = (
+    ("minimum", "from {:g}"),
+    ("exclusiveMinimum", "above {:g}"),
+    ("maximum", "to {:g}"),
+    ("exclusiveMaximum", "below {:g}"),
+)
 
 
 class Settings(BaseSettings):
     """All settings of one engine. Frozen."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="ICCACHE_", toml_file=Path("iccache.toml"), frozen=True, extra="forbid"
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, toml_file=Path(FILE), frozen=True, extra="forbid")
 
     # selection (paper §4.1)
     candidates: int = Field(16, ge=1, le=256, description="Stage-1 candidates; three times what is shown.")
@@ -87,3 +103,45 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Code over environment over TOML; no dotenv, no secrets folder."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def read_settings(**given: Any) -> Settings:
+    """`Settings` from code over environment over iccache.toml.
+
+    Args:
+        given: Fields of `Settings`, as code gives them.
+
+    Raises:
+        SettingIsWrong: An argument, a variable or a key of the file cannot be used; the message names it, its value
+            and what is allowed. Or the file cannot be read.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        complaints = [_complaint(str(e["loc"][0]), e["input"], given) for e in error.errors()]
+        raise SettingIsWrong("; ".join(complaints)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingIsWrong(
+            f"{FILE} is not TOML: {error}; write one line a setting, such as max_examples = 3"
+        ) from error
+    except OSError as error:
+        raise SettingIsWrong(f"{FILE} cannot be read: {error.strerror}; make it readable, or move it away") from error
+
+
+def _complaint(key: str, value: object, given: Mapping[str, Any]) -> str:
+    """What is wrong with the setting `key`, which was given in code, or is held by a variable or by the file."""
+    source = "" if key in given else f"{FILE}: "
+    allowed = Settings.model_json_schema()["properties"].get(key)
+    if allowed is None:
+        near = difflib.get_close_matches(key, Settings.model_fields, 1)
+        hint = f"did you mean {near[0]}?" if near else "docs/settings.md lists all"
+        return f"{source}{key} is no setting; {hint}"
+    variable = next((v for v in os.environ if v.upper() == f"{PREFIX}{key}".upper()), None)
+    name = variable if variable and key not in given else f"{source}{key}"
+    return f"{name} is {repr(value)[:50]}; it takes {_range(allowed)}"
+
+
+def _range(allowed: Mapping[str, Any]) -> str:
+    """In words, what a field's JSON schema allows."""
+    bounds = [words.format(allowed[name]) for name, words in _BOUNDS if name in allowed]
+    return " ".join([_KINDS.get(str(allowed.get("type")), "another value"), *bounds])

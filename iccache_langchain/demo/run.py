@@ -23,10 +23,10 @@ from iccache_langchain.demo.workload import Workload
 from iccache_langchain.messages import insert, normalised, outcome_of
 from shared_core.adapters import Context, build_request
 from shared_core.adapters.endings import finish_reason
-from shared_core.cli.knobs import read_settings
 from shared_core.errors import ICCacheError
 from shared_core.inference import Embedder
 from shared_core.prompt import render
+from shared_core.settings import read_settings
 from shared_core.values import DEFAULT_SCOPE, Request, ScoredExample, Vector
 
 REFERENCE: Final = "large"

@@ -9,14 +9,12 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any, Final, get_args
 
-from pydantic import ValidationError
-
 from shared_core.engine import Engine, Reward
 from shared_core.errors import SettingIsWrong
 from shared_core.inference import Embedder
 from shared_core.inference.embedders import SentenceTransformerEmbedder, as_embedder, default_embedder
 from shared_core.manager.privacy import Redact
-from shared_core.settings import Settings
+from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
 from shared_core.values import Arm, Style
 
@@ -121,16 +119,12 @@ def settings_of(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings
     """The settings with single knobs on top.
 
     Raises:
-        SettingIsWrong: A value is out of range.
+        SettingIsWrong: A value is out of range, or the environment or iccache.toml cannot be used.
     """
     if not knobs:
         return settings
     given = settings.model_dump(exclude_unset=True) if settings else {}
-    try:
-        return Settings(**{**given, **knobs})
-    except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingIsWrong(reasons) from error
+    return read_settings(**{**given, **knobs})
 
 
 def told_apart(

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from shared_core.cli.knobs import read_settings
+from shared_core.settings import read_settings
 from shared_core.cli.learn import _keep_going
 from shared_core.errors import SettingIsWrong
 from shared_core.learning.learner import LearnReport
