@@ -23,9 +23,7 @@ DECISION: Final = "iccache_decision_id"
 ARM: Final = "iccache_arm"
 
 # What LangChain adds to the parameters that leave the answer free text: how it travels, and how long it may take.
-FREE: Final = calls.FREE | {
-    *("extra_headers", "extra_query", "max_retries", "metadata", "stream", "stream_options", "stream_usage", "timeout")
-}
+FREE: Final = calls.FREE | {"max_retries", "stream", "stream_options", "stream_usage", "timeout"}
 
 
 def pinned(

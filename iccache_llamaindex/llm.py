@@ -51,7 +51,7 @@ from shared_core.values import Message, Request, Source, Style
 QueryFunction: TypeAlias = Callable[[Sequence[ChatMessage]], str]
 
 # What LlamaIndex adds to the parameters that leave the answer free text: how it travels, and how long it may take.
-FREE: Final = calls.FREE | {"extra_headers", "stream", "stream_options", "timeout", "use_chat_completions"}
+FREE: Final = calls.FREE | {"stream", "stream_options", "timeout", "use_chat_completions"}
 # Fields of LlamaIndex's that would do nothing here, and where they do something.
 _ELSEWHERE: Final = {
     "rate_limiter": "each arm keeps to a rate of its own; set it there",

@@ -20,8 +20,9 @@ P = ParamSpec("P")
 log = logging.getLogger("iccache")
 
 PAUSE: Final = 1e-4  # seconds: just long enough for a waiting thread to wake up
-_open: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()  # what is to be drained when the program ends
 PENDING_LIMIT: Final = 10_000  # jobs; beyond that the store is hopelessly behind and memory would grow without end
+
+_open: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()  # what is to be drained when the program ends
 
 
 def give_way() -> None:

@@ -55,12 +55,7 @@ log = logging.getLogger("iccache")
 
 Reward: TypeAlias = Callable[[Request, str], float | None]
 UNROUTED: Final = local.UNROUTED
-TO_BE_MENDED: Final = (
-    StoreIsUnusable,
-    EmbedderDiffers,
-    ExtraIsMissing,
-    SettingIsWrong,
-)  # they do not pass by themselves
+TO_BE_MENDED: Final = (StoreIsUnusable, EmbedderDiffers, ExtraIsMissing, SettingIsWrong)  # none passes by itself
 
 
 @dataclass(frozen=True, slots=True)
