@@ -23,6 +23,7 @@ from shared_core.values import Clock, Decision, DecisionRecord, ExactAnswer, Exa
 POOR: Final = 0.5  # below this an answer is wrong: its exact answer leaves, its example may be replaced
 LIMIT_EVERY: Final = 64  # admissions between two counts of a scope, which take 13 ms at 10,000 examples in SQLite
 UNRATED_LIMIT: Final = 1024  # answers of untrusted arms that wait in memory for feedback good enough to admit them
+POOR_LIMIT: Final = 1024  # ids of poor answers that are kept in memory until a cache has stored them, moments later
 
 
 class LocalManager:
@@ -54,6 +55,7 @@ class LocalManager:
         self._lock = threading.Lock()
         self._admitted: Counter[str] = Counter()  # by scope
         self._unrated: OrderedDict[str, tuple[Decision, Outcome]] = OrderedDict()
+        self._poor: OrderedDict[str, None] = OrderedDict()  # judged so before their exact answer was linked
 
     def keep(self, decision: Decision, outcome: Outcome, score: float | None, *, trusted: bool = False) -> bool:
         """Store the decision, and its answer as an example if it may become one; True if it became one.
@@ -92,10 +94,14 @@ class LocalManager:
         self._store.record(record_of(decision, outcome, exact_key=key), None, answer)
 
     def link_exact(self, decision_id: str, observed: Decision) -> None:
-        """Let feedback on one decision reach the exact answer that was stored as another, `observed`."""
+        """Let feedback on one decision reach the exact answer that was stored as another, `observed`; past one as well."""
         record = self._store.decisions([decision_id]).get(decision_id)
         known = record or replace(record_of(observed, Outcome("")), id=decision_id)
         self._store.record(replace(known, exact_key=observed.request.exact_key))
+        with self._lock:
+            is_poor = decision_id in self._poor
+        if is_poor:
+            self.judged_poor(decision_id)
 
     def keep_decision(self, decision: Decision) -> None:
         """Store a decision whose answer is not seen, for the examples that it gave."""
@@ -107,6 +113,10 @@ class LocalManager:
 
     def judged_poor(self, decision_id: str) -> None:
         """Remove the exact answer that this decision stored or served."""
+        with self._lock:
+            self._poor[decision_id] = None
+            if len(self._poor) > POOR_LIMIT:
+                self._poor.popitem(last=False)
         record = self._store.decisions([decision_id]).get(decision_id)
         if record and record.exact_key and self._store.forget_exact(record.exact_key):
             self._counters.add("exact.removed")

@@ -491,6 +491,27 @@ class TestFailures:
             cache.close()
             router.close()
 
+    def test_a_routers_answer_that_its_reward_function_finds_poor_is_not_served_again(self, server, url):
+        arms = {name: model(server, None, name) for name in ("small", "large")}
+        router = ICCacheChatModel(
+            arms=arms,
+            reference="large",
+            costs={"small": 0.1},
+            store=url,
+            embedder=words,
+            settings=PATIENT,
+            reward=lambda request, answer: float(request.query == "good"),
+        )
+        cache = router.cache = ICCache(engine=router.engine)
+        try:
+            for query, tier in (("good", "exact"), ("bad", "model")):
+                router.invoke(query)
+                assert router.flush(10)
+                assert provenance(router.invoke(query))["tier"] == tier
+        finally:
+            cache.close()
+            router.close()
+
     def test_an_answer_that_json_cannot_hold_is_still_given(self, cache):
         cache.update("p", "l", [Generation(text="a", generation_info={"at": datetime(2026, 1, 1)})])
         cache.update("p", "l", [])
