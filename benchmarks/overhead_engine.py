@@ -93,37 +93,41 @@ class Bench:
     def recall(self) -> list[float]:
         """recall@16 of each query against an exact search."""
         rows = {example: row for row, example in enumerate(self.ids)}
-        pool, found = self.engine._parts().pool, []
+        pool, found = self.engine._components().pool, []
         for query in self.queries:
             true = np.partition(self.pool @ query, -K)[-K]  # the similarity of the sixteenth nearest; ties count
-            ids = pool.candidates("bench", "bench", query, K).ids
+            ids = self.stepped(pool.candidates("bench", "bench", query, K)).ids
             found.append(float(np.mean([self.pool[rows[i]] @ query >= true - 1e-5 for i in ids])))
         return found
 
+    def stepped(self, steps):
+        """The result of a part's steps."""
+        return self.engine._components().guard.run(soon(), steps)
+
     def steps(self) -> dict[str, list[float]]:
         """Seconds of each step, one thread; each request is seen for the first time, so texts come from the store."""
-        parts, engine = self.engine._parts(), self.engine
-        pool, settings = parts.pool, engine.settings
+        parts, engine = self.engine._components(), self.engine
+        pool, settings, arms = parts.pool, engine.settings, tuple(engine.arms.values())
         each = [(request,) for request in self.requests]
         vectors = [(query,) for query in self.queries]
         self.cold()
-        selections = [parts.selector.select(*arguments, soon()) for arguments in each]
+        selections = [self.stepped(parts.selector.select(*arguments, arms)) for arguments in each]
         self.cold()
-        shown = [[e.id for e in selection.examples] for selection in selections]
+        shown = [[e.id for e in selection.for_arm("small")] for selection in selections]
         numbered = [(r, s, str(n)) for n, (r, s) in enumerate(zip(self.requests, selections, strict=True))]
         steps = {
             "lookup: key": timed(lambda request: request.exact_key, each),
             "lookup: whole (miss)": timed(engine.lookup, each),
-            "decide: search": timed(lambda query: pool.candidates("bench", "bench", query, K), vectors),
+            "decide: search": timed(lambda query: self.stepped(pool.candidates("bench", "bench", query, K)), vectors),
             "decide: threshold": timed(
-                lambda _: pool.similarity_quantile("bench", "bench", settings.relevance_quantile), vectors
+                lambda _: self.stepped(pool.similarity_quantile("bench", "bench", settings.relevance_quantile)), vectors
             ),
             "decide: texts from the store": timed(
-                lambda ids: parts.guard.run(soon(), pool.texts("bench", ids)), [(ids,) for ids in shown if ids]
+                lambda ids: self.stepped(pool.texts("bench", ids)), [(ids,) for ids in shown if ids]
             ),
-            "decide: route": timed(parts.router.route, numbered),
+            "decide: route": timed(lambda *call: self.stepped(parts.router.route(*call)), numbered),
             "decide: render": timed(
-                lambda request, selection, _: render(request, selection.examples, "chat"), numbered
+                lambda request, selection, _: render(request, selection.for_arm("small"), "chat"), numbered
             ),
         }
         self.cold()
@@ -174,7 +178,7 @@ class Bench:
     @contextmanager
     def learner_behind(self) -> Iterator[None]:
         """A learner that works off thousands of judgements without a rest."""
-        stop, left, learner = threading.Event(), threading.Event(), self.engine._parts().learner
+        stop, left, learner = threading.Event(), threading.Event(), self.engine._components().learner
         for rater in itertools.islice(self._raters, BACKLOG):
             for n in range(RECORDED):
                 self.engine.feedback(f"recorded-{n}", 0.8, f"rater-{rater}")
@@ -198,13 +202,13 @@ class Bench:
 
     def cold(self) -> None:
         """Forget the texts that were read, so that they are read from the store again."""
-        self.engine._parts().pool._texts.clear()
+        self.engine._components().pool._texts.clear()
 
     @contextmanager
     def learner_at_work(self) -> Iterator[Callable[[], int]]:
         """Feedback without end, and a learner that never rests; yields how many judgements it has consumed."""
         stop, consumed = threading.Event(), 0
-        learner, engine = self.engine._parts().learner, self.engine
+        learner, engine = self.engine._components().learner, self.engine
 
         def work() -> None:
             nonlocal consumed

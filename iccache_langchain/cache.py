@@ -231,7 +231,7 @@ class ICCache(Rateable, BaseCache):
         admit = self._may_admit(asked, generations)
         messages = _messages(generations)
         known_as = next((known for message in messages if (known := _named(message))), "")
-        decision_id = self.engine.observe(asked.request, outcome, admit=admit, known_as=known_as)
+        decision_id = self.engine.observe(asked.request, outcome, admit=admit, router_decision_id=known_as)
         for message in messages:
             message.response_metadata.setdefault(
                 PROVENANCE, {"decision_id": decision_id, "tier": "model", "writer": asked.call.writer}

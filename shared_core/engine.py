@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Real
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -28,12 +29,13 @@ from shared_core.errors import (
     SettingIsWrong,
     StoreIsUnusable,
 )
-from shared_core.guard import Deadline
+from shared_core.guard import Deadline, Step, Steps
 from shared_core.inference import Embedder
 from shared_core.learning.learner import LearnReport
 from shared_core.manager.local import POOR
 from shared_core.manager.privacy import Redact, redacted
 from shared_core.prompt import render
+from shared_core.router.load import CallsInFlight
 from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
@@ -41,9 +43,9 @@ from shared_core.values import (
     Arm,
     Clock,
     Decision,
+    ExactAnswer,
     Feedback,
     Hit,
-    Insertion,
     Outcome,
     Request,
     Route,
@@ -103,6 +105,7 @@ class Engine:
     ) -> None:
         self.settings = settings or read_settings()
         self.counters = Counters()
+        self.in_flight = CallsInFlight()
         self._arms = {arm.name: arm for arm in arms}
         self._reference = reference or ""
         _check_functions(reward, redact)
@@ -135,19 +138,20 @@ class Engine:
     def lookup(self, request: Request) -> Hit | None:
         """The stored answer of an identical request, or None; a failure is a miss, counted."""
         try:
-            parts = self._parts()
-            answer = parts.guard.call("store", self._deadline(), parts.store.exact, request.exact_key)
+            answer = self._components().guard.run(self._deadline(), self._exact_answer(request))
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self._count("lookup", error)
             return None
-        if answer is None:
-            self.counters.add("lookup.miss")
+        return self._served(request, answer)
+
+    async def alookup(self, request: Request) -> Hit | None:
+        """`lookup` for event loops."""
+        try:
+            answer = await self._components().guard.arun(self._deadline(), self._exact_answer(request))
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self._count("lookup", error)
             return None
-        self.counters.add("lookup.hit")
-        hit = Hit(uuid4().hex, answer)
-        decision = Decision(hit.decision_id, request, Route("exact", reason="exact hit"), created_at=self._clock())
-        parts.writer.submit(parts.manager.record_hit, decision, answer.key)
-        return hit
+        return self._served(request, answer)
 
     def decide(self, request: Request, decision_id: str | None = None) -> Decision:
         """Which arm answers, and with which examples. Needs arms.
@@ -156,52 +160,104 @@ class Engine:
         """
         identity = decision_id or uuid4().hex
         try:
-            return self._decide(request, identity)
+            return self._components().guard.run(self._deadline(), self._decide(request, identity))
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            return self._fallback(request, identity, Route(self._reference), error)
+
+    async def adecide(self, request: Request, decision_id: str | None = None) -> Decision:
+        """`decide` for event loops: the same decision, and no thread waits for it."""
+        identity = decision_id or uuid4().hex
+        try:
+            return await self._components().guard.arun(self._deadline(), self._decide(request, identity))
         except Exception as error:  # noqa: BLE001 - fail open, counted
             return self._fallback(request, identity, Route(self._reference), error)
 
     def select(self, request: Request, decision_id: str | None = None, *, arm: str = UNROUTED) -> Decision:
-        """The examples that help, whoever answers: for surfaces that choose no model. Rendered as chat turns.
+        """The examples that help, whichever model answers: for surfaces that choose none. Rendered as chat turns.
 
         `arm` names the answering model in the record, so that what is learned about it stays its own.
         """
         identity = decision_id or uuid4().hex
         try:
-            request, selection = self._select(self._parts(), request)
-            insertion = render(request, selection.examples, "chat")
+            return self._components().guard.run(self._deadline(), self._select(request, identity, Arm(arm, 0.0)))
         except Exception as error:  # noqa: BLE001 - fail open, counted
             return self._fallback(request, identity, Route(arm), error)
-        self.counters.add(f"decided.{arm}")
-        route = Route(arm, reason=f"{len(selection.examples)} examples of {selection.considered} candidates")
-        return Decision(identity, request, route, selection, insertion, created_at=self._clock())
 
-    def _decide(self, request: Request, identity: str) -> Decision:
-        parts = self._parts()
-        if parts.router is None:
+    async def aselect(self, request: Request, decision_id: str | None = None, *, arm: str = UNROUTED) -> Decision:
+        """`select` for event loops."""
+        identity = decision_id or uuid4().hex
+        try:
+            return await self._components().guard.arun(self._deadline(), self._select(request, identity, Arm(arm, 0.0)))
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            return self._fallback(request, identity, Route(arm), error)
+
+    def _exact_answer(self, request: Request) -> Steps[ExactAnswer | None]:
+        store = self._components().store
+        answer: ExactAnswer | None = yield Step("store", partial(store.exact, request.exact_key))
+        return answer
+
+    def _decide(self, request: Request, identity: str) -> Steps[Decision]:
+        """The way of a request: redaction, selection, routing, rendering."""
+        components = self._components()
+        if components.router is None:
             raise SettingIsWrong("decide needs arms; this engine was built without")
-        request, selection = self._select(parts, request)
-        route = parts.router.route(request, selection, identity)
-        arm = self._arms[route.arm]
-        insertion = Insertion()
-        if arm.uses_examples and selection.examples:
-            insertion = render(request, selection.examples, arm.style)
+        request = yield from self._redacted(request)
+        selection = yield from self._selection(request, tuple(self._arms.values()))
+        route = yield from components.router.route(request, selection, identity)
+        insertion = render(request, selection.for_arm(route.arm), self._arms[route.arm].style)
         self.counters.add(f"decided.{route.arm}")
         return Decision(identity, request, route, selection, insertion, created_at=self._clock())
 
-    def _select(self, parts: local.Parts, request: Request) -> tuple[Request, Selection]:
-        """The request as it may be embedded and stored, and its examples."""
-        deadline = self._deadline()
-        if self._redact:
-            query = parts.guard.call("redact", deadline, redacted, request.query, self._redact)
-            request = replace(request, query=query)
-        if parts.selector is None or not request.examples_allowed:
-            return request, Selection()
-        return request, parts.selector.select(request, deadline)
+    def _select(self, request: Request, identity: str, arm: Arm) -> Steps[Decision]:
+        """The way of a request for which no arm is chosen."""
+        request = yield from self._redacted(request)
+        selection = yield from self._selection(request, (arm,))
+        examples = selection.for_arm(arm.name)
+        insertion = render(request, examples, arm.style)
+        route = Route(arm.name, reason=f"{len(examples)} examples of {selection.considered} candidates")
+        self.counters.add(f"decided.{arm.name}")
+        return Decision(identity, request, route, selection, insertion, created_at=self._clock())
+
+    def _redacted(self, request: Request) -> Steps[Request]:
+        """The request as it may be embedded and stored."""
+        if self._redact is None:
+            return request
+        query = yield Step("redact", partial(redacted, request.query, self._redact))
+        return replace(request, query=query)
+
+    def _selection(self, request: Request, arms: Sequence[Arm]) -> Steps[Selection]:
+        selector = self._components().selector
+        if selector is None or not request.examples_allowed:
+            return Selection()
+        return (yield from selector.select(request, arms))
+
+    def _served(self, request: Request, answer: ExactAnswer | None) -> Hit | None:
+        if answer is None:
+            self.counters.add("lookup.miss")
+            return None
+        self.counters.add("lookup.hit")
+        hit = Hit(uuid4().hex, answer)
+        decision = Decision(hit.decision_id, request, Route("exact", reason="exact hit"), created_at=self._clock())
+        components = self._components()
+        components.writer.submit(components.manager.record_hit, decision, answer.key)
+        return hit
 
     def _fallback(self, request: Request, identity: str, route: Route, error: Exception) -> Decision:
         self._count("fallback", error)
         route = replace(route, reason=f"fallback: {type(error).__name__}: {error}")
         return Decision(identity, request, route, fallback=True, created_at=self._clock())
+
+    # the arm's call -------------------------------------------------------------------------------------------
+
+    def started(self, decision: Decision) -> None:
+        """The decision's arm is being asked. Each call of this is followed by one of `ended`."""
+        self.in_flight.started(decision.arm)
+
+    def ended(self, decision: Decision, outcome: Outcome) -> None:
+        """The decision's arm has answered, failed, or been left by its reader."""
+        self.in_flight.ended(decision.arm)
+        if outcome.error:
+            self.counters.add(f"arm.failed.{outcome.error}")
 
     # once the answer is there ---------------------------------------------------------------------------------
 
@@ -212,34 +268,45 @@ class Engine:
         that the adapter vouches for the writer of an answer that IC-Cache did not route. An answer that the reward
         function could not score is kept as one without a score.
         """
-        parts = self._parts()
+        parts = self._components()
         score = None if outcome.tool_calls or outcome.broken_off else self._scored(decision.request, outcome.answer)
         if parts.manager.keep(decision, outcome, score, trusted=trusted):
             parts.poke()
         if score is not None:
             self.feedback(decision.id, score, rater="reward")
 
-    def observe(self, request: Request, outcome: Outcome, *, admit: bool, known_as: str = "") -> str:
+    def observe(self, request: Request, outcome: Outcome, *, admit: bool, router_decision_id: str = "") -> str:
         """Keep an answer that IC-Cache did not decide on (`BaseCache.update`); returns its decision id.
 
         The exact answer is stored before this returns. Where that takes longer than the deadline, or the last call to
         the store failed, the writer stores it later. The example, which needs an embedding, is always the writer's.
         Never raises.
 
-        `known_as` is the decision that the answer names already, a router's: feedback on it reaches the exact answer.
+        Args:
+            request: What was asked.
+            outcome: What was answered.
+            admit: True if the answer may become an example as far as the adapter knows.
+            router_decision_id: The decision that the answer names already: feedback on it reaches the exact answer.
         """
-        route = Route(outcome.writer or self._reference, reason="observed")
-        decision = Decision(uuid4().hex, request, route, created_at=self._clock())
+        decision = self._observed(request, outcome)
         try:
-            parts = self._parts()
-            self._store_exact(parts, decision, outcome)
-            if known_as and outcome.payload is not None and request.store:
-                parts.writer.submit(parts.manager.link_exact, known_as, decision)
-            if admit:
-                parts.writer.submit(parts.manager.keep, decision, outcome, None, trusted=True)
+            stored = self._components().guard.run(self._deadline(), self._put_exact(decision, outcome))
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._count("observe", error)
-        return decision.id
+            if not self._may_store_later(error):
+                return decision.id
+            stored = False
+        return self._submit_observed(decision, outcome, stored, admit, router_decision_id)
+
+    async def aobserve(self, request: Request, outcome: Outcome, *, admit: bool, router_decision_id: str = "") -> str:
+        """`observe` for event loops."""
+        decision = self._observed(request, outcome)
+        try:
+            stored = await self._components().guard.arun(self._deadline(), self._put_exact(decision, outcome))
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            if not self._may_store_later(error):
+                return decision.id
+            stored = False
+        return self._submit_observed(decision, outcome, stored, admit, router_decision_id)
 
     def feedback(self, decision_id: str, score: float, rater: str = "user") -> bool:
         """Append a judgement in [0, 1] to the log; False if this rater has judged this decision before.
@@ -251,7 +318,7 @@ class Engine:
             SettingIsWrong: The score is not within [0, 1].
         """
         _check_score(score)
-        parts = self._parts()
+        parts = self._components()
         is_new = parts.store.append_feedback(Feedback(decision_id, rater, float(score), self._clock()))
         if score < POOR:
             parts.manager.judged_poor(decision_id)
@@ -265,7 +332,7 @@ class Engine:
 
     def submit_decision(self, decision: Decision) -> None:
         """Store a decision whose answer is not seen, on the writer, so that feedback can reach its examples."""
-        self.submit(lambda: self._parts().manager.keep_decision(decision))
+        self.submit(lambda: self._components().manager.keep_decision(decision))
 
     def submit_feedback(self, decision_id: str, score: float, rater: str = "user") -> None:
         """`feedback`, on the writer, after the records submitted before: never blocks.
@@ -279,7 +346,7 @@ class Engine:
     def submit(self, function: Callable[..., object], *args: object) -> None:
         """Call `function` on the writer, after what was submitted before: never blocks, never raises."""
         try:
-            self._parts().writer.submit(function, *args)
+            self._components().writer.submit(function, *args)
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self._count("submit", error)
 
@@ -301,32 +368,32 @@ class Engine:
         Raises:
             SettingIsWrong: The engine has no embedder, or a text is empty.
         """
-        ids = self._parts().manager.add(pairs, scope=scope, task=task, source=source, writer=writer)
-        self._parts().refresh()
+        ids = self._components().manager.add(pairs, scope=scope, task=task, source=source, writer=writer)
+        self._components().refresh()
         return ids
 
     def delete(self, scope: str, ids: Sequence[str]) -> int:
         """Remove examples and their exact answers; returns how many existed. Durable when it returns."""
-        removed = self._parts().store.delete(scope, ids)
-        self._parts().refresh()
+        removed = self._components().store.delete(scope, ids)
+        self._components().refresh()
         return removed
 
     def clear(self, scope: str | None = None) -> int:
         """Remove every example, exact answer and decision of a scope, or of all; returns how many examples."""
-        removed = self._parts().store.clear(scope)
-        self._parts().refresh()
+        removed = self._components().store.clear(scope)
+        self._components().refresh()
         return removed
 
     def warm(self, scope: str) -> None:
         """Load a scope and the embedder's model now, so that the first request does not fall back."""
-        pool = self._parts().pool
+        pool = self._components().pool
         if pool and self._plan.embedder:
             self._plan.embedder.embed(["warm"])
             pool.warm(scope)
 
     def maintain(self) -> MaintainReport:
         """One round in place: learn from the log, publish, evict, follow the feed, adopt, rebuild."""
-        parts = self._parts()
+        parts = self._components()
         learned = parts.learner.run_until_drained()
         evicted = sum(parts.manager.keep_within_limit(scope) for scope in parts.store.scopes())
         changed = parts.refresh()
@@ -336,7 +403,7 @@ class Engine:
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything submitted so far is stored; False if that takes longer than `timeout` seconds."""
-        return self._parts().writer.flush(timeout)
+        return self._components().writer.flush(timeout)
 
     def close(self) -> None:
         """Drain the writer, stop every loop, release the store."""
@@ -344,7 +411,7 @@ class Engine:
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _parts(self) -> local.Parts:
+    def _components(self) -> local.Parts:
         """This process's parts; built anew in a forked child, where threads and connections are gone."""
         if os.getpid() != self._pid:
             with self._lock:
@@ -353,15 +420,34 @@ class Engine:
                     self._pid = os.getpid()
         return self._local
 
-    def _store_exact(self, parts: local.Parts, decision: Decision, outcome: Outcome) -> None:
-        if not parts.guard.is_failing("store"):
-            try:
-                parts.guard.call("store", self._deadline(), parts.manager.observe_exact, decision, outcome)
-            except (DependencyIsSlow, DependencyIsDown) as error:
-                self._count("observe", error)  # whether it was stored is not known; a second time does no harm
-            else:
-                return
-        parts.writer.submit(parts.manager.observe_exact, decision, outcome)
+    def _observed(self, request: Request, outcome: Outcome) -> Decision:
+        route = Route(outcome.writer or self._reference, reason="observed")
+        return Decision(uuid4().hex, request, route, created_at=self._clock())
+
+    def _put_exact(self, decision: Decision, outcome: Outcome) -> Steps[bool]:
+        """True once the exact answer is stored; False where the store would only make the caller wait."""
+        components = self._components()
+        if components.guard.is_failing("store"):
+            return False
+        yield Step("store", partial(components.manager.observe_exact, decision, outcome))
+        return True
+
+    def _may_store_later(self, error: Exception) -> bool:
+        """True if whether the answer was stored is not known; a second time does no harm."""
+        self._count("observe", error)
+        return isinstance(error, DependencyIsSlow | DependencyIsDown)
+
+    def _submit_observed(
+        self, decision: Decision, outcome: Outcome, stored: bool, admit: bool, router_decision_id: str
+    ) -> str:
+        manager = self._components().manager
+        if not stored:
+            self.submit(manager.observe_exact, decision, outcome)
+        if router_decision_id and outcome.payload is not None and decision.request.store:
+            self.submit(manager.link_exact, router_decision_id, decision)
+        if admit:
+            self.submit(lambda: manager.keep(decision, outcome, None, trusted=True))
+        return decision.id
 
     def _scored(self, request: Request, answer: str) -> float | None:
         """What the reward function says, None if it has no opinion, fails, or says what is no score."""

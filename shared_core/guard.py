@@ -1,19 +1,22 @@
 """Calls to what may hang or fail: bounded threads, one deadline a request, a circuit breaker a dependency.
 
-Python cannot stop a thread that is stuck in a call. So each dependency has a fixed number of places for calls, a call
-that neither has a place nor may wait for one is refused at once instead of queued without bound, and a dependency that
-keeps failing is left alone for a while. Threads are daemons: a stuck one never holds up the end of the program.
+Python cannot stop a thread that is stuck in a call. So each dependency has a bulkhead: a fixed number of slots for
+calls and as many places to wait for one. A call beyond that is refused at once, and a dependency that keeps failing is
+left alone for a while. Threads are daemons: a stuck one never holds up the end of the program.
 
 A request calls one dependency after another, and to hand it to another thread and back costs more than a short call.
 So the way of a request is a generator that yields its calls as `Step`s. One thread takes it from step to step, and
-from the place at one dependency to a place at the next (docs/decisions/0005-one-hand-over.md).
+from the slot at one dependency to a slot at the next (docs/decisions/0005-one-hand-over.md). The same generator serves
+threads (`Guard.run`) and event loops (`Guard.arun`): only how the caller waits for its end differs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any, Final, NamedTuple, ParamSpec, TypeAlias, TypeVar
@@ -36,7 +39,14 @@ class Step(NamedTuple):
 
 
 Steps: TypeAlias = Generator[Step, Any, T]
-"""The way of a request: it yields steps, is sent the result of each, and returns its own. It never blocks itself."""
+"""The way of a request: it yields steps, is sent the result of each, and returns its own. Whatever may block is a step;
+what lies between two steps is plain computation."""
+
+
+def immediately(value: T) -> Steps[T]:
+    """Steps to a value that needs no call: what a local part returns where a remote one would yield a call."""
+    return value
+    yield  # makes this a generator
 
 
 arrival: Final[ContextVar[float | None]] = ContextVar("iccache_arrival", default=None)
@@ -61,7 +71,7 @@ class Deadline:
 class Guard:
     """Takes requests through their steps on bounded threads, under a deadline and a breaker.
 
-    Each dependency has places of its own, and never more threads than places are busy with it. So a stuck embedder
+    Each dependency has slots of its own, and never more threads than slots are busy with it. So a stuck embedder
     does not take the store with it.
 
     Args:
@@ -72,8 +82,8 @@ class Guard:
     def __init__(self, workers: int, clock: Clock) -> None:
         self._workers = workers
         self._clock = clock
-        self._lock = threading.Lock()  # over places, waiting calls and idle threads
-        self._lanes: dict[str, _Lane] = {}
+        self._lock = threading.Lock()  # over slots, waiting calls and idle threads
+        self._bulkheads: dict[str, _Bulkhead] = {}
         self._idle: list[_Worker] = []  # the last one first: its stack is still in the processor's cache
         self._closed = False
 
@@ -89,25 +99,47 @@ class Guard:
 
         Raises:
             DependencyIsDown: The breaker of a step's dependency is open.
-            DependencyIsSlow: No thread or place became free, or a step did not end, before the deadline.
+            DependencyIsSlow: No thread or slot became free, or a step did not end, before the deadline.
             Exception: Whatever a step or `steps` raised. The former counts as a failure of the step's dependency.
         """
-        if not deadline.left():
-            raise DependencyIsSlow("no thread became free before the deadline")
-        try:
-            first = next(steps)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
-        journey = _Journey(steps)
-        self._admit(journey, first, None)
-        if not journey.ended.acquire(timeout=deadline.left()):
-            self._give_up(journey)
-        return journey.outcome()  # type: ignore[no-any-return]
+        ended = threading.Lock()  # held until then
+        ended.acquire()
+        task = _Task(steps, ended.release)
+        if self._start(task, deadline) and not ended.acquire(timeout=deadline.left()):
+            self._give_up(task)
+        return task.outcome()  # type: ignore[no-any-return]
+
+    async def arun(self, deadline: Deadline, steps: Steps[T]) -> T:
+        """`run` for event loops: awaits the end of `steps`, and occupies no thread to wait for it.
+
+        Raises:
+            DependencyIsDown, DependencyIsSlow, Exception: See `run`.
+            CancelledError: The caller was cancelled; the worker leaves the task at its next step.
+        """
+        loop = asyncio.get_running_loop()
+        in_time: asyncio.Future[bool] = loop.create_future()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile, so nobody waits
+                loop.call_soon_threadsafe(_set, in_time, True)
+
+        task = _Task(steps, tell)
+        if self._start(task, deadline):
+            timer = loop.call_later(deadline.left(), _set, in_time, False)
+            try:
+                if not await in_time:
+                    self._give_up(task)
+            except asyncio.CancelledError:
+                task.given_up = True
+                raise
+            finally:
+                timer.cancel()
+        return task.outcome()  # type: ignore[no-any-return]
 
     def is_failing(self, dependency: str) -> bool:
         """True if the last call to it failed or came too late."""
-        lane = self._lanes.get(dependency)
-        return lane is not None and lane.breaker.is_counting
+        bulkhead = self._bulkheads.get(dependency)
+        return bulkhead is not None and bulkhead.breaker.is_counting
 
     def close(self) -> None:
         """Let the threads end when they are free; does not wait for stuck ones."""
@@ -119,40 +151,49 @@ class Guard:
 
     # the caller and the workers -------------------------------------------------------------------------------
 
-    def _admit(self, journey: _Journey, step: Step, worker: _Worker | None) -> bool:
-        """Find a place for the next step; True if `worker`, who leaves its own place for it, is to go on."""
-        lane = self._lane(step.dependency)
-        if not lane.breaker.allows():
-            raise DependencyIsDown(f"{lane.name} keeps failing and is spared for {OPEN_SECONDS:g} s")
-        journey.step, journey.lane = step, lane
+    def _start(self, task: _Task, deadline: Deadline) -> bool:
+        """Hand a task to a worker; False if it needs no call, and so has ended."""
+        if not deadline.left():
+            raise DependencyIsSlow("no thread became free before the deadline")
+        first = task.first_step()
+        if first is not None:
+            self._admit(task, first, None)
+        return first is not None
+
+    def _admit(self, task: _Task, step: Step, worker: _Worker | None) -> bool:
+        """Find a slot for the next step; True if `worker`, who leaves its own slot for it, is to go on."""
+        bulkhead = self._bulkhead(step.dependency)
+        if not bulkhead.breaker.allows():
+            raise DependencyIsDown(f"{bulkhead.name} keeps failing and is spared for {OPEN_SECONDS:g} s")
+        task.step, task.bulkhead = step, bulkhead
         with self._lock:
-            if lane.busy < self._workers:
+            if bulkhead.busy < self._workers:
                 if worker is None:
-                    self._thread().go_on(lane, journey)
+                    self._thread().go_on(bulkhead, task)
                 else:
-                    self._leave(worker.lane)
-                    worker.lane = lane
-                lane.busy += 1
+                    self._leave(worker.bulkhead)
+                    worker.bulkhead = bulkhead
+                bulkhead.busy += 1
                 return worker is not None
-            if len(lane.waiting) < self._workers:
-                lane.waiting.append(journey)
+            if len(bulkhead.waiting) < self._workers:
+                bulkhead.waiting.append(task)
                 return False
-        lane.breaker.failed()
-        raise DependencyIsSlow(f"{lane.name}: all its threads are busy")
+        bulkhead.breaker.failed()
+        raise DependencyIsSlow(f"{bulkhead.name}: all its threads are busy")
 
-    def _lane(self, dependency: str) -> _Lane:
-        lane = self._lanes.get(dependency)
-        if lane is None:
+    def _bulkhead(self, dependency: str) -> _Bulkhead:
+        bulkhead = self._bulkheads.get(dependency)
+        if bulkhead is None:
             with self._lock:
-                lane = self._lanes.setdefault(dependency, _Lane(dependency, self._clock))
-        return lane
+                bulkhead = self._bulkheads.setdefault(dependency, _Bulkhead(dependency, self._clock))
+        return bulkhead
 
-    def _leave(self, lane: _Lane) -> None:
-        """Give a place to the next in line, or free it. Needs the lock."""
-        if lane.waiting:
-            self._thread().go_on(lane, lane.waiting.popleft())
+    def _leave(self, bulkhead: _Bulkhead) -> None:
+        """Give a slot to the next in line, or free it. Needs the lock."""
+        if bulkhead.waiting:
+            self._thread().go_on(bulkhead, bulkhead.waiting.popleft())
         else:
-            lane.busy -= 1
+            bulkhead.busy -= 1
 
     def _thread(self) -> _Worker:
         """A thread that has nothing to do. Needs the lock."""
@@ -162,49 +203,54 @@ class Guard:
         threading.Thread(target=self._work, args=(worker,), name="iccache-guard", daemon=True).start()
         return worker
 
-    def _give_up(self, journey: _Journey) -> None:
-        """The deadline has passed: whoever is at work on this journey is left alone with it."""
-        journey.given_up = True
-        lane = journey.lane
-        if lane is None:
+    def _give_up(self, task: _Task) -> None:
+        """The deadline has passed: whoever is at work on this task is left alone with it."""
+        task.given_up = True
+        bulkhead = task.bulkhead
+        if bulkhead is None:
             raise DependencyIsSlow("the deadline passed between two calls")
-        lane.breaker.failed()
-        raise DependencyIsSlow(f"{lane.name}: it did not answer in time")
+        bulkhead.breaker.failed()
+        raise DependencyIsSlow(f"{bulkhead.name}: it did not answer in time")
 
     def _work(self, worker: _Worker) -> None:
-        """What each thread does: take one journey after the other as far as it can."""
-        while (journey := worker.wait()) is not None:
-            while journey is not None:
-                while self._advance(journey, worker):
+        """What each thread does: take one task after the other as far as it can."""
+        while (task := worker.wait()) is not None:
+            while task is not None:
+                while self._advance(task, worker):
                     pass
-                journey = self._next(worker)
-                worker.tell()  # once its place is free: who asks again at once must not be refused for it
+                task = self._next(worker)
+                worker.tell()  # once its slot is free: who asks again at once must not be refused for it
 
-    def _next(self, worker: _Worker) -> _Journey | None:
-        """The journey that waits for this worker's place; with none, the place is free and the worker idle."""
+    def _next(self, worker: _Worker) -> _Task | None:
+        """The task that waits for this worker's slot; with none, the slot is free and the worker idle."""
         with self._lock:
-            if worker.lane.waiting:
-                return worker.lane.waiting.popleft()
-            worker.lane.busy -= 1
+            if worker.bulkhead.waiting:
+                return worker.bulkhead.waiting.popleft()
+            worker.bulkhead.busy -= 1
             if self._closed:
                 worker.stop()
             else:
                 self._idle.append(worker)
             return None
 
-    def _advance(self, journey: _Journey, worker: _Worker) -> bool:
+    def _advance(self, task: _Task, worker: _Worker) -> bool:
         """Take one step; True if this worker is to take the next one as well."""
-        if journey.given_up:
+        if task.given_up:
             return False
         try:
-            following = journey.take_step()
-            return self._admit(journey, following, worker)
+            following = task.take_step()
+            return self._admit(task, following, worker)
         except StopIteration as end:
-            journey.conclude(end.value, None)
+            task.conclude(end.value, None)
         except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is
-            journey.conclude(None, error)
-        worker.concluded = journey
+            task.conclude(None, error)
+        worker.concluded = task
         return False
+
+
+def _set(future: asyncio.Future[bool], value: bool) -> None:
+    if not future.done():
+        future.set_result(value)
 
 
 def _only(step: Step) -> Steps[Any]:
@@ -246,31 +292,38 @@ class _Breaker:
             self._closed_at = self._clock() + OPEN_SECONDS
 
 
-class _Lane:
-    """The places and the breaker of one dependency."""
+class _Bulkhead:
+    """The slots and the breaker of one dependency."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.name = name
         self.breaker = _Breaker(clock)
-        self.busy = 0  # places taken
-        self.waiting: deque[_Journey] = deque()  # not before every place is taken
+        self.busy = 0  # slots taken
+        self.waiting: deque[_Task] = deque()  # not before every slot is taken
 
 
-class _Journey:
+class _Task:
     """A request on its way through its steps, and how it ended."""
 
-    __slots__ = ("_context", "_error", "_result", "_steps", "ended", "given_up", "lane", "step")
+    __slots__ = ("_context", "_error", "_result", "_steps", "bulkhead", "given_up", "step", "tell")
 
-    def __init__(self, steps: Steps[Any]) -> None:
+    def __init__(self, steps: Steps[Any], tell: Callable[[], None]) -> None:
         self._steps = steps
         self._context = copy_context()
         self._result: object = None
         self._error: BaseException | None = None
         self.step: Step
-        self.lane: _Lane | None = None  # whose answer it waits for; None between two steps
+        self.bulkhead: _Bulkhead | None = None  # whose answer it waits for; None between two steps
         self.given_up = False  # its caller has gone
-        self.ended = threading.Lock()  # held until then
-        self.ended.acquire()
+        self.tell = tell  # wakes its caller
+
+    def first_step(self) -> Step | None:
+        """Where it begins, on its caller's thread; None if it needs no call, and so has ended."""
+        try:
+            return next(self._steps)
+        except StopIteration as end:
+            self._result = end.value
+            return None
 
     def take_step(self) -> Step:
         """Make the call that is next, and go on to the one after it.
@@ -303,43 +356,43 @@ class _Journey:
 
     def _settle(self, error: BaseException | None) -> None:
         """Tell the dependency's breaker how the call went, unless the caller who gave up has done so."""
-        lane, self.lane = self.lane, None
-        if lane is None or self.given_up:
+        bulkhead, self.bulkhead = self.bulkhead, None
+        if bulkhead is None or self.given_up:
             return
         if error is None:
-            lane.breaker.succeeded()
+            bulkhead.breaker.succeeded()
         elif isinstance(error, Exception):
-            lane.breaker.failed()
+            bulkhead.breaker.failed()
 
 
 class _Worker:
-    """A thread, the place that it holds, and what it is woken for."""
+    """A thread, the slot that it holds, and what it is woken for."""
 
-    __slots__ = ("_journey", "_woken", "concluded", "lane")
+    __slots__ = ("_task", "_woken", "bulkhead", "concluded")
 
     def __init__(self) -> None:
         self._woken = threading.Lock()  # held while there is nothing to do
         self._woken.acquire()
-        self._journey: _Journey | None = None
-        self.concluded: _Journey | None = None  # whose caller is to be told
-        self.lane: _Lane
+        self._task: _Task | None = None
+        self.concluded: _Task | None = None  # whose caller is to be told
+        self.bulkhead: _Bulkhead
 
-    def wait(self) -> _Journey | None:
+    def wait(self) -> _Task | None:
         """What to do next; None to end."""
         self._woken.acquire()
-        journey, self._journey = self._journey, None
-        return journey
+        task, self._task = self._task, None
+        return task
 
-    def go_on(self, lane: _Lane, journey: _Journey) -> None:
-        """Wake it to take a journey on from a place in `lane`."""
-        self.lane, self._journey = lane, journey
+    def go_on(self, bulkhead: _Bulkhead, task: _Task) -> None:
+        """Wake it to take a task on from a slot in `bulkhead`."""
+        self.bulkhead, self._task = bulkhead, task
         self._woken.release()
 
     def tell(self) -> None:
-        """Let the caller go on whose journey ended here."""
+        """Let the caller go on whose task ended here."""
         concluded, self.concluded = self.concluded, None
         if concluded is not None:
-            concluded.ended.release()
+            concluded.tell()
 
     def stop(self) -> None:
         """Wake it to end."""

@@ -83,7 +83,7 @@ class Parts:
         if self.store.scopes():  # an empty pool is claimed by its first example, once the embedder has proved itself
             claim_embedder(self.store, plan.embedder)
         pool = Replica(self.store, plan.settings, counters)
-        return pool, LocalSelector(plan.embedder, pool, self.guard, plan.settings, counters)
+        return pool, LocalSelector(plan.embedder, pool, plan.settings, counters)
 
     def _start_loops(self, counters: Counters) -> tuple[Periodic, ...]:
         settings = self._plan.settings

@@ -193,19 +193,23 @@ class ScoredExample:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The examples chosen for one request, the most useful first, and how they were chosen.
+    """The examples chosen for one request, and how they were chosen.
 
     Attributes:
-        examples: At most `max_examples`, within the token budget.
+        by_arm: For each arm that is shown examples at most `max_examples`, the most useful first, within its budget.
         considered: How many candidates stage 1 returned.
         threshold: The similarity that a candidate needed.
         vector: The request's unit embedding of shape (dimension,), or None if it was not embedded.
     """
 
-    examples: tuple[ScoredExample, ...] = ()
+    by_arm: Mapping[str, tuple[ScoredExample, ...]] = field(default_factory=dict)
     considered: int = 0
     threshold: float = -1.0
     vector: Vector | None = field(default=None, compare=False, repr=False)
+
+    def for_arm(self, arm: str) -> tuple[ScoredExample, ...]:
+        """The examples for one arm; empty for an arm that is shown none."""
+        return self.by_arm.get(arm, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +221,14 @@ class Arm:
         cost: Relative cost of one request, 1.0 for the reference arm by convention; at least 0.
         uses_examples: Whether it is shown examples. The paper's large model answers without.
         style: How examples are rendered for it.
+        example_tokens: Estimated tokens of all its examples together; None for the engine's own setting.
     """
 
     name: str
     cost: float
     uses_examples: bool = True
     style: Style = "chat"
+    example_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +304,7 @@ class Decision:
     def given(self) -> tuple[ScoredExample, ...]:
         """The examples that the chosen arm is shown; empty where it is shown none."""
         shown = self.insertion.turns or self.insertion.rewrite is not None
-        return self.selection.examples if shown else ()
+        return self.selection.for_arm(self.arm) if shown else ()
 
     def provenance(self) -> dict[str, object]:
         """What the user sees as ``response_metadata["iccache"]``: plain JSON values, no texts."""
@@ -341,6 +347,9 @@ class Outcome:
         payload: The adapter's JSON of the whole response for the exact tier; None keeps it out of that tier.
         prompt_tokens: As the model counted them; 0 if it did not say.
         completion_tokens: As the model counted them; 0 if it did not say.
+        seconds: From asking the arm to the end of its answer; 0 if nobody measured it.
+        first_token: Seconds from asking to the first piece that said something; None where nothing was streamed.
+        error: Type of the exception with which the call failed; empty if it did not.
     """
 
     answer: str
@@ -351,6 +360,9 @@ class Outcome:
     payload: bytes | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    seconds: float = 0.0
+    first_token: float | None = None
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,7 @@ class Demo:
         """
         messages = convert_to_messages(self.workload.messages(request))
         asked = build_request(normalised(messages), context=Context(task=TASK))
-        examples = self.model.engine.decide(asked).selection.examples
+        examples = self.model.engine.decide(asked).selection.for_arm("small")
         shown = insert(messages, render(asked, examples, "chat"))
         return Attempt(self._ask_small(messages).text, self._ask_small(shown).text, examples)
 

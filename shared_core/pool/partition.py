@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_core.pool import Candidates
+from shared_core.pool import LEARNED, Candidates
 from shared_core.pool.graph import Positions
 from shared_core.pool.index import VectorIndex
 from shared_core.store.protocol import Row
-from shared_core.values import Statistics, Vector
+from shared_core.values import Entry, Statistics, Vector
 
 PAIRS: Final = (
     4096  # random pairs behind the quantiles: a quantile is then right to within about one percent of the ranks
@@ -25,18 +25,18 @@ DRIFT: Final = 0.2  # share by which a partition grows or shrinks before its pai
 class _Table:
     """An index, and what belongs to each of its positions. Columns grow before the index, so readers never overrun."""
 
-    def __init__(self, index: VectorIndex, ids: list[str], learned: NDArray[np.float32]) -> None:
+    def __init__(self, index: VectorIndex, ids: list[str], learned: NDArray[np.void]) -> None:
         self.index = index
         self.ids = ids
-        self.learned = learned  # quality and helpfulness, shape (2, at least len(ids))
+        self.learned = learned  # of dtype `LEARNED` and shape (at least len(ids),)
 
     def append(self, rows: Sequence[Row]) -> None:
         count = len(self.ids) + len(rows)
-        if count > self.learned.shape[1]:
-            grown = np.empty((2, max(count, self.learned.shape[1] * 3 // 2)), np.float32)
-            grown[:, : len(self.ids)] = self.learned[:, : len(self.ids)]
+        if count > len(self.learned):
+            grown = np.empty(max(count, len(self.learned) * 3 // 2), LEARNED)
+            grown[: len(self.ids)] = self.learned[: len(self.ids)]
             self.learned = grown
-        self.learned[:, len(self.ids) : count] = np.array([_columns(row.entry.statistics) for row in rows]).T
+        self.learned[len(self.ids) : count] = np.array([_columns(row.entry) for row in rows], LEARNED)
         self.ids.extend(row.entry.id for row in rows)
         self.index.add(np.stack([row.vector for row in rows]))
 
@@ -52,7 +52,7 @@ class Partition:
     def __init__(self, dimension: int, seed: int) -> None:
         self._seed = seed
         self._lock = threading.Lock()
-        self._table = _Table(VectorIndex(dimension), [], np.empty((2, 0), np.float32))
+        self._table = _Table(VectorIndex(dimension), [], np.empty(0, LEARNED))
         self._positions: dict[str, int] = {}
         self._cosines: NDArray[np.float32] = np.empty(0, np.float32)
         self._sampled_at = 0
@@ -77,7 +77,9 @@ class Partition:
         """Take over new statistics of examples that are here."""
         with self._lock:
             for example, statistics in learned.items():
-                self._table.learned[:, self._positions[example]] = _columns(statistics)
+                position = self._positions[example]
+                known = self._table.learned[position]
+                self._table.learned[position] = (*_learned(statistics), known["size"], known["created_at"])
 
     def remove(self, ids: Collection[str]) -> None:
         """Remove those of these examples that are here; no later search finds them."""
@@ -89,8 +91,7 @@ class Partition:
         table = self._table
         found = table.index.search(vector, k)
         ids = tuple([table.ids[position] for position in found.positions.tolist()])
-        quality, helpfulness = table.learned
-        return Candidates(ids, found.similarity, found.vectors, quality[found.positions], helpfulness[found.positions])
+        return Candidates(ids, found.similarity, found.vectors, table.learned[found.positions])
 
     def quantile(self, q: float) -> float:
         """The `q` quantile of the sampled cosines; -1.0 for q = 0, and if fewer than two examples were there."""
@@ -123,7 +124,7 @@ class Partition:
             origin = index.replay(old.index, origin)
             ids = [old.ids[position] for position in origin.tolist()]
             self._positions = {ids[position]: position for position in index.positions().tolist()}
-            self._table = _Table(index, ids, old.learned[:, origin])
+            self._table = _Table(index, ids, old.learned[origin])
         return True
 
     def _remove(self, ids: Collection[str]) -> None:
@@ -133,8 +134,22 @@ class Partition:
                 self._table.index.remove(position)
 
 
-def _columns(statistics: Statistics) -> tuple[float, float]:
-    return statistics.quality.value, statistics.helpfulness.value
+def _columns(entry: Entry) -> tuple[float, ...]:
+    """One row of dtype `LEARNED`."""
+    return (*_learned(entry.statistics), entry.size, entry.created_at)
+
+
+def _learned(statistics: Statistics) -> tuple[float, ...]:
+    return (
+        statistics.quality.value,
+        statistics.quality.count,
+        statistics.helpfulness.value,
+        statistics.helpfulness.count,
+        statistics.offload_value,
+        statistics.offload_at,
+        statistics.replay_gain,
+        statistics.replay_count,
+    )
 
 
 def _pairs(count: int, seed: int) -> tuple[Positions, Positions]:

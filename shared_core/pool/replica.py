@@ -16,8 +16,8 @@ import numpy as np
 
 from shared_core.background import give_way
 from shared_core.errors import FeedWasTrimmed, ScopeIsCold
-from shared_core.guard import Step, Steps
-from shared_core.pool import Candidates
+from shared_core.guard import Step, Steps, immediately
+from shared_core.pool import LEARNED, Candidates
 from shared_core.pool.graph import import_faiss
 from shared_core.pool.memory import return_memory
 from shared_core.pool.scope import LoadedScope
@@ -63,25 +63,15 @@ class Replica:
 
     # on the request path --------------------------------------------------------------------------------------
 
-    def candidates(self, scope: str, task: str, vector: Vector, k: int) -> Candidates:
-        """See `Pool.candidates`."""
-        loaded = self._scopes.get(scope)
-        if loaded is None:
-            if self._closed:
-                raise ScopeIsCold("the engine is closed, so it shows no examples any more")
-            self._want(scope)
-            raise ScopeIsCold(f"the examples of scope {scope!r} are being loaded")
-        partition = loaded.partitions.get(task)
-        if partition is None:
-            none = np.empty(0, np.float32)
-            return Candidates((), none, np.empty((0, len(vector)), np.float32), none, none)
-        return partition.nearest(vector, k)
+    def candidates(self, scope: str, task: str, vector: Vector, k: int) -> Steps[Candidates]:
+        """See `Pool.candidates`. Searched in memory, without a step."""
+        return immediately(self._nearest(scope, task, vector, k))
 
-    def similarity_quantile(self, scope: str, task: str, q: float) -> float:
-        """See `Pool.similarity_quantile`."""
+    def similarity_quantile(self, scope: str, task: str, q: float) -> Steps[float]:
+        """See `Pool.similarity_quantile`. Without a step."""
         loaded = self._scopes.get(scope)
         partition = loaded.partitions.get(task) if loaded else None
-        return partition.quantile(q) if partition else -1.0
+        return immediately(partition.quantile(q) if partition else -1.0)
 
     def texts(self, scope: str, ids: Sequence[str]) -> Steps[Mapping[str, Texts]]:
         """See `Pool.texts`."""
@@ -134,6 +124,19 @@ class Replica:
             self._texts.clear()
 
     # private --------------------------------------------------------------------------------------------------
+
+    def _nearest(self, scope: str, task: str, vector: Vector, k: int) -> Candidates:
+        loaded = self._scopes.get(scope)
+        if loaded is None:
+            if self._closed:
+                raise ScopeIsCold("the engine is closed, so it shows no examples any more")
+            self._want(scope)
+            raise ScopeIsCold(f"the examples of scope {scope!r} are being loaded")
+        partition = loaded.partitions.get(task)
+        if partition is None:
+            none = np.empty(0, np.float32)
+            return Candidates((), none, np.empty((0, len(vector)), np.float32), np.empty(0, LEARNED))
+        return partition.nearest(vector, k)
 
     def _want(self, scope: str) -> None:
         with self._wanted_lock:

@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 
 from shared_core.router.bandit import Array
-from shared_core.values import Arm, Request, Selection
+from shared_core.values import Arm, Request, ScoredExample, Selection
 
 FEATURES: Final = "summary-projection-1"  # names what the numbers mean: change it with any change to them
 PROJECTED: Final = 8
@@ -38,24 +38,28 @@ _PROJECTION_SEED: Final = 20_251_013
 
 
 def contexts(request: Request, selection: Selection, arms: Sequence[Arm]) -> tuple[Array, ...]:
-    """The context vector of each of `arms` for this request, (DIMENSION,); alike arms share one."""
+    """The context vector of each of `arms` for this request and the examples it would be shown, (DIMENSION,)."""
     plain = np.zeros(DIMENSION)
     plain[0] = 1.0
     plain[7] = min(1.0, math.log1p(_length(request)) / math.log1p(LONG))
     if selection.vector is not None:
         plain[8:] = _projection(len(selection.vector)) @ selection.vector
     plain *= SCALE
-    if not selection.examples:
-        return (plain,) * len(arms)
+    return tuple(_with_summary(plain, selection.for_arm(arm.name)) for arm in arms)
+
+
+def _with_summary(plain: Array, examples: Sequence[ScoredExample]) -> Array:
+    if not examples:
+        return plain
     shown = plain.copy()
-    shown[1:7] = [SCALE * value for value in _summary(selection)]
-    return tuple(shown if arm.uses_examples else plain for arm in arms)
+    shown[1:7] = [SCALE * value for value in _summary(examples)]
+    return shown
 
 
-def _summary(selection: Selection) -> tuple[float, ...]:
-    n = len(selection.examples)
-    similarities = [max(0.0, e.similarity) for e in selection.examples]
-    utilities = [e.utility for e in selection.examples]
+def _summary(examples: Sequence[ScoredExample]) -> tuple[float, ...]:
+    n = len(examples)
+    similarities = [max(0.0, e.similarity) for e in examples]
+    utilities = [e.utility for e in examples]
     mean = sum(utilities) / n
     deviation = math.sqrt(sum((u - mean) ** 2 for u in utilities) / n)
     return min(1.0, n / FULL), max(similarities), sum(similarities) / n, max(utilities), mean, 2 * deviation

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from shared_core.errors import SettingIsWrong
+from shared_core.guard import Steps, immediately
 from shared_core.router import state
 from shared_core.router.bandit import (
     Array,
@@ -106,12 +107,11 @@ class LinearRouter:
             self._counters.add("router.state_ignored", ignored)
         self._snapshot = self._believe(posteriors, checkpoint.version)
 
-    def route(self, request: Request, selection: Selection, decision_id: str) -> Route:
-        """The arm that answers. Equal state, seed and decision id give the equal route, in any thread order.
+    def route(self, request: Request, selection: Selection, decision_id: str) -> Steps[Route]:
+        """See `Router.route`. Computed here, without a step."""
+        return immediately(self._route(request, selection, decision_id))
 
-        Raises:
-            ValueError: The selection holds a value that is not finite.
-        """
+    def _route(self, request: Request, selection: Selection, decision_id: str) -> Route:
         snapshot = self._snapshot
         rng = _generator(self._settings.seed, decision_id)
         turn = rng.random()
@@ -157,7 +157,8 @@ class LinearRouter:
         if not snapshot.rated and not self._can_learn:
             self._warn()
             return self._unexplored
-        return snapshot.shares if selection.examples else self._unexplored
+        shown = (selection.for_arm(arm.name) for arm in self._arms)
+        return tuple(share if examples else 0.0 for share, examples in zip(snapshot.shares, shown, strict=True))
 
     def _propensity(self, standing: _Standing, chosen: int) -> float:
         share = standing.shares[chosen]

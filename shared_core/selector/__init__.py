@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from shared_core.guard import Deadline
-from shared_core.values import Request, Selection
+import numpy as np
+from numpy.typing import NDArray
+
+from shared_core.guard import Steps
+from shared_core.pool import Candidates
+from shared_core.values import Arm, Request, Selection, Texts
 
 
 class Selector(Protocol):
     """Chooses examples for a request."""
 
-    def select(self, request: Request, deadline: Deadline) -> Selection:
-        """At most `max_examples` examples of the request's own scope and task, the most useful first.
+    def select(self, request: Request, arms: Sequence[Arm]) -> Steps[Selection]:
+        """For each of `arms` at most `max_examples` examples within its budget, the most useful first.
+
+        All are of the request's own scope and task. An arm that uses no examples gets none.
 
         Raises:
-            ScopeIsCold, DependencyIsSlow, DependencyIsDown: Nothing could be chosen in time; the caller falls back.
+            ScopeIsCold: The examples of this scope are still being loaded.
+            Exception: Whatever the embedder or the store raised.
+        """
+
+
+class Utility(Protocol):
+    """Stage 2: how much each candidate would help each arm."""
+
+    @property
+    def needs_texts(self) -> bool:
+        """True if `score` reads the candidates' texts. They are then read before the choice is made."""
+
+    def score(
+        self, request: Request, found: Candidates, texts: Mapping[str, Texts], arms: Sequence[Arm]
+    ) -> NDArray[np.float32]:
+        """Utilities in [0, 1], of shape (arms, candidates).
+
+        Args:
+            request: What is asked.
+            found: The k candidates of stage 1.
+            texts: Their texts by id if `needs_texts`, without those deleted meanwhile; else empty.
+            arms: The arms that are shown examples.
         """

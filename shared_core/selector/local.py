@@ -2,71 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
-from shared_core.guard import Deadline, Guard, Step, Steps
+import numpy as np
+from numpy.typing import NDArray
+
+from shared_core.guard import Step, Steps
 from shared_core.inference import Embedder
 from shared_core.pool import Candidates, Pool
 from shared_core.prompt import within_budget
+from shared_core.selector import Utility
 from shared_core.selector.combination import by_utility, without_duplicates
-from shared_core.selector.relevance import utility
+from shared_core.selector.utility import SimilarityUtility
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
-from shared_core.values import Request, ScoredExample, Selection
+from shared_core.values import Arm, Request, ScoredExample, Selection, Texts
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A candidate worth showing to an arm."""
+
+    id: str
+    similarity: float
+    utility: float
 
 
 class LocalSelector:
-    """Chooses examples by similarity and quality above a quantile threshold; see `Selector`."""
+    """Chooses examples above a quantile of similarity by their utility for each arm; see `Selector`.
 
-    def __init__(self, embedder: Embedder, pool: Pool, guard: Guard, settings: Settings, counters: Counters) -> None:
+    Args:
+        embedder: Turns the query into a unit vector.
+        pool: Finds candidates (stage 1), and has their texts.
+        settings: The limits of what is shown, and the quantile.
+        counters: Gets ``bypass.empty_query``.
+        utility: Stage 2.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        pool: Pool,
+        settings: Settings,
+        counters: Counters,
+        utility: Utility | None = None,
+    ) -> None:
         self._embedder = embedder
         self._pool = pool
-        self._guard = guard
         self._settings = settings
         self._counters = counters
+        self._utility: Utility = utility or SimilarityUtility()
 
-    def select(self, request: Request, deadline: Deadline) -> Selection:
-        """At most `max_examples` examples of the request's own scope and task, the most useful first.
-
-        An empty query is not embedded, and gets an empty selection.
-
-        Raises:
-            ScopeIsCold, DependencyIsSlow, DependencyIsDown: Nothing could be chosen in time; the caller falls back.
-            Exception: Whatever the embedder raised.
-        """
+    def select(self, request: Request, arms: Sequence[Arm]) -> Steps[Selection]:
+        """See `Selector.select`. An empty query is not embedded, and gets an empty selection."""
         if not request.query.strip():
             self._counters.add("bypass.empty_query")
             return Selection()
-        return self._guard.run(deadline, self._steps(request))
-
-    def _steps(self, request: Request) -> Steps[Selection]:
         vector = (yield Step("embedder", partial(self._embedder.embed, [request.query])))[0]
-        if self._settings.max_examples == 0:
+        shown = [arm for arm in arms if arm.uses_examples]
+        if not shown or self._settings.max_examples == 0:
             return Selection(vector=vector)
-        found = self._pool.candidates(request.scope, request.task, vector, self._settings.candidates)
-        threshold = self._pool.similarity_quantile(request.scope, request.task, self._settings.relevance_quantile)
-        chosen = self._chosen(found, threshold)
-        ids = [example for example, _, _ in chosen]
-        texts = (yield from self._pool.texts(request.scope, ids)) if ids else {}
-        scored = [  # those deleted meanwhile are left out
-            ScoredExample(example, similarity, useful, texts[example].query, texts[example].answer)
-            for example, similarity, useful in chosen
-            if example in texts
-        ]
+        scope, task = request.scope, request.task
+        found = yield from self._pool.candidates(scope, task, vector, self._settings.candidates)
+        threshold = yield from self._pool.similarity_quantile(scope, task, self._settings.relevance_quantile)
+        texts = (yield from self._pool.texts(scope, found.ids)) if self._utility.needs_texts and found.ids else {}
+        utilities = self._utility.score(request, found, texts, shown)
+        chosen = {arm.name: self._chosen(found, row, threshold) for arm, row in zip(shown, utilities, strict=True)}
+        wanted = {choice.id for choices in chosen.values() for choice in choices} - texts.keys()
+        if wanted:
+            texts = {**texts, **(yield from self._pool.texts(scope, [i for i in found.ids if i in wanted]))}
         return Selection(
-            examples=within_budget(scored, self._settings.example_tokens),
+            by_arm={arm.name: self._within_budget(arm, chosen[arm.name], texts) for arm in shown},
             considered=len(found.ids),
             threshold=threshold,
             vector=vector,
         )
 
-    def _chosen(self, found: Candidates, threshold: float) -> list[tuple[str, float, float]]:
-        """Id, similarity and utility of the candidates worth showing, the most useful first."""
-        scores = utility(found.similarity, found.quality)
-        worth = ((found.similarity >= threshold) & (found.quality > 0)).tolist()
-        order = [i for i in by_utility(scores, found.similarity, found.ids) if worth[i]]
+    def _chosen(self, found: Candidates, utility: NDArray[np.float32], threshold: float) -> list[_Choice]:
+        """The candidates worth showing, the most useful first."""
+        worth = ((found.similarity >= threshold) & (found.statistics["quality"] > 0)).tolist()
+        order = [i for i in by_utility(utility, found.similarity, found.ids) if worth[i]]
         chosen = without_duplicates(
             found.vectors, order, self._settings.duplicate_similarity, self._settings.max_examples
         )
-        similarity, useful = found.similarity.tolist(), scores.tolist()
-        return [(found.ids[i], max(-1.0, min(1.0, similarity[i])), useful[i]) for i in chosen]
+        similarities, utilities = found.similarity.tolist(), utility.tolist()
+        return [_Choice(found.ids[i], max(-1.0, min(1.0, similarities[i])), utilities[i]) for i in chosen]
+
+    def _within_budget(
+        self, arm: Arm, chosen: Sequence[_Choice], texts: Mapping[str, Texts]
+    ) -> tuple[ScoredExample, ...]:
+        """Those that fit into the arm's budget; those deleted meanwhile are left out."""
+        scored = [
+            ScoredExample(choice.id, choice.similarity, choice.utility, texts[choice.id].query, texts[choice.id].answer)
+            for choice in chosen
+            if choice.id in texts
+        ]
+        budget = self._settings.example_tokens if arm.example_tokens is None else arm.example_tokens
+        return within_budget(scored, budget)

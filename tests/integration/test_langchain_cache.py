@@ -607,7 +607,7 @@ class Pool:
         """Ids of the examples, that of the eggs last."""
         engine = self.cache.engine
         decisions = [engine.decide(build_request(normalised([HumanMessage(q)]), context=Context())) for q in TOPICS]
-        return [decision.selection.examples[0].id for decision in reversed(decisions)]
+        return [decision.given[0].id for decision in reversed(decisions)]
 
     def settle(self):
         assert self.cache.engine.flush()
@@ -710,7 +710,7 @@ class TestExamples:
         )
         router.engine.warm("default")
         decision = router.engine.decide(build_request(normalised([messages[0], HumanMessage(NEAR)]), context=Context()))
-        assert [e.query for e in decision.selection.examples] == ["boil two eggs in hot water"]
+        assert [e.query for e in decision.given] == ["boil two eggs in hot water"]
         router.engine.close()
 
 

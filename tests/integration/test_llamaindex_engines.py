@@ -392,14 +392,14 @@ class TestWorkflow:
 
 def held(examples, scope="default") -> dict[str, str]:
     """The pool's examples: query → answer."""
-    store = examples.engine._parts().store
+    store = examples.engine._components().store
     return {t.query: t.answer for t in store.texts(scope, store.oldest(scope, 100)).values()}
 
 
 def statistics(examples, query, scope="default"):
     from shared_core.manager.admission import example_id
 
-    (row,) = examples.engine._parts().store.rows(scope, [example_id(scope, TASK, query)])
+    (row,) = examples.engine._components().store.rows(scope, [example_id(scope, TASK, query)])
     return row.entry.statistics
 
 

@@ -83,7 +83,7 @@ def test_an_unreadable_checkpoint_is_told_once_and_neither_forgotten_nor_overwri
     with sqlite3.connect(path) as database:  # as a newer release might write it
         database.execute("UPDATE checkpoint SET version = 99, head = x'7b7d'")
     for _ in range(3):
-        llm.engine._parts().refresh()
+        llm.engine._components().refresh()
     assert routed_by(llm) == learned  # what this process had learned
     llm.invoke("alpha")
     llm.flush(5)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.pool_world import example, nearest, units, world
+from tests.steps import result
 
 VECTORS = units(40, 8, seed=21)
 PLACES = [(scope, task) for scope in ("s", "s2") for task in ("t", "")]
@@ -45,11 +46,11 @@ def test_every_place_holds_exactly_its_own(steps, query):
         for scope, task in PLACES:
             w.replica.warm(scope)
             own = {i: v for (s, i), (t, v) in known.items() if (s, t) == (scope, task)}
-            found = w.replica.candidates(scope, task, VECTORS[query], 6)
+            found = result(w.replica.candidates(scope, task, VECTORS[query], 6))
             wanted = nearest({i: VECTORS[v] for i, v in own.items()}, VECTORS[query], 6)
             assert set(found.ids) <= set(own)
             assert found.similarity == pytest.approx([s for _, s in wanted], abs=1e-5)
-            assert found.quality == pytest.approx([own[i] / 40 for i in found.ids])
+            assert found.statistics["quality"] == pytest.approx([own[i] / 40 for i in found.ids])
             assert all(np.array_equal(v, VECTORS[own[i]]) for i, v in zip(found.ids, found.vectors))
         for scope in ("s", "s2"):
             assert w.replica.size(scope) == sum(s == scope for s, _ in known)

@@ -11,10 +11,10 @@ from shared_core.guard import Deadline, Guard
 from shared_core.prompt import example_tokens
 from shared_core.selector.combination import ROUNDING, SAME, by_utility, without_duplicates
 from shared_core.selector.local import LocalSelector
-from shared_core.selector.relevance import utility
+from shared_core.selector.utility import utility
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
-from shared_core.values import Message, Request
+from shared_core.values import Arm, Message, Request
 from tests.unit.selector_world import FixedEmbedder, Kept, ListPool, unit
 
 numbers = st.tuples(*[st.integers(-3, 3)] * 4).filter(any)
@@ -54,10 +54,10 @@ def test_a_selection_keeps_its_promises(guard, rows, here, threshold, most, budg
 
     def select(order):
         pool = ListPool(order, threshold=threshold)
-        selector = LocalSelector(FixedEmbedder(unit(*here)), pool, guard, knobs, Counters())
-        return selector.select(request, Deadline(60, time.monotonic))
+        selector = LocalSelector(FixedEmbedder(unit(*here)), pool, knobs, Counters())
+        return guard.run(Deadline(60, time.monotonic), selector.select(request, [Arm("small", 0.1)]))
 
-    chosen = select(rows).examples
+    chosen = select(rows).for_arm("small")
     known = {row.id: row for row in rows}
     assert len({e.id for e in chosen}) == len(chosen) <= most
     assert sum(map(example_tokens, chosen)) <= budget
@@ -72,7 +72,7 @@ def test_a_selection_keeps_its_promises(guard, rows, here, threshold, most, budg
         for second in chosen[a + 1 :]:
             assert known[first.id].vector @ known[second.id].vector < alike
     if len(rows) <= knobs.candidates:  # else which of equally similar ones are candidates is the pool's choice
-        assert select(data.draw(st.permutations(rows))).examples == chosen
+        assert select(data.draw(st.permutations(rows))).for_arm("small") == chosen
 
 
 @given(fractions, fractions, fractions, fractions)

@@ -14,6 +14,7 @@ from shared_core.store import open_store
 from shared_core.store.protocol import Row
 from shared_core.telemetry import Counters
 from shared_core.values import Average, Entry, Example, Statistics, Texts
+from tests.steps import result
 
 
 def units(count: int, dimension: int = 16, seed: int = 0, clusters: int = 0) -> np.ndarray:
@@ -100,7 +101,7 @@ class World:
         return self.guard.run(soon(seconds), self.replica.texts("s", ids))
 
     def ids(self, query: np.ndarray, scope: str = "s", task: str = "t", k: int = 16) -> list[str]:
-        return list(self.replica.candidates(scope, task, query, k).ids)
+        return list(result(self.replica.candidates(scope, task, query, k)).ids)
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from functools import partial
 import numpy as np
 
 from shared_core.errors import ScopeIsCold
-from shared_core.guard import Step
-from shared_core.pool import Candidates
+from shared_core.guard import Step, immediately
+from shared_core.pool import LEARNED, Candidates
 from shared_core.values import Texts
 
 
@@ -43,17 +43,19 @@ class ListPool:
             raise ScopeIsCold(scope)
         own = [e for e in self.kept if (e.scope, e.task) == (scope, task)]
         own = sorted(own, key=lambda e: -float(e.vector @ vector))[:k]
-        return Candidates(
+        statistics = np.zeros(len(own), LEARNED)
+        statistics["quality"] = [e.quality for e in own]
+        found = Candidates(
             ids=tuple(e.id for e in own),
             similarity=np.array([e.vector @ vector for e in own], dtype=np.float32),
             vectors=np.array([e.vector for e in own], dtype=np.float32).reshape(len(own), len(vector)),
-            quality=np.array([e.quality for e in own], dtype=np.float32),
-            helpfulness=np.full(len(own), 0.5, dtype=np.float32),
+            statistics=statistics,
         )
+        return immediately(found)
 
     def similarity_quantile(self, scope, task, q):
         self.asked_quantiles.append(q)
-        return self.threshold
+        return immediately(self.threshold)
 
     def texts(self, scope, ids):
         self.text_calls.append(list(ids))

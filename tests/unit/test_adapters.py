@@ -113,9 +113,9 @@ class TestSelect:
         decision = engine.select(ask("heat the bathroom"), "d1", arm="qwen")
         engine.record(decision, Outcome("climate bathroom", writer="qwen"))
         engine.maintain()
-        (row,) = engine._parts().store.rows("default", [decision.given[0].id])
+        (row,) = engine._components().store.rows("default", [decision.given[0].id])
         assert row.entry.statistics.helpfulness.value == 1.0
-        assert not [name for name in engine._parts().store.checkpoint().arrays if "qwen" in name]
+        assert not [name for name in engine._components().store.checkpoint().arrays if "qwen" in name]
 
     def test_it_fails_open(self, engine):
         class Broken:

@@ -78,7 +78,7 @@ def test_an_answer_of_the_reference_becomes_an_example_of_the_next_request(build
     engine = build()
     answered_by_large(engine, "heat the kitchen", "climate kitchen")
     decision = engine.decide(ask("heat the bathroom"), "next")
-    assert [e.answer for e in decision.selection.examples] == ["climate kitchen"]
+    assert [e.answer for e in decision.given] == ["climate kitchen"]
     assert decision.arm == "small"  # explore=1.0 sends every request with examples to the unknown arm
     assert [m.text for m in decision.insertion.turns] == ["heat the kitchen", "climate kitchen"]
     assert decision.provenance()["examples"][0]["similarity"] > 0.5
@@ -95,7 +95,7 @@ def test_another_arms_answer_is_admitted_only_once_it_is_trusted(build):
     assert decision.arm == "small"
     engine.record(decision, Outcome("climate bathroom", writer="tiny"))
     engine.maintain()
-    known = lambda: {e.query for e in engine.decide(ask("heat the bathroom now"), "c").selection.examples}
+    known = lambda: {e.query for e in engine.decide(ask("heat the bathroom now"), "c").selection.for_arm("small")}
     assert known() == {"heat the kitchen"}
     assert engine.counters["refused.untrusted"] == 1
     engine.feedback(decision.id, 0.9)
@@ -135,7 +135,7 @@ def test_a_rewarded_answer_of_another_arm_is_admitted_at_once(build):
         assert decision.arm == "small"
         engine.record(decision, Outcome(answer))
     engine.maintain()
-    found = {e.query for e in engine.decide(ask("alpha"), "d").selection.examples}
+    found = {e.query for e in engine.decide(ask("alpha"), "d").selection.for_arm("small")}
     assert found == {"alpha beta", "alpha gamma"}
 
 
@@ -158,7 +158,7 @@ def test_what_may_not_be_an_example_is_refused_by_name(build, request_, outcome,
     engine.record(engine.decide(request_, "d"), outcome)
     engine.maintain()
     assert engine.counters[counter] == 1
-    assert engine.decide(ask("a b c"), "e").selection.examples == ()
+    assert engine.decide(ask("a b c"), "e").selection.for_arm("small") == ()
 
 
 def test_a_cut_answer_is_scored_and_not_kept(build):
@@ -175,7 +175,7 @@ def test_the_same_query_is_kept_once_and_a_poor_answer_is_replaced(build):
     decision = engine.decide(ask("heat the kitchen"), "again")
     engine.record(decision, Outcome("right", writer="big"))
     engine.maintain()
-    (example,) = engine.decide(ask("heat the kitchen"), "c").selection.examples
+    (example,) = engine.decide(ask("heat the kitchen"), "c").selection.for_arm("small")
     assert example.answer == "right"
     engine.record(engine.decide(ask("heat the kitchen"), "e"), Outcome("other"))
     assert engine.counters["known"] == 1
@@ -191,7 +191,7 @@ def test_the_pool_keeps_to_its_limit_and_the_oldest_leave(build):
     engine = build(settings=FULL.model_copy(update={"max_pool": 3}), clock=clock)
     for n in range(5):
         engine.add_examples([(f"word{n} alpha", str(n))], scope="default", task="t")
-    found = {e.answer for e in engine.decide(ask("alpha"), "d").selection.examples}
+    found = {e.answer for e in engine.decide(ask("alpha"), "d").selection.for_arm("small")}
     assert found == {"2", "3", "4"}
 
 
@@ -201,7 +201,7 @@ def test_every_scope_keeps_to_the_limit_however_traffic_is_mixed(build):
         for scope in ("a", "b"):
             decision = engine.decide(ask(f"word{n} alpha", scope=scope), f"{scope}{n}")
             engine.record(decision, Outcome("x", writer="big"))
-    counts = {scope: engine._parts().store.count(scope) for scope in ("a", "b")}
+    counts = {scope: engine._components().store.count(scope) for scope in ("a", "b")}
     assert all(10 <= count < 10 + LIMIT_EVERY for count in counts.values()), counts
 
 
@@ -210,7 +210,7 @@ def test_a_text_is_redacted_once(build):
     decision = engine.decide(ask("the secret of alpha"), "a")
     engine.record(decision, Outcome("b", writer="big"))
     engine.maintain()
-    found = engine.decide(ask("the secret of alpha"), "b").selection.examples
+    found = engine.decide(ask("the secret of alpha"), "b").selection.for_arm("small")
     assert [(e.query, round(e.similarity, 3)) for e in found] == [("the secret secret of alpha", 1.0)]
 
 
@@ -229,7 +229,7 @@ def test_a_redaction_that_takes_long_holds_no_request_beyond_the_deadline(build)
     released.set()
     engine.record(decision, Outcome("b", writer="big"))
     engine.maintain()
-    stored = engine._parts().store
+    stored = engine._components().store
     [(_, [example])] = [(scope, stored.oldest(scope, 5)) for scope in stored.scopes()]
     assert stored.texts("default", [example])[example].query == "the […] of alpha"
 
@@ -260,9 +260,9 @@ def test_deleted_and_cleared_examples_are_gone_when_the_call_returns(build):
     engine = build()
     ids = engine.add_examples([("alpha beta", "1"), ("alpha gamma", "2")], scope="default", task="t")
     assert engine.delete("default", [ids[0]]) == 1
-    assert [e.answer for e in engine.decide(ask("alpha"), "a").selection.examples] == ["2"]
+    assert [e.answer for e in engine.decide(ask("alpha"), "a").selection.for_arm("small")] == ["2"]
     assert engine.clear("default") == 1
-    assert engine.decide(ask("alpha"), "b").selection.examples == ()
+    assert engine.decide(ask("alpha"), "b").selection.for_arm("small") == ()
 
 
 def test_scopes_and_tasks_never_mix(build):
@@ -270,8 +270,8 @@ def test_scopes_and_tasks_never_mix(build):
     engine.warm("acme")
     engine.add_examples([("alpha", "1")], scope="acme", task="t")
     engine.add_examples([("alpha", "2")], scope="default", task="other")
-    assert engine.decide(ask("alpha"), "a").selection.examples == ()
-    assert len(engine.decide(ask("alpha", scope="acme"), "b").selection.examples) == 1
+    assert engine.decide(ask("alpha"), "a").selection.for_arm("small") == ()
+    assert len(engine.decide(ask("alpha", scope="acme"), "b").selection.for_arm("small")) == 1
 
 
 def test_the_exact_tier_serves_what_was_observed_and_forgets_what_was_judged_poor(build):
@@ -284,7 +284,7 @@ def test_the_exact_tier_serves_what_was_observed_and_forgets_what_was_judged_poo
     assert engine.lookup(ask("what time is it", scope="other")) is None
     assert engine.flush(5)
     engine.maintain()
-    assert [e.answer for e in engine.decide(ask("time is it"), "d").selection.examples] == ["noon"]
+    assert [e.answer for e in engine.decide(ask("time is it"), "d").selection.for_arm("small")] == ["noon"]
     engine.feedback(hit.decision_id, 0.0)
     assert engine.lookup(request) is None
 
@@ -302,7 +302,7 @@ def test_redaction_comes_before_embedding_and_storing(build):
     engine.observe(ask("call Alice"), Outcome("x Alice", payload=b"x Alice"), admit=True)
     engine.flush(5)
     engine.maintain()
-    examples = engine.decide(ask("call now"), "d").selection.examples
+    examples = engine.decide(ask("call now"), "d").selection.for_arm("small")
     assert {e.query for e in examples} == {"call [name] now", "call [name]"}
     assert all("Alice" not in e.answer for e in examples)
     assert not any("Alice" in text for text in seen)
@@ -466,7 +466,7 @@ def test_a_cold_scope_falls_back_once_and_is_loaded_meanwhile(build, tmp_path):
         assert first.fallback
         assert "ScopeIsCold" in first.route.reason
         engine.warm("default")
-        assert len(engine.decide(ask("alpha"), "b").selection.examples) == 1
+        assert len(engine.decide(ask("alpha"), "b").selection.for_arm("small")) == 1
     finally:
         engine.close()
 
@@ -502,10 +502,10 @@ def test_a_forked_child_works_on_redis_with_threads_and_connections_of_its_own(b
         engine.warm("default")
         decision = engine.decide(ask("alpha"), "d")
         engine.submit_record(decision, Outcome("child"))
-        return len(decision.selection.examples), engine.flush(10), decision.fallback
+        return len(decision.given), engine.flush(10), decision.fallback
 
     assert in_a_child(child) == "(1, True, False)"
-    assert engine.decide(ask("alpha"), "e").selection.examples  # the parent goes on
+    assert engine.decide(ask("alpha"), "e").selection.for_arm("small")  # the parent goes on
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -515,4 +515,4 @@ def test_a_forked_child_on_sqlite_falls_back_and_says_what_to_do(build, tmp_path
     said = in_a_child(lambda: engine.decide(ask("alpha"), "d").route)
     assert "arm='large'" in said
     assert "make the engine in the child" in said
-    assert engine.decide(ask("alpha"), "e").selection.examples
+    assert engine.decide(ask("alpha"), "e").selection.for_arm("small")

@@ -1,13 +1,15 @@
 """The guard: deadlines hold, threads stay bounded, a failing dependency is spared."""
 
+import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 
 import pytest
 
 from shared_core.errors import DependencyIsDown, DependencyIsSlow
-from shared_core.guard import FAILURES_TO_OPEN, OPEN_SECONDS, Deadline, Guard, Step
+from shared_core.guard import FAILURES_TO_OPEN, OPEN_SECONDS, Deadline, Guard, Step, immediately
 
 
 class Clock:
@@ -180,7 +182,7 @@ def test_a_request_waits_for_a_place_at_its_next_step():
     assert begun.wait(10)
     waiting = threading.Thread(target=lambda: results.append(guard.run(soon(), both(lambda: "v", lambda: "t"))))
     waiting.start()
-    while not guard._lanes["store"].waiting:
+    while not guard._bulkheads["store"].waiting:
         time.sleep(0)
     assert guard.call("embedder", soon(), lambda: "free") == "free"  # its only place is not held by who waits
     release.set()
@@ -271,4 +273,95 @@ def test_many_requests_at_once_all_come_through():
     guard.close()
     for thread in set(guard_threads()) - before:
         thread.join(5)
-    assert [lane.busy for lane in guard._lanes.values()] == [0, 0]
+    assert [lane.busy for lane in guard._bulkheads.values()] == [0, 0]
+
+
+# for event loops
+
+
+def calling(*calls):
+    """Steps through `calls`, each of which goes to a dependency of its own; their results."""
+    results = []
+    for n, call in enumerate(calls):
+        results.append((yield Step(f"dependency {n}", call)))
+    return results
+
+
+async def test_an_event_loop_gets_the_result_the_error_and_the_context_as_a_thread_does():
+    tenant = ContextVar("tenant", default="none")
+    tenant.set("acme")
+    guard = Guard(2, time.monotonic)
+    assert await guard.arun(soon(), calling(lambda: 1, tenant.get)) == [1, "acme"]
+    with pytest.raises(KeyError, match="missing"):
+        await guard.arun(soon(), calling(lambda: {}["missing"]))
+    guard.close()
+
+
+async def test_steps_without_a_call_end_on_the_loop():
+    guard, before = Guard(2, time.monotonic), len(guard_threads())
+    assert await guard.arun(soon(), immediately("here")) == "here"
+    assert guard.run(soon(), immediately("here")) == "here"
+    assert len(guard_threads()) == before
+    guard.close()
+
+
+async def test_a_stuck_call_ends_at_the_deadline_of_an_event_loop(stuck):
+    guard, begun = Guard(2, time.monotonic), time.monotonic()
+    with pytest.raises(DependencyIsSlow, match="dependency 1"):
+        await guard.arun(soon(0.05), calling(lambda: 1, stuck))
+    assert time.monotonic() - begun < 0.5
+    assert guard.is_failing("dependency 1")
+    guard.close()
+
+
+async def test_the_loop_goes_on_and_no_thread_waits_for_a_call(stuck):
+    guard, before = Guard(64, time.monotonic), threading.active_count()
+    waiting = [asyncio.ensure_future(guard.arun(soon(30), calling(stuck))) for _ in range(20)]
+    ticks = 0
+    for _ in range(100):
+        await asyncio.sleep(0)
+        ticks += 1
+    assert ticks == 100
+    assert threading.active_count() - before <= 20  # those that are stuck, and none that waits for them
+    for task in waiting:
+        task.cancel()
+    assert all(
+        isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*waiting, return_exceptions=True)
+    )
+    guard.close()
+
+
+async def test_a_cancelled_caller_frees_its_slot_and_blames_nobody():
+    release, guard = threading.Event(), Guard(1, time.monotonic)
+    task = asyncio.ensure_future(guard.arun(soon(30), calling(lambda: release.wait(20), lambda: 1)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    release.set()
+    assert await guard.arun(soon(), calling(lambda: "free again")) == ["free again"]
+    assert not guard.is_failing("dependency 0")
+    guard.close()
+
+
+def test_a_loop_that_was_closed_meanwhile_does_not_end_the_thread(stuck):
+    guard, release = Guard(1, time.monotonic), threading.Event()
+
+    async def leave():
+        asyncio.ensure_future(guard.arun(soon(30), calling(lambda: release.wait(20))))
+        await asyncio.sleep(0)
+
+    asyncio.run(leave())
+    release.set()
+    assert guard.call("dependency 0", soon(), lambda: "fine") == "fine"
+    guard.close()
+
+
+async def test_threads_and_loops_share_slots_and_breaker():
+    guard = Guard(2, time.monotonic)
+    for _ in range(FAILURES_TO_OPEN):
+        with pytest.raises(ZeroDivisionError):
+            await guard.arun(soon(), calling(lambda: 1 / 0))
+    with pytest.raises(DependencyIsDown):
+        guard.call("dependency 0", soon(), lambda: 1)
+    guard.close()

@@ -11,6 +11,7 @@ from shared_core.store.protocol import Row
 from shared_core.store.sqlite import SqliteStore
 from shared_core.values import Average, Checkpoint, Statistics
 from tests.unit.pool_world import World, example, nearest, soon, units, world
+from tests.steps import result
 
 VECTORS = units(200, seed=3)
 A, B, C = VECTORS[:3]
@@ -22,7 +23,7 @@ def test_a_cold_scope_says_so_and_loads_in_the_background():
         loaded = threading.Event()
         w.store.before["scan"] = loaded.set
         with pytest.raises(ScopeIsCold, match="'s'"):
-            w.replica.candidates("s", "t", A, 4)
+            result(w.replica.candidates("s", "t", A, 4))
         assert loaded.wait(5)
         w.replica.warm("s")
         assert w.ids(A) == ["a"]
@@ -40,7 +41,7 @@ def test_a_failed_load_is_counted_and_tried_again():
             w.replica.warm("s")
         w.store.before["scan"] = fail
         with pytest.raises(ScopeIsCold):
-            w.replica.candidates("s", "t", A, 4)
+            result(w.replica.candidates("s", "t", A, 4))
         wait_for_loader()
         assert w.counters["pool.load_failed"] == 1
         w.replica.warm("s")
@@ -57,12 +58,12 @@ def test_candidates_carry_similarity_vectors_and_what_was_learned():
     with world() as w:
         w.put(example("a", A, quality=0.9, helpfulness=0.2), example("b", B, quality=0.1, helpfulness=0.7))
         w.replica.warm("s")
-        found = w.replica.candidates("s", "t", B, 4)
+        found = result(w.replica.candidates("s", "t", B, 4))
         assert found.ids == ("b", "a")
         assert found.similarity == pytest.approx([1.0, float(A @ B)], abs=1e-5)
         assert np.array_equal(found.vectors, [B, A])
-        assert found.quality == pytest.approx([0.1, 0.9])
-        assert found.helpfulness == pytest.approx([0.7, 0.2])
+        assert found.statistics["quality"] == pytest.approx([0.1, 0.9])
+        assert found.statistics["helpfulness"] == pytest.approx([0.7, 0.2])
 
 
 def test_scopes_and_tasks_are_apart():
@@ -87,10 +88,10 @@ def test_refresh_follows_puts_replacements_and_deletions():
         w.store.put([example("a", C, quality=0.9)])
         w.store.delete("s", ["b"])
         assert w.replica.refresh() == 2
-        found = w.replica.candidates("s", "t", C, 4)
+        found = result(w.replica.candidates("s", "t", C, 4))
         assert found.ids == ("a",)
         assert found.similarity[0] == pytest.approx(1.0)
-        assert found.quality[0] == pytest.approx(0.9)
+        assert found.statistics["quality"][0] == pytest.approx(0.9)
 
 
 def test_an_example_that_changes_its_task_leaves_the_old_one():
@@ -110,8 +111,8 @@ def test_statistics_that_the_learner_published_arrive():
         learned = Statistics(quality=Average(0.25, 4), helpfulness=Average(0.75, 4))
         assert w.store.publish(Checkpoint(1, 0), (0, 0), {("s", "a"): learned}, lease)
         assert w.replica.refresh() == 1
-        found = w.replica.candidates("s", "t", A, 1)
-        assert (found.quality[0], found.helpfulness[0]) == (0.25, 0.75)
+        found = result(w.replica.candidates("s", "t", A, 1))
+        assert (found.statistics["quality"][0], found.statistics["helpfulness"][0]) == (0.25, 0.75)
 
 
 def test_what_changes_during_a_load_is_not_lost():
@@ -234,32 +235,34 @@ def test_quantiles_are_those_of_the_pools_own_pairs():
         w.replica.warm("s")
         cosines = np.sort((VECTORS @ VECTORS.T)[np.triu_indices(200, 1)])
         for q in (0.1, 0.5, 0.9):
-            sampled = w.replica.similarity_quantile("s", "t", q)
+            sampled = result(w.replica.similarity_quantile("s", "t", q))
             assert np.mean(cosines <= sampled) == pytest.approx(q, abs=0.03)
-        assert w.replica.similarity_quantile("s", "t", 0.0) == -1.0
-        assert w.replica.similarity_quantile("s", "t", 1.0) >= np.quantile(cosines, 0.999)
-        assert w.replica.similarity_quantile("s", "t", 1.0) <= cosines[-1] + 1e-6
+        assert result(w.replica.similarity_quantile("s", "t", 0.0)) == -1.0
+        assert result(w.replica.similarity_quantile("s", "t", 1.0)) >= np.quantile(cosines, 0.999)
+        assert result(w.replica.similarity_quantile("s", "t", 1.0)) <= cosines[-1] + 1e-6
         with world(w.store._store) as other:
             other.replica.warm("s")
-            assert other.replica.similarity_quantile("s", "t", 0.9) == w.replica.similarity_quantile("s", "t", 0.9)
+            assert result(other.replica.similarity_quantile("s", "t", 0.9)) == result(
+                w.replica.similarity_quantile("s", "t", 0.9)
+            )
 
 
 def test_quantiles_follow_the_pool_as_it_grows_and_shrinks():
     with world() as w:
         w.replica.warm("s")
-        assert w.replica.similarity_quantile("s", "t", 0.5) == -1.0
+        assert result(w.replica.similarity_quantile("s", "t", 0.5)) == -1.0
         w.put(example("a", A))
-        assert w.replica.similarity_quantile("s", "t", 0.5) == -1.0
+        assert result(w.replica.similarity_quantile("s", "t", 0.5)) == -1.0
         w.put(example("b", B))
-        assert w.replica.similarity_quantile("s", "t", 0.5) == pytest.approx(float(A @ B), abs=1e-6)
+        assert result(w.replica.similarity_quantile("s", "t", 0.5)) == pytest.approx(float(A @ B), abs=1e-6)
         w.put(example("c", A))
-        assert w.replica.similarity_quantile("s", "t", 1.0) == pytest.approx(1.0, abs=1e-6)
+        assert result(w.replica.similarity_quantile("s", "t", 1.0)) == pytest.approx(1.0, abs=1e-6)
         w.store.delete("s", ["c"])
         w.replica.refresh()
-        assert w.replica.similarity_quantile("s", "t", 1.0) == pytest.approx(float(A @ B), abs=1e-6)
+        assert result(w.replica.similarity_quantile("s", "t", 1.0)) == pytest.approx(float(A @ B), abs=1e-6)
         w.store.clear("s")
         w.replica.refresh()
-        assert w.replica.similarity_quantile("s", "t", 1.0) == -1.0
+        assert result(w.replica.similarity_quantile("s", "t", 1.0)) == -1.0
         assert w.ids(A) == []
 
 
@@ -284,7 +287,7 @@ def test_closing_drops_everything_and_loads_nothing_more():
     w.replica.warm("s")
     w.replica.close()
     with pytest.raises(ScopeIsCold, match="is closed"):
-        w.replica.candidates("s", "t", A, 1)
+        result(w.replica.candidates("s", "t", A, 1))
     wait_for_loader()
     assert w.replica.size("s") == 0
     w.guard.close()

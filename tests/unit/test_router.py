@@ -19,6 +19,7 @@ from shared_core.router.linear import LinearRouter, _generator
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
 from shared_core.values import Arm, Checkpoint, Message, Request, ScoredExample, Selection, digest
+from tests.steps import result
 
 SMALL, LARGE = Arm("small", 0.1), Arm("large", 1.0, uses_examples=False)
 REQUEST = Request((Message("system", "Be brief."), Message("user", "heat the kitchen to 30")), "heat the kitchen to 30")
@@ -36,7 +37,7 @@ def unit(seed, dimension=384):
 
 def selection(n=3, similarity=0.8, utility=0.6, seed=0):
     examples = tuple(ScoredExample(f"e{i}", similarity - 0.01 * i, utility, "q", "a") for i in range(n))
-    return Selection(examples, 16, 0.3, unit(seed))
+    return Selection({"small": examples, "medium": examples}, 16, 0.3, unit(seed))
 
 
 def checkpoint(rewards, arms=(SMALL, LARGE), version=1, chosen=None):
@@ -64,7 +65,7 @@ BAD = {"small": [0.2] * 200, "large": [1.0] * 200}
 
 
 def routes(made, n, chosen=None, tag=""):
-    return [made.route(REQUEST, chosen or selection(), f"{tag}{i}") for i in range(n)]
+    return [result(made.route(REQUEST, chosen or selection(), f"{tag}{i}")) for i in range(n)]
 
 
 class TestWhoAnswers:
@@ -94,7 +95,7 @@ class TestWhoAnswers:
         assert "small" in {r.arm for r in routes(router(rewards, explore=0.0, confidence=0.0, quality_target=0.5), 50)}
 
     def test_scores_are_sample_less_weighted_cost(self):
-        for score in router(GOOD, cost_weight=0.3).route(REQUEST, selection(), "d").scores:
+        for score in result(router(GOOD, cost_weight=0.3).route(REQUEST, selection(), "d")).scores:
             assert score.score == pytest.approx(score.sample - 0.3 * score.cost)
 
     def test_an_arm_learns_to_tell_good_examples_from_poor_ones(self):
@@ -138,7 +139,7 @@ class TestBeforeAnythingIsRated:
         assert not caplog.records
 
     def test_the_reason_says_it(self):
-        route = router(explore=0.0).route(REQUEST, selection(), "d")
+        route = result(router(explore=0.0).route(REQUEST, selection(), "d"))
         assert route.reason == "Nothing has been rated yet, so the reference large answers."
         assert route.version == 0
 
@@ -168,7 +169,7 @@ class TestExploration:
         assert chosen["small"] > chosen["medium"]
 
     def test_the_reason_names_the_share_and_what_is_known(self):
-        route = router({"large": [1.0]}, explore=1.0).route(REQUEST, selection(), "d")
+        route = result(router({"large": [1.0]}, explore=1.0).route(REQUEST, selection(), "d"))
         assert route.explored
         assert "100.0%" in route.reason
         assert "0 rewards" in route.reason
@@ -202,10 +203,10 @@ class TestPropensity:
 IN_A_CHILD = """
 import json, sys
 sys.path.insert(0, {root!r})
-from tests.unit.test_router import REQUEST, router, selection
+from tests.unit.test_router import REQUEST, result, router, selection
 made = router({{"small": [0.9] * 20, "large": [0.95] * 20}}, explore=0.3, seed=3)
 for i in range(50):
-    route = made.route(REQUEST, selection(), str(i))
+    route = result(made.route(REQUEST, selection(), str(i)))
     print(json.dumps([route.arm, route.propensity, route.explored, route.features, [s.sample for s in route.scores]]))
 """
 
@@ -213,7 +214,7 @@ for i in range(50):
 class TestDeterminism:
     def rows(self, order=range(50)):
         made = router({"small": [0.9] * 20, "large": [0.95] * 20}, explore=0.3, seed=3)
-        return made, [made.route(REQUEST, selection(), str(i)) for i in order]
+        return made, [result(made.route(REQUEST, selection(), str(i))) for i in order]
 
     def test_another_process_decides_the_same(self, pytestconfig):
         code = IN_A_CHILD.format(root=str(pytestconfig.rootpath))
@@ -236,11 +237,11 @@ class TestDeterminism:
         made, forward = self.rows()
         assert self.rows(range(49, -1, -1))[1][::-1] == forward
         with ThreadPoolExecutor(8) as pool:
-            assert list(pool.map(lambda i: made.route(REQUEST, selection(), str(i)), range(50))) == forward
+            assert list(pool.map(lambda i: result(made.route(REQUEST, selection(), str(i))), range(50))) == forward
 
     def test_seed_and_decision_id_both_count(self):
         samples = {
-            router(GOOD, seed=seed).route(REQUEST, selection(), decision).scores[0].sample
+            result(router(GOOD, seed=seed).route(REQUEST, selection(), decision)).scores[0].sample
             for seed in (1, 2)
             for decision in ("a", "b")
         }
@@ -251,7 +252,7 @@ class TestAdopt:
     def test_the_route_carries_the_version(self):
         made = router()
         made.adopt(checkpoint(GOOD, version=7))
-        assert made.route(REQUEST, selection(), "d").version == 7
+        assert result(made.route(REQUEST, selection(), "d")).version == 7
 
     def test_what_was_written_is_read_back_to_the_bit(self):
         written = checkpoint(GOOD)
@@ -266,7 +267,7 @@ class TestAdopt:
         made = router(counters=counters)
         made.adopt(Checkpoint(3, 9, {}, {"router/other-features": {"arms": ["small"], "counts": [90]}}))
         assert counters["router.state_ignored"] == 1
-        assert made.route(REQUEST, selection(), "d").reason.startswith("Nothing has been rated")
+        assert result(made.route(REQUEST, selection(), "d")).reason.startswith("Nothing has been rated")
 
     @pytest.mark.parametrize(
         "spoil",
@@ -295,7 +296,7 @@ class TestAdopt:
         arrays[state.KEY + "/precision"][1] *= -1
         made = router(counters=counters)
         made.adopt(Checkpoint(2, 1, arrays, good.meta))
-        stds = {s.arm: s.std for s in made.route(REQUEST, selection(), "d").scores}
+        stds = {s.arm: s.std for s in result(made.route(REQUEST, selection(), "d")).scores}
         assert counters["router.state_ignored"] == 1
         assert stds["small"] < 0.1 < stds["large"]
 
@@ -311,7 +312,7 @@ class TestMisuse:
 
     def test_a_selection_that_is_not_finite_raises_instead_of_choosing(self):
         with pytest.raises(ValueError, match="not a finite number"):
-            router(GOOD).route(REQUEST, selection(utility=math.nan), "d")
+            result(router(GOOD).route(REQUEST, selection(utility=math.nan), "d"))
 
 
 class TestContext:
@@ -331,7 +332,7 @@ class TestContext:
 
     def test_the_summary_of_the_examples(self):
         examples = tuple(ScoredExample(str(i), s, u, "", "") for i, (s, u) in enumerate([(0.9, 0.2), (0.5, 0.6)]))
-        x = context(REQUEST, Selection(examples), SMALL) * 2
+        x = context(REQUEST, Selection({"small": examples}), SMALL) * 2
         assert x[1:7] == pytest.approx([2 / 8, 0.9, 0.7, 0.6, 0.4, 0.4])
         assert (x[8:] == 0).all()
 

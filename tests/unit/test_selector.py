@@ -10,13 +10,14 @@ from shared_core.errors import DependencyIsSlow, ScopeIsCold
 from shared_core.guard import Deadline, Guard
 from shared_core.selector.combination import without_duplicates
 from shared_core.selector.local import LocalSelector
-from shared_core.selector.relevance import quality_weight, utility
+from shared_core.selector.utility import quality_weight, utility
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
-from shared_core.values import Message, Request
+from shared_core.values import Arm, Message, Request
 from tests.unit.selector_world import FixedEmbedder, Kept, ListPool, unit
 
 HERE = unit(1, 0, 0, 0, 0)
+SMALL = Arm("small", 0.1)
 
 
 def at(cosine, axis):
@@ -38,24 +39,22 @@ def choose(guard):
     """Select from a pool under these settings."""
 
     def select(pool, query="what now?", scope="default", task="", embedder=None, counters=None, seconds=10.0, **knobs):
-        selector = LocalSelector(
-            embedder or FixedEmbedder(HERE), pool, guard, Settings(**knobs), counters or Counters()
-        )
+        selector = LocalSelector(embedder or FixedEmbedder(HERE), pool, Settings(**knobs), counters or Counters())
         request = Request((Message("user", query),), query, scope=scope, task=task)
-        return selector.select(request, Deadline(seconds, time.monotonic))
+        return guard.run(Deadline(seconds, time.monotonic), selector.select(request, [SMALL]))
 
     return select
 
 
 def ids(selection):
-    return [e.id for e in selection.examples]
+    return [e.id for e in selection.for_arm("small")]
 
 
 def test_the_most_similar_comes_first_with_its_texts_and_scores(choose):
     pool = ListPool([Kept("far", at(0.6, 1)), Kept("near", at(0.9, 2), query="q", answer="a")], threshold=0.5)
     selection = choose(pool)
     assert ids(selection) == ["near", "far"]
-    best = selection.examples[0]
+    best = selection.for_arm("small")[0]
     assert (best.query, best.answer) == ("q", "a")
     assert best.similarity == pytest.approx(0.9)
     assert best.utility == pytest.approx(0.9)
@@ -117,7 +116,7 @@ def test_at_most_max_examples_are_chosen_and_read_in_one_call(choose):
 
 def test_no_examples_wanted_still_gives_the_vector_and_searches_nothing(choose):
     selection = choose(ListPool([Kept("a", at(0.9, 1))], cold=True), max_examples=0)
-    assert selection.examples == ()
+    assert selection.for_arm("small") == ()
     np.testing.assert_array_equal(selection.vector, HERE)
 
 
@@ -134,7 +133,7 @@ def test_an_example_deleted_between_search_and_reading_is_left_out(choose):
 
 def test_an_empty_pool_gives_an_empty_selection_with_the_vector(choose):
     selection = choose(ListPool([]))
-    assert (selection.examples, selection.considered) == ((), 0)
+    assert (selection.for_arm("small"), selection.considered) == ((), 0)
     assert selection.vector is not None
 
 
@@ -142,7 +141,7 @@ def test_an_empty_pool_gives_an_empty_selection_with_the_vector(choose):
 def test_an_empty_query_is_counted_and_not_embedded(choose, query):
     counters, embedder = Counters(), FixedEmbedder(HERE)
     selection = choose(ListPool([Kept("a", at(0.9, 1))]), query=query, counters=counters, embedder=embedder)
-    assert selection.examples == ()
+    assert selection.for_arm("small") == ()
     assert selection.vector is None
     assert embedder.seen == []
     assert counters["bypass.empty_query"] == 1
@@ -198,3 +197,38 @@ def test_utility_of_the_dissimilar_is_zero():
 def test_a_duplicate_of_a_duplicate_that_was_dropped_may_stay():
     chain = np.array([unit(1, 0), unit(1, 0.5), unit(1, 1.2)], dtype=np.float32)  # each near its neighbour only
     assert without_duplicates(chain, [0, 1, 2], 0.88, 3) == (0, 2)
+
+
+class ByArm:
+    """A utility that likes what is nearest for one arm, and what is farthest for any other."""
+
+    def __init__(self, *, needs_texts=False):
+        self.needs_texts, self.texts = needs_texts, None
+
+    def score(self, request, found, texts, arms):
+        self.texts = dict(texts)
+        return np.array([found.similarity if arm.name == "near" else 1 - found.similarity for arm in arms])
+
+
+def select(guard, pool, utility, arms):
+    selector = LocalSelector(FixedEmbedder(HERE), pool, Settings(max_examples=1), Counters(), utility)
+    request = Request((Message("user", "what now?"),), "what now?")
+    return guard.run(Deadline(10.0, time.monotonic), selector.select(request, arms))
+
+
+def test_each_arm_has_the_examples_that_are_useful_to_it_read_in_one_call(guard):
+    pool = ListPool([Kept("close", at(0.9, 1)), Kept("between", at(0.8, 2)), Kept("distant", at(0.7, 3))])
+    arms = [Arm("near", 0.1), Arm("far", 0.2), Arm("large", 1.0, uses_examples=False)]
+    selection = select(guard, pool, ByArm(), arms)
+    chosen = {arm.name: [e.id for e in selection.for_arm(arm.name)] for arm in arms}
+    assert chosen == {"near": ["close"], "far": ["distant"], "large": []}
+    assert pool.text_calls == [["close", "distant"]]
+
+
+def test_a_utility_that_reads_texts_has_those_of_all_candidates_before_the_choice(guard):
+    pool = ListPool([Kept("close", at(0.9, 1), query="q1"), Kept("distant", at(0.7, 3), query="q2")])
+    reading = ByArm(needs_texts=True)
+    selection = select(guard, pool, reading, [Arm("near", 0.1)])
+    assert {example: texts.query for example, texts in reading.texts.items()} == {"close": "q1", "distant": "q2"}
+    assert [e.query for e in selection.for_arm("near")] == ["q1"]
+    assert pool.text_calls == [["close", "distant"]]  # not once more for those that were chosen

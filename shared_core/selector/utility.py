@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shared_core.pool import Candidates
+from shared_core.values import Arm, Request, Texts
+
 UNRATED: Final = 0.5  # `Average.value` before the first rating
+
+
+class SimilarityUtility:
+    """`Utility` without learning: similarity, less what poor ratings take away. The same for each arm."""
+
+    needs_texts: Final = False
+
+    def score(
+        self,
+        request: Request,  # noqa: ARG002 - the similarity has read it
+        found: Candidates,
+        texts: Mapping[str, Texts],  # noqa: ARG002
+        arms: Sequence[Arm],
+    ) -> NDArray[np.float32]:
+        """``max(similarity, 0) · quality_weight(quality)``, of shape (arms, candidates)."""
+        return np.broadcast_to(utility(found.similarity, found.statistics["quality"]), (len(arms), len(found.ids)))
 
 
 def quality_weight(quality: NDArray[np.float32]) -> NDArray[np.float32]:
