@@ -23,11 +23,11 @@ from shared_core.adapters import Context
 from shared_core.adapters.calls import decision_id
 from shared_core.adapters.construction import example_engine, settings_of, told_apart
 from shared_core.adapters.endings import PROVENANCE
-from shared_core.engine import UNROUTED, Engine
+from shared_core.engine import Engine
 from shared_core.manager.privacy import Redact
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.values import Decision, Outcome, Route
+from shared_core.values import UNROUTED, Decision, Outcome, Route
 
 PENDING_LIMIT: Final = 1024  # calls under way; one whose end LangChain never told would stay for good
 

@@ -35,8 +35,9 @@ from shared_core.adapters.calls import decision_id
 from shared_core.adapters.construction import routing_engine, settings_of
 from shared_core.adapters.offloop import off_loop
 from shared_core.adapters.surface import Surface
-from shared_core.engine import Engine, Reward
+from shared_core.engine import Engine
 from shared_core.manager.privacy import Redact
+from shared_core.reward import Reward
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.values import Decision, Outcome, Source, Style

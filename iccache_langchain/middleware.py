@@ -26,9 +26,10 @@ from shared_core.adapters.construction import check_arms, routing_engine, settin
 from shared_core.adapters.endings import PROVENANCE
 from shared_core.adapters.offloop import off_loop
 from shared_core.adapters.surface import Surface
-from shared_core.engine import Engine, Reward
+from shared_core.engine import Engine
 from shared_core.errors import ExtraIsMissing, SettingIsWrong
 from shared_core.manager.privacy import Redact
+from shared_core.reward import Reward
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.values import Decision, Request, Source, Style

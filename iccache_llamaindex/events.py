@@ -37,12 +37,12 @@ from shared_core.adapters import Context, build_request, current_context
 from shared_core.adapters.construction import example_engine
 from shared_core.adapters.endings import PROVENANCE
 from shared_core.adapters.owner import EngineOwner
-from shared_core.engine import UNROUTED, Engine
+from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.manager.privacy import Redact
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.values import Decision, Message, Outcome, Request, Route
+from shared_core.values import UNROUTED, Decision, Message, Outcome, Request, Route
 
 _MODEL_KEYS: Final = ("model", "model_name", "model_id", "deployment_name")
 

@@ -41,9 +41,10 @@ from shared_core.adapters.construction import routing_engine, settings_of, told_
 from shared_core.adapters.offloop import off_loop
 from shared_core.adapters.owner import EngineOwner
 from shared_core.adapters.surface import Surface
-from shared_core.engine import Engine, Reward
+from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.manager.privacy import Redact
+from shared_core.reward import Reward
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.values import Message, Request, Source, Style

@@ -14,8 +14,8 @@ from iccache_llamaindex.choosing import trusts
 from iccache_llamaindex.messages import Response, insert, normalised, outcome_of
 from shared_core.adapters import Context, build_request, current_context
 from shared_core.adapters.offloop import off_loop
-from shared_core.engine import UNROUTED, Engine
-from shared_core.values import Decision
+from shared_core.engine import Engine
+from shared_core.values import UNROUTED, Decision
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,11 @@ PENDING_LIMIT: Final = 10_000  # jobs; beyond that the store is hopelessly behin
 _open: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()  # what is to be drained when the program ends
 
 
-def give_way() -> None:
-    """Let requests have the interpreter, for long work between two short pieces of it.
+def yield_to_requests() -> None:
+    """Release the GIL briefly so that waiting requests can run; call between chunks of long work.
 
-    Python takes the interpreter away from a busy thread only every 5 ms, and a request asks for it several times. A
-    sleep of nothing would not do: whoever merely offers the interpreter has it back before another thread is awake.
+    Python takes the GIL from a busy thread only every 5 ms, and a request needs it several times. ``time.sleep(0)``
+    would not do: the thread has the GIL back before another one is awake.
     """
     time.sleep(PAUSE)
 
@@ -104,7 +104,7 @@ class Writer:
 
 
 class Periodic:
-    """Calls `function` every `seconds`, and soon after each `poke`.
+    """Calls `function` every `seconds`, and soon after each `wake`.
 
     A failure is a warning in the log when it is new, and a debug message while it repeats.
 
@@ -117,27 +117,27 @@ class Periodic:
         self._seconds = seconds
         self._function = function
         self._counters = counters
-        self._wake = threading.Event()
+        self._woken = threading.Event()
         self._closed = False
         self._failure = ""
         self._thread = threading.Thread(target=self._work, name=f"iccache-{name}", daemon=True)
         self._thread.start()
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Run soon instead of at the next tick."""
-        self._wake.set()
+        self._woken.set()
 
     def close(self, timeout: float = 1.0) -> None:
         """Stop after the call in progress; waits for it at most `timeout` seconds."""
         self._closed = True
-        self._wake.set()
+        self._woken.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
     def _work(self) -> None:
         while not self._closed:
-            self._wake.wait(self._seconds)
-            self._wake.clear()
+            self._woken.wait(self._seconds)
+            self._woken.clear()
             if self._closed:
                 return
             try:

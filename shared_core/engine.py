@@ -7,7 +7,6 @@ those two to the FIFO writer with the `submit_` forms. The engine never calls a 
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import threading
@@ -15,12 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Real
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Final, Generic, TypeVar
 from uuid import uuid4
 
-from shared_core import parts as local
+from shared_core.assembly import Components, after_fork, specify
 from shared_core.errors import (
     DependencyIsDown,
     DependencyIsSlow,
@@ -32,18 +30,21 @@ from shared_core.errors import (
 from shared_core.guard import Deadline, Step, Steps
 from shared_core.inference import Embedder
 from shared_core.learning.learner import LearnReport
-from shared_core.manager.local import POOR
-from shared_core.manager.privacy import Redact, redacted
+from shared_core.manager.admission import POOR
+from shared_core.manager.decisions import record_of
+from shared_core.manager.privacy import Redact, check_redact, redacted
 from shared_core.prompt import render
+from shared_core.reward import Reward, check_reward, check_score, scored
 from shared_core.router.load import CallsInFlight
 from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
 from shared_core.values import (
+    EXACT,
+    UNROUTED,
     Arm,
     Clock,
     Decision,
-    ExactAnswer,
     Feedback,
     Hit,
     Outcome,
@@ -51,12 +52,13 @@ from shared_core.values import (
     Route,
     Selection,
     Source,
+    Style,
 )
 
 log = logging.getLogger("iccache")
 
-Reward: TypeAlias = Callable[[Request, str], float | None]
-UNROUTED: Final = local.UNROUTED
+T = TypeVar("T")
+
 TO_BE_MENDED: Final = (StoreIsUnusable, EmbedderDiffers, ExtraIsMissing, SettingIsWrong)  # none passes by itself
 
 
@@ -67,6 +69,14 @@ class MaintainReport:
     learned: LearnReport
     changed: int
     evicted: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt(Generic[T]):
+    """The steps of a request, and what the caller gets where they fail or take too long."""
+
+    steps: Callable[[Components], Steps[T]]
+    on_failure: Callable[[Exception], T]
 
 
 class Engine:
@@ -108,12 +118,13 @@ class Engine:
         self.in_flight = CallsInFlight()
         self._arms = {arm.name: arm for arm in arms}
         self._reference = reference or ""
-        _check_functions(reward, redact)
+        check_reward(reward)
+        check_redact(redact)
         self._reward = reward
         self._redact = redact
         self._clock = clock
         self._lock = threading.Lock()
-        self._plan = local.plan(
+        self._spec = specify(
             store,
             arms,
             reference,
@@ -124,7 +135,7 @@ class Engine:
             background=background,
             clock=clock,
         )
-        self._local = local.Parts(self._plan, self.counters)
+        self._local = Components(self._spec, self.counters)
         self._pid = os.getpid()
         self._told: set[str] = set()  # errors that a person must mend, and that a warning has named
 
@@ -137,86 +148,114 @@ class Engine:
 
     def lookup(self, request: Request) -> Hit | None:
         """The stored answer of an identical request, or None; a failure is a miss, counted."""
-        try:
-            answer = self._components().guard.run(self._deadline(), self._exact_answer(request))
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._count("lookup", error)
-            return None
-        return self._served(request, answer)
+        return self._run(self._lookup(request))
 
     async def alookup(self, request: Request) -> Hit | None:
-        """`lookup` for event loops."""
-        try:
-            answer = await self._components().guard.arun(self._deadline(), self._exact_answer(request))
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._count("lookup", error)
-            return None
-        return self._served(request, answer)
+        """`lookup` for event loops: no thread waits for it. So are the other forms with an a."""
+        return await self._arun(self._lookup(request))
 
     def decide(self, request: Request, decision_id: str | None = None) -> Decision:
         """Which arm answers, and with which examples. Needs arms.
 
         Equal request, state, seed and `decision_id` give the equal decision.
         """
-        identity = decision_id or uuid4().hex
-        try:
-            return self._components().guard.run(self._deadline(), self._decide(request, identity))
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            return self._fallback(request, identity, Route(self._reference), error)
+        return self._run(self._decide(request, decision_id or uuid4().hex))
 
     async def adecide(self, request: Request, decision_id: str | None = None) -> Decision:
-        """`decide` for event loops: the same decision, and no thread waits for it."""
-        identity = decision_id or uuid4().hex
-        try:
-            return await self._components().guard.arun(self._deadline(), self._decide(request, identity))
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            return self._fallback(request, identity, Route(self._reference), error)
+        """`decide` for event loops; the same decision."""
+        return await self._arun(self._decide(request, decision_id or uuid4().hex))
 
     def select(self, request: Request, decision_id: str | None = None, *, arm: str = UNROUTED) -> Decision:
         """The examples that help, whichever model answers: for surfaces that choose none. Rendered as chat turns.
 
         `arm` names the answering model in the record, so that what is learned about it stays its own.
         """
-        identity = decision_id or uuid4().hex
-        try:
-            return self._components().guard.run(self._deadline(), self._select(request, identity, Arm(arm, 0.0)))
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            return self._fallback(request, identity, Route(arm), error)
+        return self._run(self._select(request, decision_id or uuid4().hex, Arm(arm, 0.0)))
 
     async def aselect(self, request: Request, decision_id: str | None = None, *, arm: str = UNROUTED) -> Decision:
-        """`select` for event loops."""
-        identity = decision_id or uuid4().hex
-        try:
-            return await self._components().guard.arun(self._deadline(), self._select(request, identity, Arm(arm, 0.0)))
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            return self._fallback(request, identity, Route(arm), error)
+        """`select` for event loops; the same examples."""
+        return await self._arun(self._select(request, decision_id or uuid4().hex, Arm(arm, 0.0)))
 
-    def _exact_answer(self, request: Request) -> Steps[ExactAnswer | None]:
-        store = self._components().store
-        answer: ExactAnswer | None = yield Step("store", partial(store.exact, request.exact_key))
-        return answer
+    def observe(self, request: Request, outcome: Outcome, *, admit: bool, router_decision_id: str = "") -> str:
+        """Keep an answer that IC-Cache did not decide on (`BaseCache.update`); returns its decision id.
 
-    def _decide(self, request: Request, identity: str) -> Steps[Decision]:
-        """The way of a request: redaction, selection, routing, rendering."""
-        components = self._components()
-        if components.router is None:
-            raise SettingIsWrong("decide needs arms; this engine was built without")
-        request = yield from self._redacted(request)
-        selection = yield from self._selection(request, tuple(self._arms.values()))
-        route = yield from components.router.route(request, selection, identity)
-        insertion = render(request, selection.for_arm(route.arm), self._arms[route.arm].style)
-        self.counters.add(f"decided.{route.arm}")
-        return Decision(identity, request, route, selection, insertion, created_at=self._clock())
+        The exact answer is stored before this returns. Where that takes longer than the deadline, or the last call to
+        the store failed, the writer stores it later. The example, which needs an embedding, is always the writer's.
+        Never raises.
 
-    def _select(self, request: Request, identity: str, arm: Arm) -> Steps[Decision]:
-        """The way of a request for which no arm is chosen."""
-        request = yield from self._redacted(request)
-        selection = yield from self._selection(request, (arm,))
-        examples = selection.for_arm(arm.name)
-        insertion = render(request, examples, arm.style)
-        route = Route(arm.name, reason=f"{len(examples)} examples of {selection.considered} candidates")
-        self.counters.add(f"decided.{arm.name}")
-        return Decision(identity, request, route, selection, insertion, created_at=self._clock())
+        Args:
+            request: What was asked.
+            outcome: What was answered.
+            admit: True if the answer may become an example as far as the adapter knows.
+            router_decision_id: The decision that the answer names already: feedback on it reaches the exact answer.
+        """
+        return self._run(self._observe(request, outcome, admit, router_decision_id))
+
+    async def aobserve(self, request: Request, outcome: Outcome, *, admit: bool, router_decision_id: str = "") -> str:
+        """`observe` for event loops."""
+        return await self._arun(self._observe(request, outcome, admit, router_decision_id))
+
+    def _lookup(self, request: Request) -> _Attempt[Hit | None]:
+        def steps(components: Components) -> Steps[Hit | None]:
+            answer = yield from components.exact.get(request)
+            self.counters.add("lookup.hit" if answer else "lookup.miss")
+            if answer is None:
+                return None
+            hit = Hit(uuid4().hex, answer)
+            route = Route(EXACT, reason="exact hit")
+            decision = Decision(hit.decision_id, request, route, created_at=self._clock())
+            components.writer.submit(components.exact.record_hit, decision, answer)
+            return hit
+
+        return _Attempt(steps, lambda error: self._count("lookup", error))
+
+    def _decide(self, request: Request, identity: str) -> _Attempt[Decision]:
+        def steps(components: Components) -> Steps[Decision]:
+            if components.router is None:
+                raise SettingIsWrong("decide needs arms; this engine was built without")
+            asked = yield from self._redacted(request)
+            selection = yield from self._selection(components, asked, tuple(self._arms.values()))
+            route = yield from components.router.route(asked, selection, identity)
+            return self._decided(identity, asked, route, selection, self._arms[route.arm].style)
+
+        return _Attempt(steps, lambda error: self._fallback(request, identity, Route(self._reference), error))
+
+    def _select(self, request: Request, identity: str, arm: Arm) -> _Attempt[Decision]:
+        def steps(components: Components) -> Steps[Decision]:
+            asked = yield from self._redacted(request)
+            selection = yield from self._selection(components, asked, (arm,))
+            shown = len(selection.for_arm(arm.name))
+            route = Route(arm.name, reason=f"{shown} examples of {selection.considered} candidates")
+            return self._decided(identity, asked, route, selection, arm.style)
+
+        return _Attempt(steps, lambda error: self._fallback(request, identity, Route(arm.name), error))
+
+    def _observe(self, request: Request, outcome: Outcome, admit: bool, router_decision_id: str) -> _Attempt[str]:
+        route = Route(outcome.writer or self._reference, reason="observed")
+        decision = Decision(uuid4().hex, request, route, created_at=self._clock())
+
+        def submit_rest(components: Components) -> str:
+            if router_decision_id and outcome.payload is not None and request.store:
+                components.writer.submit(components.exact.link, router_decision_id, decision)
+            if admit:
+                components.writer.submit(components.manager.admit, decision, outcome, None, trusted=True)
+            return decision.id
+
+        def steps(components: Components) -> Steps[str]:
+            if components.guard.is_failing("store"):  # it would only make the caller wait
+                components.writer.submit(components.exact.put, decision, outcome)
+            else:
+                yield Step("store", partial(components.exact.put, decision, outcome))
+            return submit_rest(components)
+
+        def on_failure(error: Exception) -> str:
+            self._count("observe", error)
+            if isinstance(error, DependencyIsSlow | DependencyIsDown):  # perhaps it was stored; twice does no harm
+                self.submit(self._components().exact.put, decision, outcome)
+                return submit_rest(self._components())
+            return decision.id
+
+        return _Attempt(steps, on_failure)
 
     def _redacted(self, request: Request) -> Steps[Request]:
         """The request as it may be embedded and stored."""
@@ -225,27 +264,37 @@ class Engine:
         query = yield Step("redact", partial(redacted, request.query, self._redact))
         return replace(request, query=query)
 
-    def _selection(self, request: Request, arms: Sequence[Arm]) -> Steps[Selection]:
-        selector = self._components().selector
-        if selector is None or not request.examples_allowed:
+    def _selection(self, components: Components, request: Request, arms: Sequence[Arm]) -> Steps[Selection]:
+        if components.selector is None or not request.examples_allowed:
             return Selection()
-        return (yield from selector.select(request, arms))
+        return (yield from components.selector.select(request, arms))
 
-    def _served(self, request: Request, answer: ExactAnswer | None) -> Hit | None:
-        if answer is None:
-            self.counters.add("lookup.miss")
-            return None
-        self.counters.add("lookup.hit")
-        hit = Hit(uuid4().hex, answer)
-        decision = Decision(hit.decision_id, request, Route("exact", reason="exact hit"), created_at=self._clock())
-        components = self._components()
-        components.writer.submit(components.manager.record_hit, decision, answer.key)
-        return hit
+    def _decided(self, identity: str, request: Request, route: Route, selection: Selection, style: Style) -> Decision:
+        """The decision, its examples rendered."""
+        insertion = render(request, selection.for_arm(route.arm), style)
+        self.counters.add(f"decided.{route.arm}")
+        return Decision(identity, request, route, selection, insertion, created_at=self._clock())
 
     def _fallback(self, request: Request, identity: str, route: Route, error: Exception) -> Decision:
         self._count("fallback", error)
         route = replace(route, reason=f"fallback: {type(error).__name__}: {error}")
         return Decision(identity, request, route, fallback=True, created_at=self._clock())
+
+    def _run(self, attempt: _Attempt[T]) -> T:
+        """Make an attempt on this thread, within the deadline."""
+        try:
+            components = self._components()
+            return components.guard.run(self._deadline(), attempt.steps(components))
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            return attempt.on_failure(error)
+
+    async def _arun(self, attempt: _Attempt[T]) -> T:
+        """`_run` on an event loop."""
+        try:
+            components = self._components()
+            return await components.guard.arun(self._deadline(), attempt.steps(components))
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            return attempt.on_failure(error)
 
     # the arm's call -------------------------------------------------------------------------------------------
 
@@ -268,45 +317,16 @@ class Engine:
         that the adapter vouches for the writer of an answer that IC-Cache did not route. An answer that the reward
         function could not score is kept as one without a score.
         """
-        parts = self._components()
-        score = None if outcome.tool_calls or outcome.broken_off else self._scored(decision.request, outcome.answer)
-        if parts.manager.keep(decision, outcome, score, trusted=trusted):
-            parts.poke()
+        components = self._components()
+        score = (
+            None
+            if outcome.tool_calls or outcome.broken_off
+            else scored(self._reward, decision.request, outcome.answer, self.counters)
+        )
+        if components.manager.admit(decision, outcome, score, trusted=trusted).example_id:
+            components.wake()
         if score is not None:
             self.feedback(decision.id, score, rater="reward")
-
-    def observe(self, request: Request, outcome: Outcome, *, admit: bool, router_decision_id: str = "") -> str:
-        """Keep an answer that IC-Cache did not decide on (`BaseCache.update`); returns its decision id.
-
-        The exact answer is stored before this returns. Where that takes longer than the deadline, or the last call to
-        the store failed, the writer stores it later. The example, which needs an embedding, is always the writer's.
-        Never raises.
-
-        Args:
-            request: What was asked.
-            outcome: What was answered.
-            admit: True if the answer may become an example as far as the adapter knows.
-            router_decision_id: The decision that the answer names already: feedback on it reaches the exact answer.
-        """
-        decision = self._observed(request, outcome)
-        try:
-            stored = self._components().guard.run(self._deadline(), self._put_exact(decision, outcome))
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            if not self._may_store_later(error):
-                return decision.id
-            stored = False
-        return self._submit_observed(decision, outcome, stored, admit, router_decision_id)
-
-    async def aobserve(self, request: Request, outcome: Outcome, *, admit: bool, router_decision_id: str = "") -> str:
-        """`observe` for event loops."""
-        decision = self._observed(request, outcome)
-        try:
-            stored = await self._components().guard.arun(self._deadline(), self._put_exact(decision, outcome))
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            if not self._may_store_later(error):
-                return decision.id
-            stored = False
-        return self._submit_observed(decision, outcome, stored, admit, router_decision_id)
 
     def feedback(self, decision_id: str, score: float, rater: str = "user") -> bool:
         """Append a judgement in [0, 1] to the log; False if this rater has judged this decision before.
@@ -317,13 +337,13 @@ class Engine:
         Raises:
             SettingIsWrong: The score is not within [0, 1].
         """
-        _check_score(score)
-        parts = self._components()
-        is_new = parts.store.append_feedback(Feedback(decision_id, rater, float(score), self._clock()))
+        check_score(score)
+        components = self._components()
+        is_new = components.store.append_feedback(Feedback(decision_id, rater, float(score), self._clock()))
         if score < POOR:
-            parts.manager.judged_poor(decision_id)
-        elif score >= self.settings.trust_feedback and parts.manager.keep_trusted(decision_id):
-            parts.poke()
+            components.exact.retract(decision_id)
+        if components.manager.judged(decision_id, score).example_id:
+            components.wake()
         return is_new
 
     def submit_record(self, decision: Decision, outcome: Outcome) -> None:
@@ -332,7 +352,7 @@ class Engine:
 
     def submit_decision(self, decision: Decision) -> None:
         """Store a decision whose answer is not seen, on the writer, so that feedback can reach its examples."""
-        self.submit(lambda: self._components().manager.keep_decision(decision))
+        self.submit(lambda: self._components().store.record(record_of(decision)))
 
     def submit_feedback(self, decision_id: str, score: float, rater: str = "user") -> None:
         """`feedback`, on the writer, after the records submitted before: never blocks.
@@ -340,7 +360,7 @@ class Engine:
         Raises:
             SettingIsWrong: The score is not within [0, 1].
         """
-        _check_score(score)
+        check_score(score)
         self.submit(self.feedback, decision_id, score, rater)
 
     def submit(self, function: Callable[..., object], *args: object) -> None:
@@ -368,37 +388,37 @@ class Engine:
         Raises:
             SettingIsWrong: The engine has no embedder, or a text is empty.
         """
-        ids = self._components().manager.add(pairs, scope=scope, task=task, source=source, writer=writer)
+        ids = self._components().examples.add(pairs, scope=scope, task=task, source=source, writer=writer)
         self._components().refresh()
         return ids
 
     def delete(self, scope: str, ids: Sequence[str]) -> int:
         """Remove examples and their exact answers; returns how many existed. Durable when it returns."""
-        removed = self._components().store.delete(scope, ids)
+        removed = self._components().examples.delete(scope, ids)
         self._components().refresh()
         return removed
 
     def clear(self, scope: str | None = None) -> int:
         """Remove every example, exact answer and decision of a scope, or of all; returns how many examples."""
-        removed = self._components().store.clear(scope)
+        removed = self._components().examples.clear(scope)
         self._components().refresh()
         return removed
 
     def warm(self, scope: str) -> None:
         """Load a scope and the embedder's model now, so that the first request does not fall back."""
         pool = self._components().pool
-        if pool and self._plan.embedder:
-            self._plan.embedder.embed(["warm"])
+        if pool and self._spec.embedder:
+            self._spec.embedder.embed(["warm"])
             pool.warm(scope)
 
     def maintain(self) -> MaintainReport:
         """One round in place: learn from the log, publish, evict, follow the feed, adopt, rebuild."""
-        parts = self._components()
-        learned = parts.learner.run_until_drained()
-        evicted = sum(parts.manager.keep_within_limit(scope) for scope in parts.store.scopes())
-        changed = parts.refresh()
-        if parts.pool:
-            parts.pool.maintain()
+        components = self._components()
+        learned = components.learner.run_until_drained()
+        evicted = components.manager.maintain()
+        changed = components.refresh()
+        if components.pool:
+            components.pool.maintain()
         return MaintainReport(learned, changed, evicted)
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -411,57 +431,14 @@ class Engine:
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _components(self) -> local.Parts:
-        """This process's parts; built anew in a forked child, where threads and connections are gone."""
+    def _components(self) -> Components:
+        """This process's components; built again in a forked child, where threads and connections are gone."""
         if os.getpid() != self._pid:
             with self._lock:
                 if os.getpid() != self._pid:
-                    self._local = local.after_fork(self._plan, self.counters)
+                    self._local = after_fork(self._spec, self.counters)
                     self._pid = os.getpid()
         return self._local
-
-    def _observed(self, request: Request, outcome: Outcome) -> Decision:
-        route = Route(outcome.writer or self._reference, reason="observed")
-        return Decision(uuid4().hex, request, route, created_at=self._clock())
-
-    def _put_exact(self, decision: Decision, outcome: Outcome) -> Steps[bool]:
-        """True once the exact answer is stored; False where the store would only make the caller wait."""
-        components = self._components()
-        if components.guard.is_failing("store"):
-            return False
-        yield Step("store", partial(components.manager.observe_exact, decision, outcome))
-        return True
-
-    def _may_store_later(self, error: Exception) -> bool:
-        """True if whether the answer was stored is not known; a second time does no harm."""
-        self._count("observe", error)
-        return isinstance(error, DependencyIsSlow | DependencyIsDown)
-
-    def _submit_observed(
-        self, decision: Decision, outcome: Outcome, stored: bool, admit: bool, router_decision_id: str
-    ) -> str:
-        manager = self._components().manager
-        if not stored:
-            self.submit(manager.observe_exact, decision, outcome)
-        if router_decision_id and outcome.payload is not None and decision.request.store:
-            self.submit(manager.link_exact, router_decision_id, decision)
-        if admit:
-            self.submit(lambda: manager.keep(decision, outcome, None, trusted=True))
-        return decision.id
-
-    def _scored(self, request: Request, answer: str) -> float | None:
-        """What the reward function says, None if it has no opinion, fails, or says what is no score."""
-        if self._reward is None:
-            return None
-        try:
-            score = self._reward(request, answer)
-            if score is not None:
-                _check_score(score)
-        except Exception as error:  # noqa: BLE001 - counted; the answer is worth keeping all the same
-            self.counters.add("reward.failed")
-            log.warning("IC-Cache got no score from the reward function: %s: %s", type(error).__name__, error)
-            return None
-        return score
 
     def _deadline(self) -> Deadline:
         return Deadline(self.settings.deadline, time.monotonic)
@@ -473,16 +450,3 @@ class Engine:
         is_news = isinstance(error, TO_BE_MENDED) and name not in self._told
         self._told.add(name)
         log.log(logging.WARNING if is_news else logging.DEBUG, "IC-Cache %s: %s: %s", where, name, error)
-
-
-def _check_score(score: float) -> None:
-    if not (isinstance(score, Real) and 0.0 <= score <= 1.0):
-        raise SettingIsWrong(f"a score must be a number in [0, 1]; got {score!r}")
-
-
-def _check_functions(reward: Reward | None, redact: Redact | None) -> None:
-    for name, given in (("reward", reward), ("redact", redact)):
-        if given is not None and not callable(given):
-            raise SettingIsWrong(f"{name} is {given!r}; give a function")
-    if inspect.iscoroutinefunction(reward):
-        raise SettingIsWrong("reward is a coroutine function; give a plain one, which runs on a thread of its own")

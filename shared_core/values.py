@@ -23,7 +23,9 @@ Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Source: TypeAlias = Literal["traffic", "replay", "correction", "import", "synthetic"]
 Style: TypeAlias = Literal["chat", "paper"]
 
-DEFAULT_SCOPE = "default"
+DEFAULT_SCOPE: Final = "default"
+EXACT: Final = "exact"  # the arm of decisions that served a stored answer
+UNROUTED: Final = "unrouted"  # the arm of decisions that choose examples and no model
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 LINE_END: Final = re.compile(r"\r\n?|\n")
 

@@ -9,11 +9,12 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any, Final, get_args
 
-from shared_core.engine import Engine, Reward
+from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.inference import Embedder
 from shared_core.inference.embedders import SentenceTransformerEmbedder, as_embedder, default_embedder
 from shared_core.manager.privacy import Redact
+from shared_core.reward import Reward
 from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
 from shared_core.values import Arm, Style

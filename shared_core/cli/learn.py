@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
+from shared_core.assembly import RESERVED
 from shared_core.errors import SettingIsWrong
 from shared_core.learning.learner import Learner
 from shared_core.learning.round import resume
-from shared_core.parts import RESERVED
 from shared_core.settings import read_settings
 from shared_core.store import open_store
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shared_core.background import give_way
+from shared_core.background import yield_to_requests
 from shared_core.errors import CheckpointIsUnreadable
 from shared_core.learning.round import Round, advance, examples_of, resume
 from shared_core.settings import Settings
@@ -115,7 +115,7 @@ class Learner:
         while consumed < BATCH and (log := self._store.feedback(offset, min(PIECE, BATCH - consumed))):
             self._fold(round_, [feedback for _, feedback in log])
             offset, consumed = log[-1][0], consumed + len(log)
-            give_way()
+            yield_to_requests()
         if not consumed:
             return LearnReport(version=checkpoint.version)
         after = advance(checkpoint, round_, offset)

@@ -1,91 +1,88 @@
-"""Which answers may become examples, and how one is made (DESIGN.md §4.2, §4.4)."""
+"""Which answers may become examples: an ordered list of rules over one candidate."""
 
 from __future__ import annotations
 
-from shared_core.values import Entry, Example, Outcome, Request, Source, Texts, Vector, digest, fold
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from shared_core.values import Outcome, Request
+
+POOR: Final = 0.5  # below this an answer is wrong: its exact answer leaves, its example may be replaced
 
 
-def refusal(
-    request: Request, outcome: Outcome, arm: str, reference: str, score: float | None, trust: float
-) -> str | None:
-    """Why this answer may not become an example, in one word for a counter, or None if it may.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An answer that may become an example.
 
-    Args:
+    Attributes:
         request: What was asked.
         outcome: What was answered.
-        arm: The arm that answered.
-        reference: The arm whose answers are trusted without feedback. Whoever has settled the trust of a writer
-            otherwise (imports, corrections, replays) passes the same name for both.
-        score: Explicit reward of the answer in [0, 1]; None if nobody gave one.
-        trust: Score from which another arm's answer is trusted, else the small model would learn its mistakes.
-
-    Returns:
-        ``"untrusted"`` only if nothing else stands against it, so that good feedback may still admit the answer.
+        is_trusted: True if its writer may write examples: the reference, or another whom the adapter vouches for.
+        score: Explicit reward in [0, 1]; None if nobody gave one.
+        trust: Score from which an untrusted writer's answer is trusted, else the small model would learn its mistakes.
     """
-    reasons = {
-        "no_store": not request.store,
-        "unfinished": not outcome.finished,
-        "tool_calls": outcome.tool_calls,
-        "empty_query": not request.query.strip(),
-        "empty_answer": not outcome.answer.strip(),
-        "not_text": _shows_more_than_text(request),
-        "not_unicode": not (_is_encodable(request.query) and _is_encodable(outcome.answer)),
-        "history": request.has_history and not request.condensed,
-        "untrusted": arm != reference and (score is None or score < trust),
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+
+    request: Request
+    outcome: Outcome
+    is_trusted: bool
+    score: float | None
+    trust: float
 
 
-def example_id(scope: str, task: str, query: str) -> str:
-    """The same for the same query (white space aside) of one scope and task: 32 hex digits."""
-    return digest([scope, task, fold(query)])[:32]
+class Rule(NamedTuple):
+    """One reason against an example, with the name under which it is counted."""
+
+    name: str
+    refuses: Callable[[Candidate], bool]
 
 
-def example_of(
-    texts: Texts,
-    vector: Vector,
-    *,
-    scope: str,
-    task: str,
-    source: Source,
-    writer: str,
-    now: float,
-    exact_key: str = "",
-) -> Example:
-    """The example that these texts make.
-
-    Args:
-        texts: Query and answer, redacted.
-        vector: Unit embedding of the query, of shape (dimension,).
-        scope: Whose example it is.
-        task: What it may be shown for.
-        source: Where it comes from.
-        writer: The model that wrote the answer.
-        now: Seconds since the epoch.
-        exact_key: Key of the exact answer that was stored with it, if any; the two are removed together.
-    """
-    entry = Entry(
-        id=example_id(scope, task, texts.query),
-        scope=scope,
-        task=task,
-        source=source,
-        writer=writer,
-        created_at=now,
-        size=texts.size,
-        exact_key=exact_key,
-    )
-    return Example(entry, texts, vector)
+def refusal(candidate: Candidate, rules: Sequence[Rule]) -> str:
+    """Name of the first rule that refuses the candidate; empty if none does."""
+    return next((rule.name for rule in rules if rule.refuses(candidate)), "")
 
 
-def _shows_more_than_text(request: Request) -> bool:
-    """True if a user turn holds an image or the like: the query alone does not say what was asked."""
+def _has_no_query(candidate: Candidate) -> bool:
+    return not candidate.request.query.strip()
+
+
+def _has_no_answer(candidate: Candidate) -> bool:
+    return not candidate.outcome.answer.strip()
+
+
+def _shows_more_than_text(candidate: Candidate) -> bool:
+    """A user turn holds an image or the like: the query alone does not say what was asked."""
+    request = candidate.request
     return any(m.role == "user" and not m.is_text for m in request.messages) and not request.condensed
 
 
-def _is_encodable(text: str) -> bool:
-    """False for half a surrogate pair, which streams cut by characters leave behind and no store takes."""
+def _is_not_unicode(candidate: Candidate) -> bool:
+    """Half a surrogate pair, which streams cut by characters leave behind and no store takes."""
     try:
-        text.encode()
+        (candidate.request.query + candidate.outcome.answer).encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return True
+    return False
+
+
+def _depends_on_history(candidate: Candidate) -> bool:
+    return candidate.request.has_history and not candidate.request.condensed
+
+
+def _is_untrusted(candidate: Candidate) -> bool:
+    return not candidate.is_trusted and (candidate.score is None or candidate.score < candidate.trust)
+
+
+UNTRUSTED: Final = "untrusted"
+RULES: Final = (
+    Rule("no_store", lambda candidate: not candidate.request.store),
+    Rule("unfinished", lambda candidate: not candidate.outcome.finished),
+    Rule("tool_calls", lambda candidate: candidate.outcome.tool_calls),
+    Rule("empty_query", _has_no_query),
+    Rule("empty_answer", _has_no_answer),
+    Rule("not_text", _shows_more_than_text),
+    Rule("not_unicode", _is_not_unicode),
+    Rule("history", _depends_on_history),
+    Rule(UNTRUSTED, _is_untrusted),  # last: good feedback may still admit what nothing else stands against
+)
+"""What stands against an example, the cheapest and most certain first."""

@@ -10,6 +10,16 @@ from shared_core.errors import SettingIsWrong
 Redact: TypeAlias = Callable[[str], str]
 
 
+def check_redact(redact: Redact | None) -> None:
+    """Refuse what is not a function.
+
+    Raises:
+        SettingIsWrong: See above.
+    """
+    if redact is not None and not callable(redact):
+        raise SettingIsWrong(f"redact is {redact!r}; give a function")
+
+
 def redacted(text: str, redact: Redact | None) -> str:
     """`text` after `redact`, or as it is if there is none.
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from shared_core.background import give_way
+from shared_core.background import yield_to_requests
 from shared_core.errors import FeedWasTrimmed, ScopeIsCold
 from shared_core.guard import Step, Steps, immediately
 from shared_core.pool import LEARNED, Candidates
@@ -178,7 +178,7 @@ class Replica:
         loaded = LoadedScope(self._seed)
         for rows in self._store.scan(scope, BATCH):
             self._count_unusable(loaded.put(rows))
-            give_way()
+            yield_to_requests()
         return loaded
 
     def _catch_up(self, scope: str, loaded: LoadedScope, start: int) -> None:
@@ -198,7 +198,7 @@ class Replica:
             self._apply(self._scopes, changes)
             self._position = changes[-1].seq
             applied += len(changes)
-            give_way()
+            yield_to_requests()
         return applied
 
     def _reload(self) -> None:

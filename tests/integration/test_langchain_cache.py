@@ -710,7 +710,7 @@ class TestExamples:
         )
         router.engine.warm("default")
         decision = router.engine.decide(build_request(normalised([messages[0], HumanMessage(NEAR)]), context=Context()))
-        assert [e.query for e in decision.given] == ["boil two eggs in hot water"]
+        assert [e.query for e in decision.selection.for_arm("small")] == ["boil two eggs in hot water"]
         router.engine.close()
 
 

@@ -397,7 +397,7 @@ def held(examples, scope="default") -> dict[str, str]:
 
 
 def statistics(examples, query, scope="default"):
-    from shared_core.manager.admission import example_id
+    from shared_core.manager.examples import example_id
 
     (row,) = examples.engine._components().store.rows(scope, [example_id(scope, TASK, query)])
     return row.entry.statistics

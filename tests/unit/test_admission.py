@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from shared_core.errors import SettingIsWrong
-from shared_core.manager.admission import example_id, example_of, refusal
+from shared_core.manager.admission import RULES, Candidate, Rule, refusal
+from shared_core.manager.examples import example_id, example_of
 from shared_core.manager.privacy import redacted
 from shared_core.values import Message, Outcome, Request, Texts
 
@@ -16,11 +17,11 @@ ANSWERED = Outcome("climate set")
 
 
 def why_not(request=ASKED, outcome=ANSWERED, arm="large", score=None, trust=0.8):
-    return refusal(request, outcome, arm, "large", score, trust)
+    return refusal(Candidate(request, outcome, arm == "large", score, trust), RULES)
 
 
 def test_a_clean_answer_of_the_reference_is_admitted():
-    assert why_not() is None
+    assert why_not() == ""
 
 
 @pytest.mark.parametrize(
@@ -44,23 +45,23 @@ def test_each_refusal_has_its_reason(request_changes, outcome_changes, reason):
 
 
 def test_a_later_turn_is_admitted_if_the_query_stands_for_the_whole_conversation():
-    assert why_not(replace(ASKED, messages=TALK, condensed=True)) is None
+    assert why_not(replace(ASKED, messages=TALK, condensed=True)) == ""
 
 
 def test_marks_on_a_system_message_do_not_stand_in_the_way():
     marked = replace(ASKED, messages=(Message("system", "Be brief.", extra='{"cache":1}'), Message("user", "heat it")))
-    assert why_not(marked) is None
+    assert why_not(marked) == ""
 
 
 @pytest.mark.parametrize(
-    ("score", "expected"), [(None, "untrusted"), (0.79, "untrusted"), (0.8, None), (1.0, None), (0.0, "untrusted")]
+    ("score", "expected"), [(None, "untrusted"), (0.79, "untrusted"), (0.8, ""), (1.0, ""), (0.0, "untrusted")]
 )
 def test_another_arms_answer_needs_explicit_good_feedback(score, expected):
     assert why_not(arm="small", score=score) == expected
 
 
 def test_the_references_answer_needs_no_feedback():
-    assert why_not(score=None, trust=1.0) is None
+    assert why_not(score=None, trust=1.0) == ""
 
 
 def test_an_example_carries_what_it_was_made_of():
@@ -102,4 +103,11 @@ def test_redaction_that_fails_lets_nothing_through_and_says_nothing_of_the_text(
 
 def test_a_named_speaker_may_ask():
     named = replace(ASKED, messages=(Message("user", "heat it", extra='{"name":"bob"}'),))
-    assert why_not(named) is None
+    assert why_not(named) == ""
+
+
+def test_the_first_rule_that_refuses_gives_its_name():
+    rules = [Rule("never", lambda candidate: False), Rule("short", lambda c: len(c.outcome.answer) < 3), *RULES]
+    assert refusal(Candidate(ASKED, Outcome("ok"), False, None, 0.8), rules) == "short"
+    assert refusal(Candidate(ASKED, Outcome("fine"), False, None, 0.8), rules) == "untrusted"
+    assert refusal(Candidate(ASKED, Outcome("fine"), True, None, 0.8), rules) == ""

@@ -84,7 +84,7 @@ def test_a_closed_loop_never_runs_again():
     runs = []
     loop = Periodic("follow", 1000, lambda: runs.append(1), Counters())
     loop.close()
-    loop.poke()
+    loop.wake()
     assert not any(t.name == "iccache-follow" and t.is_alive() for t in threading.enumerate())
     assert runs == []
 

@@ -7,7 +7,7 @@ from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 from iccache_langchain.messages import normalised as langchain
 from iccache_llamaindex.messages import normalised as llamaindex
 from shared_core.adapters import Context, build_request
-from shared_core.manager.admission import refusal
+from shared_core.manager.admission import RULES, Candidate, refusal
 from shared_core.values import Message, Outcome
 
 TEXT = "heat the kitchen"
@@ -20,7 +20,7 @@ def request(messages):
 
 
 def why_not(asked):
-    return refusal(asked, Outcome("done"), "large", "large", None, 0.8)
+    return refusal(Candidate(asked, Outcome("done"), is_trusted=True, score=None, trust=0.8), RULES)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_name_is_in_the_key_and_bars_nothing(named, nameless):
     assert asked.exact_key != other.exact_key
     assert asked.task == other.task
     assert asked.examples_allowed
-    assert why_not(asked) is None
+    assert why_not(asked) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-"""Builds the local parts of an engine. After a fork the child builds them anew: threads and connections do not
-survive one."""
+"""The composition root: which implementation stands behind each protocol of an engine.
+
+A forked child builds its components again, since threads and connections do not survive a fork.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +14,33 @@ from uuid import uuid4
 
 from shared_core.background import Periodic, Writer
 from shared_core.errors import CheckpointIsUnreadable, SettingIsWrong, StoreIsUnusable
+from shared_core.exact import ExactTier
 from shared_core.guard import Guard
 from shared_core.inference import Embedder
 from shared_core.learning.learner import Learner, newest_checkpoint
-from shared_core.manager.local import LocalManager, claim_embedder
+from shared_core.manager import Manager
+from shared_core.manager.examples import Examples, claim_embedder
+from shared_core.manager.local import LocalManager
 from shared_core.manager.privacy import Redact
 from shared_core.pool import Pool
+from shared_core.router import Router
 from shared_core.router.linear import LinearRouter
 from shared_core.selector import Selector
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
-from shared_core.values import Arm, Clock
+from shared_core.values import EXACT, UNROUTED, Arm, Clock
 
 log = logging.getLogger("iccache")
 
-UNROUTED: Final = "unrouted"  # the arm of decisions that choose examples and no model
-RESERVED: Final = frozenset({"exact", UNROUTED})  # what `DecisionRecord.arm` holds where no arm was chosen
+RESERVED: Final = frozenset({EXACT, UNROUTED})  # what `DecisionRecord.arm` holds where no arm was chosen
 SERVED: Final = ("redis://", "rediss://", "unix://")  # stores that run in a process of their own
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What an engine was asked to be."""
+class EngineSpec:
+    """What an engine is to be made of, checked."""
 
     store: Store | str
     arms: tuple[Arm, ...]
@@ -48,45 +53,45 @@ class Plan:
     clock: Clock
 
 
-class Parts:
-    """One process's store, guard, pool, selector, router, learner, and the threads that keep them current."""
+class Components:
+    """One process's store, guard, pool, selector, router, manager, learner, and the threads that keep them current."""
 
-    def __init__(self, plan: Plan, counters: Counters) -> None:
-        settings = plan.settings
-        self._plan = plan
+    def __init__(self, spec: EngineSpec, counters: Counters) -> None:
+        settings = spec.settings
+        self._spec = spec
         self._counters = counters
         self._version = 0
         self._unreadable = 0
         self.store = (
-            open_store(plan.store, settings=settings, clock=plan.clock) if isinstance(plan.store, str) else plan.store
+            open_store(spec.store, settings=settings, clock=spec.clock) if isinstance(spec.store, str) else spec.store
         )
         self.guard = Guard(settings.workers, time.monotonic)
-        self.pool, self.selector = self._near_tier(plan, counters)
-        self.router = (
-            LinearRouter(plan.arms, plan.reference, settings, counters, can_learn=plan.rewarded) if plan.arms else None
+        self.pool, self.selector = self._near_tier(spec, counters)
+        self.router: Router | None = (
+            LinearRouter(spec.arms, spec.reference, settings, counters, can_learn=spec.rewarded) if spec.arms else None
         )
-        self.manager = LocalManager(
-            self.store, plan.embedder, plan.reference, settings, counters, plan.clock, plan.redact
-        )
-        self.learner = Learner(self.store, plan.reference, settings, clock=plan.clock, owner=uuid4().hex)
+        self.exact = ExactTier(self.store, counters, spec.clock, spec.redact)
+        self.examples = Examples(self.store, spec.embedder, settings, spec.clock, spec.redact)
+        self.manager: Manager = LocalManager(self.store, self.examples, spec.reference, settings, counters)
+        self.learner = Learner(self.store, spec.reference, settings, clock=spec.clock, owner=uuid4().hex)
         self.writer = Writer(counters, settings.drain)
         self.refresh()
-        self._loops = self._start_loops(counters) if plan.background else ()
+        self._loops = self._start_loops(counters) if spec.background else ()
 
-    def _near_tier(self, plan: Plan, counters: Counters) -> tuple[Pool | None, Selector | None]:
+    def _near_tier(self, spec: EngineSpec, counters: Counters) -> tuple[Pool | None, Selector | None]:
         """Pool and selector; none without an embedder, so that the exact tier alone needs no FAISS."""
-        if plan.embedder is None:
+        if spec.embedder is None:
             return None, None
         from shared_core.pool.replica import Replica
         from shared_core.selector.local import LocalSelector
 
         if self.store.scopes():  # an empty pool is claimed by its first example, once the embedder has proved itself
-            claim_embedder(self.store, plan.embedder)
-        pool = Replica(self.store, plan.settings, counters)
-        return pool, LocalSelector(plan.embedder, pool, plan.settings, counters)
+            claim_embedder(self.store, spec.embedder)
+        pool = Replica(self.store, spec.settings, counters)
+        return pool, LocalSelector(spec.embedder, pool, spec.settings, counters)
 
     def _start_loops(self, counters: Counters) -> tuple[Periodic, ...]:
-        settings = self._plan.settings
+        settings = self._spec.settings
         loops = [Periodic("follow", settings.refresh, self.refresh, counters)]
         if self.router:
             loops.append(Periodic("learn", settings.learn_every, self.learner.run_until_drained, counters))
@@ -107,7 +112,7 @@ class Parts:
         self._counters.add("store.unreadable", found - self._unreadable)
         self._unreadable = found
 
-    def _adopt(self, router: LinearRouter, version: int) -> int:
+    def _adopt(self, router: Router, version: int) -> int:
         """Route by the newest checkpoint from now on, and by what is known already if it cannot be read.
 
         Returns the version that was looked at, so that an unreadable one is counted and told once.
@@ -121,10 +126,10 @@ class Parts:
         router.adopt(checkpoint)
         return checkpoint.version
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """Look at the change feed soon: this process has just changed it."""
         if self._loops:
-            self._loops[0].poke()
+            self._loops[0].wake()
 
     def close(self) -> None:
         """Drain the writer, stop the loops, and close the store if the engine opened it."""
@@ -134,26 +139,26 @@ class Parts:
         self.guard.close()
         if self.pool:
             self.pool.close()
-        if isinstance(self._plan.store, str):
+        if isinstance(self._spec.store, str):
             self.store.close()
 
 
-def after_fork(plan: Plan, counters: Counters) -> Parts:
-    """The parts of a forked child.
+def after_fork(spec: EngineSpec, counters: Counters) -> Components:
+    """The components of a forked child.
 
     Raises:
         StoreIsUnusable: The store cannot be opened a second time in a child: SQLite keeps a table of locks in the
             process, which the child inherits, so that it would believe to hold what its parent holds.
     """
-    if not (isinstance(plan.store, str) and plan.store.startswith(SERVED)):
+    if not (isinstance(spec.store, str) and spec.store.startswith(SERVED)):
         raise StoreIsUnusable(
             "this engine was made before a fork, and only a Redis store can be opened again in the child; make the "
             "engine in the child (gunicorn: without --preload or in post_fork; Celery: in worker_process_init)"
         )
-    return Parts(plan, counters)
+    return Components(spec, counters)
 
 
-def plan(
+def specify(
     store: Store | str,
     arms: Sequence[Arm],
     reference: str | None,
@@ -164,7 +169,7 @@ def plan(
     rewarded: bool,
     background: bool,
     clock: Clock,
-) -> Plan:
+) -> EngineSpec:
     """Check what was asked for.
 
     Raises:
@@ -179,4 +184,4 @@ def plan(
         raise SettingIsWrong(f"reference={reference!r} is none of the arms {names}; name the model to be matched")
     if any(arm.cost < 0 for arm in arms):
         raise SettingIsWrong("costs must not be negative; give 1.0 to the reference and less to cheaper arms")
-    return Plan(store, tuple(arms), reference or "", embedder, settings, redact, rewarded, background, clock)
+    return EngineSpec(store, tuple(arms), reference or "", embedder, settings, redact, rewarded, background, clock)

@@ -1,0 +1,83 @@
+"""The exact tier: the answers of identical requests, word for word."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from shared_core.guard import Step, Steps
+from shared_core.manager.decisions import record_of
+from shared_core.manager.privacy import Redact, redacted
+from shared_core.store.protocol import Store
+from shared_core.telemetry import Counters
+from shared_core.values import Clock, Decision, ExactAnswer, Outcome, Request
+
+RETRACTED_LIMIT: Final = 1024  # ids of poor answers that are kept until a cache has stored them, moments later
+
+
+class ExactTier:
+    """Stores, serves, and takes back answers of identical requests.
+
+    Args:
+        store: Where they are.
+        counters: Gets ``exact.redacted`` and ``exact.removed``.
+        clock: Seconds since the epoch.
+        redact: What it changes is not kept word for word.
+    """
+
+    def __init__(self, store: Store, counters: Counters, clock: Clock, redact: Redact | None = None) -> None:
+        self._store = store
+        self._counters = counters
+        self._clock = clock
+        self._redact = redact
+        self._lock = threading.Lock()
+        self._retracted: OrderedDict[str, None] = OrderedDict()
+
+    def get(self, request: Request) -> Steps[ExactAnswer | None]:
+        """The stored answer of an identical request, or None."""
+        answer: ExactAnswer | None = yield Step("store", partial(self._store.exact, request.exact_key))
+        return answer
+
+    def record_hit(self, decision: Decision, answer: ExactAnswer) -> None:
+        """Store that an answer was served, so that feedback on `decision` can reach it."""
+        self._store.record(record_of(decision, exact_key=answer.key))
+
+    def put(self, decision: Decision, outcome: Outcome) -> None:
+        """Store an answer; not where redaction would change what was asked or answered.
+
+        Raises:
+            RedactionFailed: Nothing was stored.
+        """
+        request, payload = decision.request, outcome.payload
+        if payload is None or not request.store:
+            return
+        texts = (request.query, payload.decode("utf-8"))
+        if tuple(redacted(text, self._redact) for text in texts) != texts:
+            self._counters.add("exact.redacted")
+            return
+        key, now = request.exact_key, self._clock()
+        answer = ExactAnswer(key, request.scope, payload, outcome.writer, decision.id, now)
+        self._store.record(record_of(decision, outcome, exact_key=key), None, answer)
+
+    def link(self, decision_id: str, observed: Decision) -> None:
+        """Let feedback on one decision reach the answer that was stored as another, `observed`; past feedback too."""
+        record = self._store.decisions([decision_id]).get(decision_id)
+        known = record or replace(record_of(observed), id=decision_id)
+        self._store.record(replace(known, exact_key=observed.request.exact_key))
+        with self._lock:
+            is_retracted = decision_id in self._retracted
+        if is_retracted:
+            self.retract(decision_id)
+
+    def retract(self, decision_id: str) -> None:
+        """Remove the answer that this decision stored or served, or will have stored once it is linked."""
+        with self._lock:
+            self._retracted[decision_id] = None
+            if len(self._retracted) > RETRACTED_LIMIT:
+                self._retracted.popitem(last=False)
+        record = self._store.decisions([decision_id]).get(decision_id)
+        if record and record.exact_key and self._store.forget_exact(record.exact_key):
+            self._counters.add("exact.removed")

@@ -1,0 +1,161 @@
+"""The examples of a pool: made, added, deleted, kept within their limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared_core.errors import EmbedderDiffers, SettingIsWrong
+from shared_core.inference import Embedder
+from shared_core.manager.admission import POOR
+from shared_core.manager.privacy import Redact, redacted
+from shared_core.settings import Settings
+from shared_core.store.protocol import Store
+from shared_core.values import Clock, Decision, Entry, Example, Outcome, Source, Texts, Vector, digest, fold
+
+
+class Examples:
+    """The examples of one store.
+
+    Args:
+        store: Where they are.
+        embedder: Turns queries into vectors; None if none can be made here.
+        settings: `max_pool` is used.
+        clock: Seconds since the epoch.
+        redact: Applied to every text before it is embedded or stored.
+    """
+
+    def __init__(
+        self, store: Store, embedder: Embedder | None, settings: Settings, clock: Clock, redact: Redact | None = None
+    ) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._settings = settings
+        self._clock = clock
+        self._redact = redact
+
+    def add(
+        self, pairs: Sequence[tuple[str, str]], *, scope: str, task: str, source: Source, writer: str
+    ) -> Sequence[str]:
+        """Put (query, answer) pairs into the pool, durably, embedded in one batch; returns their ids in order.
+
+        An example of the same query is replaced: what is imported or corrected is meant to be right.
+
+        Raises:
+            SettingIsWrong: There is no embedder, or a text is empty.
+            EmbedderDiffers: The pool was written with another embedder.
+        """
+        if self._embedder is None:
+            raise SettingIsWrong("examples need an embedder; give one to the constructor")
+        if any(not query.strip() or not answer.strip() for query, answer in pairs):
+            raise SettingIsWrong("an example needs a query and an answer that are not empty")
+        texts = [Texts(redacted(query, self._redact), redacted(answer, self._redact)) for query, answer in pairs]
+        vectors = self._embedder.embed([t.query for t in texts])
+        claim_embedder(self._store, self._embedder)
+        now = self._clock()
+        examples = [
+            example_of(t, vector, scope=scope, task=task, source=source, writer=writer, now=now)
+            for t, vector in zip(texts, vectors, strict=True)
+        ]
+        self._store.put(examples)
+        self.keep_within_limit(scope)
+        return [example.entry.id for example in examples]
+
+    def of_answer(self, decision: Decision, outcome: Outcome) -> Example | None:
+        """The example that an answer makes; None without an embedder, or if the pool keeps a good answer to its query.
+
+        Raises:
+            EmbedderDiffers: The pool was written with another embedder.
+        """
+        if self._embedder is None:
+            return None
+        request, vector = decision.request, decision.selection.vector
+        # What was embedded for the selection was redacted before; a second time it might become another text.
+        query = redacted(request.query, self._redact) if vector is None else request.query
+        texts = Texts(query, redacted(outcome.answer, self._redact))
+        if self._has_good_answer(request.scope, example_id(request.scope, request.task, texts.query)):
+            return None
+        if vector is None:
+            vector = self._embedder.embed([texts.query])[0]
+        claim_embedder(self._store, self._embedder)
+        return example_of(
+            texts,
+            vector,
+            scope=request.scope,
+            task=request.task,
+            source="traffic",
+            writer=outcome.writer or decision.arm,
+            now=self._clock(),
+            exact_key=request.exact_key if outcome.payload is not None else "",
+        )
+
+    def delete(self, scope: str, ids: Sequence[str]) -> int:
+        """Remove examples and their exact answers, durably; returns how many existed."""
+        return self._store.delete(scope, ids)
+
+    def clear(self, scope: str | None = None) -> int:
+        """Remove every example, exact answer and decision of a scope, or of all; returns how many examples."""
+        return self._store.clear(scope)
+
+    def keep_within_limit(self, scope: str) -> int:
+        """Evict the oldest examples beyond `max_pool`; returns how many."""
+        excess = self._store.count(scope) - self._settings.max_pool
+        return self._store.delete(scope, self._store.oldest(scope, excess)) if excess > 0 else 0
+
+    def _has_good_answer(self, scope: str, known: str) -> bool:
+        rows = self._store.rows(scope, [known])
+        if not rows:
+            return False
+        quality = rows[0].entry.statistics.quality
+        return quality.count == 0 or quality.value >= POOR
+
+
+def example_id(scope: str, task: str, query: str) -> str:
+    """The same for the same query (white space aside) of one scope and task: 32 hex digits."""
+    return digest([scope, task, fold(query)])[:32]
+
+
+def example_of(
+    texts: Texts,
+    vector: Vector,
+    *,
+    scope: str,
+    task: str,
+    source: Source,
+    writer: str,
+    now: float,
+    exact_key: str = "",
+) -> Example:
+    """The example that these texts make.
+
+    Args:
+        texts: Query and answer, redacted.
+        vector: Unit embedding of the query, of shape (dimension,).
+        scope: Whose example it is.
+        task: What it may be shown for.
+        source: Where it comes from.
+        writer: The model that wrote the answer.
+        now: Seconds since the epoch.
+        exact_key: Key of the exact answer that was stored with it, if any; the two are removed together.
+    """
+    entry = Entry(
+        id=example_id(scope, task, texts.query),
+        scope=scope,
+        task=task,
+        source=source,
+        writer=writer,
+        created_at=now,
+        size=texts.size,
+        exact_key=exact_key,
+    )
+    return Example(entry, texts, vector)
+
+
+def claim_embedder(store: Store, embedder: Embedder) -> None:
+    """Make `embedder` the pool's, or make sure that it is.
+
+    Raises:
+        EmbedderDiffers: The pool was written with another one.
+    """
+    claimed = store.claim("embedder", embedder.tag)
+    if claimed != embedder.tag:
+        raise EmbedderDiffers(claimed, embedder.tag)

@@ -1,0 +1,55 @@
+"""Scores: what a reward function says of an answer, and what a score may be."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from numbers import Real
+from typing import TypeAlias
+
+from shared_core.errors import SettingIsWrong
+from shared_core.telemetry import Counters
+from shared_core.values import Request
+
+log = logging.getLogger("iccache.reward")
+
+Reward: TypeAlias = Callable[[Request, str], float | None]
+"""Scores (request, answer) in [0, 1], or None for no opinion. `request.query` is the text that was asked."""
+
+
+def check_reward(reward: Reward | None) -> None:
+    """Refuse what cannot be called from a thread.
+
+    Raises:
+        SettingIsWrong: It is not a plain function.
+    """
+    if reward is not None and not callable(reward):
+        raise SettingIsWrong(f"reward is {reward!r}; give a function")
+    if inspect.iscoroutinefunction(reward):
+        raise SettingIsWrong("reward is a coroutine function; give a plain one, which runs on a thread of its own")
+
+
+def check_score(score: float) -> None:
+    """Refuse what is not a number in [0, 1].
+
+    Raises:
+        SettingIsWrong: See above.
+    """
+    if not (isinstance(score, Real) and 0.0 <= score <= 1.0):
+        raise SettingIsWrong(f"a score must be a number in [0, 1]; got {score!r}")
+
+
+def scored(reward: Reward | None, request: Request, answer: str, counters: Counters) -> float | None:
+    """What the reward function says; None if it has no opinion, fails, or returns what is not a score."""
+    if reward is None:
+        return None
+    try:
+        score = reward(request, answer)
+        if score is not None:
+            check_score(score)
+    except Exception as error:  # noqa: BLE001 - counted; the answer is worth keeping all the same
+        counters.add("reward.failed")
+        log.warning("IC-Cache got no score from the reward function: %s: %s", type(error).__name__, error)
+        return None
+    return score
