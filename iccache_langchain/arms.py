@@ -16,8 +16,10 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable
 
+from iccache_langchain.messages import insert
 from shared_core.adapters.construction import check_arms
 from shared_core.errors import SettingIsWrong
+from shared_core.values import Insertion
 
 ArmModel: TypeAlias = BaseChatModel | BaseLLM
 
@@ -78,58 +80,64 @@ def can_stream(arm: ArmModel, kwargs: Mapping[str, Any]) -> bool:
 def generate(
     arm: ArmModel,
     messages: Sequence[BaseMessage],
+    insertion: Insertion,
     stop: list[str] | None,
     run_manager: CallbackManagerForLLMRun | None,
     **kwargs: Any,
 ) -> ChatResult:
-    """One answer (or n of them) of an arm."""
+    """One answer (or n of them) of an arm to the conversation with examples in place."""
+    sent = insert(messages, insertion)
     if isinstance(arm, BaseLLM):
-        return _as_chat(arm._generate([_as_text(messages, kwargs)], stop, run_manager, **kwargs))  # noqa: SLF001 - delegation
-    return arm._generate(list(messages), stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
+        return _as_chat(arm._generate([_as_text(sent, kwargs)], stop, run_manager, **kwargs))  # noqa: SLF001 - delegation
+    return arm._generate(sent, stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
 
 
 async def agenerate(
     arm: ArmModel,
     messages: Sequence[BaseMessage],
+    insertion: Insertion,
     stop: list[str] | None,
     run_manager: AsyncCallbackManagerForLLMRun | None,
     **kwargs: Any,
 ) -> ChatResult:
     """`generate` with the arm's own async client."""
+    sent = insert(messages, insertion)
     if isinstance(arm, BaseLLM):
-        return _as_chat(await arm._agenerate([_as_text(messages, kwargs)], stop, run_manager, **kwargs))  # noqa: SLF001 - delegation
-    return await arm._agenerate(list(messages), stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
+        return _as_chat(await arm._agenerate([_as_text(sent, kwargs)], stop, run_manager, **kwargs))  # noqa: SLF001 - delegation
+    return await arm._agenerate(sent, stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
 
 
 def stream(
     arm: ArmModel,
     messages: Sequence[BaseMessage],
+    insertion: Insertion,
     stop: list[str] | None,
     run_manager: CallbackManagerForLLMRun | None,
     **kwargs: Any,
 ) -> Generator[ChatGenerationChunk, None, None]:
     """The chunks of an arm's answer; a single one if the arm cannot stream."""
     if isinstance(arm, BaseChatModel) and can_stream(arm, kwargs) and type(arm)._stream is not BaseChatModel._stream:  # noqa: SLF001 - delegation
-        yield from arm._stream(list(messages), stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
+        yield from arm._stream(insert(messages, insertion), stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
     else:
-        yield _as_chunk(generate(arm, messages, stop, run_manager, **kwargs))
+        yield _as_chunk(generate(arm, messages, insertion, stop, run_manager, **kwargs))
 
 
 async def astream(
     arm: ArmModel,
     messages: Sequence[BaseMessage],
+    insertion: Insertion,
     stop: list[str] | None,
     run_manager: AsyncCallbackManagerForLLMRun | None,
     **kwargs: Any,
 ) -> AsyncGenerator[ChatGenerationChunk, None]:
     """`stream` with the arm's own async client."""
     if isinstance(arm, BaseChatModel) and can_stream(arm, kwargs):
-        chunks = arm._astream(list(messages), stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
+        chunks = arm._astream(insert(messages, insertion), stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
         async with aclosing(cast("Any", chunks)):  # a caller that leaves early ends the arm's request at once
             async for chunk in chunks:
                 yield chunk
     else:
-        yield _as_chunk(await agenerate(arm, messages, stop, run_manager, **kwargs))
+        yield _as_chunk(await agenerate(arm, messages, insertion, stop, run_manager, **kwargs))
 
 
 def _as_text(messages: Sequence[BaseMessage], kwargs: Mapping[str, Any]) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from langchain_core.caches import BaseCache
 from langchain_core.language_models import BaseChatModel
@@ -26,7 +27,7 @@ from iccache_langchain.calls import said_by
 from iccache_langchain.generations import CannotBeRead, CannotBeStored, decode, encode
 from iccache_langchain.llm_string import Call, parse, read_messages
 from iccache_langchain.messages import normalised, outcome_of
-from iccache_langchain.near import NearRequest, NearTier, is_answering, near_settings
+from iccache_langchain.near import NearTier, is_answering, near_settings
 from iccache_langchain.rateable import Rateable
 from shared_core.adapters import Context, build_request
 from shared_core.adapters.construction import ready_embedder
@@ -53,6 +54,26 @@ class _Asked:
     call: Call
     messages: Sequence[BaseMessage] | None
     request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class _Observed:
+    """An answer that LangChain hands to the cache, as the engine takes it."""
+
+    outcome: Outcome
+    admit: bool
+    router_decision_id: str
+    messages: Sequence[AIMessage]
+
+    @property
+    def how(self) -> _How:
+        """Keyword arguments of `Engine.observe`."""
+        return {"admit": self.admit, "router_decision_id": self.router_decision_id}
+
+
+class _How(TypedDict):
+    admit: bool
+    router_decision_id: str
 
 
 class ICCache(Rateable, BaseCache):
@@ -132,13 +153,31 @@ class ICCache(Rateable, BaseCache):
 
     def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
         """The stored answer of an identical call, or a near answer, or None. Never raises."""
-        found = self._find(prompt, llm_string)
-        return found.answer() if isinstance(found, NearRequest) else found
+        if is_answering():
+            return None
+        with self._failing_open("lookup"):
+            began, asked = time.monotonic(), self._read(prompt, llm_string)
+            if self._is_repeatable(asked):
+                hit = self.engine.lookup(asked.request)
+                if hit:
+                    return _served(hit)
+                if self._near and asked.messages and self._may_be_near(asked, began):
+                    return self._near.answer(asked.request, asked.messages)
+        return None
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
-        """`lookup`, with everything that may wait on a thread, and the small model's own async client."""
-        found = await off_loop(self._find, prompt, llm_string)
-        return await found.aanswer() if isinstance(found, NearRequest) else found
+        """`lookup` for event loops, with the small model's own async client."""
+        if is_answering():
+            return None
+        with self._failing_open("lookup"):
+            began, asked = time.monotonic(), await self._aread(prompt, llm_string)
+            if self._is_repeatable(asked):
+                hit = await self.engine.alookup(asked.request)
+                if hit:
+                    return _served(hit)
+                if self._near and asked.messages and self._may_be_near(asked, began):
+                    return await self._near.aanswer(asked.request, asked.messages)
+        return None
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """Keep an answer: word for word before this returns, as an example soon after. Never raises.
@@ -147,14 +186,22 @@ class ICCache(Rateable, BaseCache):
         """
         if is_answering():
             return
-        try:
-            self._keep(self._read(prompt, llm_string), return_val)
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._count("update", error)
+        with self._failing_open("update"):
+            asked = self._read(prompt, llm_string)
+            if asked.call.repeatable:
+                seen = self._observed(asked, return_val)
+                _mark(seen.messages, self.engine.observe(asked.request, seen.outcome, **seen.how), asked.call.writer)
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        """`update` on a thread."""
-        await off_loop(self.update, prompt, llm_string, return_val)
+        """`update` for event loops."""
+        if is_answering():
+            return
+        with self._failing_open("update"):
+            asked = await self._aread(prompt, llm_string)
+            if asked.call.repeatable:
+                seen = self._observed(asked, return_val)
+                decision_id = await self.engine.aobserve(asked.request, seen.outcome, **seen.how)
+                _mark(seen.messages, decision_id, asked.call.writer)
 
     def clear(self, **kwargs: Any) -> None:
         """Forget the answers and examples of ``scope=…``, or of the scope in force, or of all if there is neither.
@@ -198,44 +245,32 @@ class ICCache(Rateable, BaseCache):
         """What the chain's ``configurable`` and `iccache_context` say, and the task of this cache."""
         return said_by({}, context_counts=True).over(Context(task=self._task))
 
-    def _find(self, prompt: str, llm_string: str) -> list[Generation] | NearRequest | None:
-        if is_answering():
-            return None
-        try:
-            began = time.monotonic()
-            asked = self._read(prompt, llm_string)
-            if not asked.call.repeatable:
-                self.counters.add("lookup.not_repeatable")
-                return None
-            hit = self.engine.lookup(asked.request)
-            if hit:
-                return _served(hit)
-            is_in_time = time.monotonic() - began < self.engine.settings.deadline
-            if self._near and asked.messages and asked.call.plain and is_in_time:
-                return self._near.seek(asked.request, asked.messages)
-        except CannotBeRead as error:
-            self._count("lookup.unreadable", error)
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._count("lookup", error)
-        return None
+    async def _aread(self, prompt: str, llm_string: str) -> _Asked:
+        """`_read`; on a thread where it calls the user's `query_fn`, which may block."""
+        return await off_loop(self._read, prompt, llm_string) if self._query_fn else self._read(prompt, llm_string)
 
-    def _keep(self, asked: _Asked, generations: Sequence[Generation]) -> None:
+    def _is_repeatable(self, asked: _Asked) -> bool:
         if not asked.call.repeatable:
-            return
+            self.counters.add("lookup.not_repeatable")
+        return asked.call.repeatable
+
+    def _may_be_near(self, asked: _Asked, began: float) -> bool:
+        """True if the call asks for free text, and the exact tier has not used up the deadline."""
+        return asked.call.plain and time.monotonic() - began < self.engine.settings.deadline
+
+    def _observed(self, asked: _Asked, generations: Sequence[Generation]) -> _Observed:
         try:
             payload = encode(generations)
         except CannotBeStored as error:
             self._count("update.unstorable", error)
             payload = None
-        outcome = _outcome(generations, asked.call.writer, payload)
-        admit = self._may_admit(asked, generations)
         messages = _messages(generations)
-        known_as = next((known for message in messages if (known := _named(message))), "")
-        decision_id = self.engine.observe(asked.request, outcome, admit=admit, router_decision_id=known_as)
-        for message in messages:
-            message.response_metadata.setdefault(
-                PROVENANCE, {"decision_id": decision_id, "tier": "model", "writer": asked.call.writer}
-            )
+        return _Observed(
+            _outcome(generations, asked.call.writer, payload),
+            self._may_admit(asked, generations),
+            next((known for message in messages if (known := _named(message))), ""),
+            messages,
+        )
 
     def _may_admit(self, asked: _Asked, generations: Sequence[Generation]) -> bool:
         """True if the answer may become an example, as far as the call and its writer are concerned."""
@@ -244,6 +279,16 @@ class ICCache(Rateable, BaseCache):
         writer = asked.call.writer
         is_trusted = writer == self._reference if self._reference else writer not in {"", self._small}
         return is_trusted and asked.messages is not None and asked.call.plain and len(generations) == 1
+
+    @contextmanager
+    def _failing_open(self, where: str) -> Iterator[None]:
+        """A failure inside is counted, and the call goes on as if there were no cache."""
+        try:
+            yield
+        except CannotBeRead as error:
+            self._count(f"{where}.unreadable", error)
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self._count(where, error)
 
     def _count(self, where: str, error: Exception) -> None:
         self.counters.add(where)
@@ -278,6 +323,14 @@ def _outcome(generations: Sequence[Generation], writer: str, payload: bytes | No
     if message is None:  # a completion: kept word for word, never an example
         return Outcome(generations[0].text if generations else "", finished=False, writer=writer, payload=payload)
     return replace(outcome_of(message), writer=writer, payload=payload)
+
+
+def _mark(messages: Sequence[AIMessage], decision_id: str, writer: str) -> None:
+    """Say how answers came about, so that they can be rated; those of a router say so already."""
+    for message in messages:
+        message.response_metadata.setdefault(
+            PROVENANCE, {"decision_id": decision_id, "tier": "model", "writer": writer}
+        )
 
 
 def _named(message: AIMessage) -> str:

@@ -188,7 +188,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
 
     def _outcome(self, asked: _Asked, answer: AIMessage, is_only: bool) -> Outcome:
         """How the call ended. Whether it was streamed is not told, so the model must say why it stopped."""
-        outcome = outcome_of(answer, must_say_why=True)
+        outcome = outcome_of(answer, require_finish_reason=True)
         return replace(outcome, finished=outcome.finished and is_only, writer=asked.writer or outcome.writer)
 
     def _trusts(self, writer: str) -> bool:

@@ -6,10 +6,11 @@ sees one run, one set of tokens, streaming, tools and structured output as if th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -21,42 +22,53 @@ from langchain_core.runnables import Runnable
 from pydantic import Field, PrivateAttr
 
 from iccache_langchain import arms as arm_calls
+from iccache_langchain.answers import ChatAnswers
 from iccache_langchain.arms import ArmModel
 from iccache_langchain.binding import rebound
 from iccache_langchain.calls import OURS, RUN, said_by
 from iccache_langchain.construction import sort
-from iccache_langchain.messages import insert, outcome_of
 from iccache_langchain.pinning import PinnedChatModel
 from iccache_langchain.rateable import Rateable
 from iccache_langchain.reader import QueryFunction, Reader, check_scope
-from iccache_langchain.streams import Heard, aup_to_first_word, described, marked, up_to_first_word
 from shared_core.adapters import Context
 from shared_core.adapters.calls import decision_id
 from shared_core.adapters.construction import routing_engine, settings_of
-from shared_core.adapters.offloop import off_loop
-from shared_core.adapters.surface import Surface
+from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
 from shared_core.manager.privacy import Redact
 from shared_core.reward import Reward
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.values import Decision, Outcome, Source, Style
+from shared_core.values import Decision, Request, Source, Style
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call after the decision: what is sent, and where."""
+    """One call as LangChain made it.
 
-    decision: Decision
-    arm: ArmModel
-    asked: Sequence[BaseMessage]
+    Attributes:
+        messages: The conversation.
+        stop: Stop strings.
+        kwargs: What else is sent to the arm.
+        context: Whose call it is.
+        run_id: LangChain's, which names the decision.
+    """
+
+    messages: Sequence[BaseMessage]
     stop: list[str] | None
     kwargs: Mapping[str, Any]
+    context: Context
+    run_id: UUID | str | None
 
     @property
-    def messages(self) -> list[BaseMessage]:
-        """The conversation with the chosen examples in place."""
-        return insert(self.asked, self.decision.insertion)
+    def identity(self) -> str | None:
+        """The id of its decision."""
+        return decision_id(self.run_id) if self.run_id else None
+
+    @property
+    def bypass(self) -> str:
+        """Why it is not routed; empty if it is."""
+        return "the call names its own model" if "model" in self.kwargs else ""
 
 
 class ICCacheChatModel(Rateable, PinnedChatModel):
@@ -122,7 +134,6 @@ class ICCacheChatModel(Rateable, PinnedChatModel):
     streaming: bool = False
 
     _owns_engine: bool = PrivateAttr(default=True)
-    _surface: Surface = PrivateAttr()
 
     def __init__(
         self,
@@ -173,7 +184,6 @@ class ICCacheChatModel(Rateable, PinnedChatModel):
             **rest.base,
         )
         self._owns_engine = engine is None
-        self._surface = Surface(routing, reference)
 
     # what LangChain calls -------------------------------------------------------------------------------------
 
@@ -184,13 +194,12 @@ class ICCacheChatModel(Rateable, PinnedChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = self._decided(messages, stop, run_manager, kwargs)
-        try:
-            result = arm_calls.generate(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            call = self._retreat(call, error)
-            result = arm_calls.generate(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
-        return self._finished(call, result)
+        call = self._call(messages, stop, run_manager, kwargs)
+        return self._routed(call).run(
+            lambda decision: arm_calls.generate(
+                self.arms[decision.arm], messages, decision.insertion, call.stop, run_manager, **call.kwargs
+            )
+        )
 
     async def _agenerate(
         self,
@@ -199,13 +208,13 @@ class ICCacheChatModel(Rateable, PinnedChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = await off_loop(self._decided, messages, stop, run_manager, kwargs)
-        try:
-            result = await arm_calls.agenerate(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            call = self._retreat(call, error)
-            result = await arm_calls.agenerate(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
-        return self._finished(call, result)
+        call = self._call(messages, stop, run_manager, kwargs)
+        routed = await self._arouted(call)
+        return await routed.arun(
+            lambda decision: arm_calls.agenerate(
+                self.arms[decision.arm], messages, decision.insertion, call.stop, run_manager, **call.kwargs
+            )
+        )
 
     def _stream(
         self,
@@ -214,22 +223,12 @@ class ICCacheChatModel(Rateable, PinnedChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = self._decided(messages, stop, run_manager, kwargs, streamed=True)
-        chunks = arm_calls.stream(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
-        lead: list[ChatGenerationChunk] = []
-        try:
-            lead = up_to_first_word(chunks)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            call = self._retreat(call, error)
-            chunks = arm_calls.stream(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
-        heard = self._heard(call)
-        try:
-            for chunk in chain(lead, chunks):
-                yield heard.take(chunk)
-            heard.ended = True
-        finally:
-            chunks.close()
-            self._record(call, heard.outcome())
+        call = self._call(messages, stop, run_manager, kwargs, streamed=True)
+        yield from self._routed(call).stream(
+            lambda decision: arm_calls.stream(
+                self.arms[decision.arm], messages, decision.insertion, call.stop, run_manager, **call.kwargs
+            )
+        )
 
     async def _astream(
         self,
@@ -238,24 +237,16 @@ class ICCacheChatModel(Rateable, PinnedChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = await off_loop(self._decided, messages, stop, run_manager, kwargs, streamed=True)
-        chunks = arm_calls.astream(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
-        lead: list[ChatGenerationChunk] = []
-        try:
-            lead = await aup_to_first_word(chunks)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            call = self._retreat(call, error)
-            chunks = arm_calls.astream(call.arm, call.messages, call.stop, run_manager, **call.kwargs)
-        heard = self._heard(call)
-        try:
-            for chunk in lead:
-                yield heard.take(chunk)
+        call = self._call(messages, stop, run_manager, kwargs, streamed=True)
+
+        async def ask(decision: Decision) -> AsyncGenerator[ChatGenerationChunk, None]:
+            arm = self.arms[decision.arm]
+            return arm_calls.astream(arm, messages, decision.insertion, call.stop, run_manager, **call.kwargs)
+
+        routed = await self._arouted(call)
+        async with aclosing(await routed.astream(ask)) as chunks:  # a reader that leaves ends the arm's request
             async for chunk in chunks:
-                yield heard.take(chunk)
-            heard.ended = True
-        finally:
-            self._record(call, heard.outcome())
-            await chunks.aclose()
+                yield chunk
 
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
@@ -332,7 +323,7 @@ class ICCacheChatModel(Rateable, PinnedChatModel):
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _decided(
+    def _call(
         self,
         messages: Sequence[BaseMessage],
         stop: list[str] | None,
@@ -341,42 +332,32 @@ class ICCacheChatModel(Rateable, PinnedChatModel):
         *,
         streamed: bool = False,
     ) -> _Call:
-        """Read the call, and decide. Raises nothing but `SettingIsWrong`, for a scope or task that cannot be used."""
+        """Read what LangChain passes to a private method; raises only `SettingIsWrong`, for an unusable scope or task."""
         context = said_by(kwargs, context_counts=not (streamed and self.strict_scope))
-        run_id = run.run_id if run else kwargs.get(RUN)
         sent = self._defaults() | {name: value for name, value in kwargs.items() if name not in OURS}
         words = stop or sent.pop("stop", None)
         sent.pop("stop", None)
-        decision = self._surface.decide(
-            lambda: self._reader.request(messages, context, sent, words),
-            decision_id(run_id) if run_id else None,
-            bypass="the call names its own model" if "model" in sent else "",
+        return _Call(messages, words, sent, context, run.run_id if run else kwargs.get(RUN))
+
+    def _routed(self, call: _Call) -> RoutedCall[ChatResult, ChatGenerationChunk]:
+        routing = Routing(self.engine, self.reference)
+        decision = routing.decide(lambda: self._request(call), call.identity, bypass=call.bypass)
+        return RoutedCall(routing, decision, ChatAnswers(self.arms, call.kwargs))
+
+    async def _arouted(self, call: _Call) -> RoutedCall[ChatResult, ChatGenerationChunk]:
+        routing, may_block = Routing(self.engine, self.reference), self.query_fn is not None
+        decision = await routing.adecide(
+            lambda: self._request(call), call.identity, bypass=call.bypass, may_block=may_block
         )
-        return _Call(decision, self.arms[decision.arm], messages, words, sent)
+        return RoutedCall(routing, decision, ChatAnswers(self.arms, call.kwargs))
+
+    def _request(self, call: _Call) -> Request:
+        return self._reader.request(call.messages, call.context, call.kwargs, call.stop)
 
     @property
     def _reader(self) -> Reader:
-        """Made anew for each call: the fields may be set to something else at any time."""
+        """Made for each call: the fields may be set to something else at any time."""
         return Reader(self.engine.counters, self.scope, self.strict_scope, self.task, self.query_fn)
-
-    def _retreat(self, call: _Call, error: Exception) -> _Call:
-        """The same call to the reference, after another arm failed before its first word; else raises `error`."""
-        return replace(call, decision=self._surface.retreat(call.decision, error), arm=self.arms[self.reference])
-
-    def _finished(self, call: _Call, result: ChatResult) -> ChatResult:
-        if result.generations:
-            outcome = outcome_of(described(result.generations[0], result.llm_output))
-            if len(result.generations) > 1:  # which of n answers was the good one is not known
-                outcome = replace(outcome, finished=False)
-            self._record(call, outcome)
-        generations = [marked(generation, call.decision) for generation in result.generations]
-        return ChatResult(generations=generations, llm_output=result.llm_output)
-
-    def _heard(self, call: _Call) -> Heard:
-        return Heard(call.decision, must_say_why=arm_calls.can_stream(call.arm, call.kwargs))
-
-    def _record(self, call: _Call, outcome: Outcome | None) -> None:
-        self._surface.record(call.decision, outcome, arm_calls.model_name(call.arm))
 
     def _defaults(self) -> dict[str, Any]:
         own = {"temperature": self.temperature, "max_tokens": self.max_tokens, "stop": self.stop or None}

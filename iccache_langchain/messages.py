@@ -52,19 +52,19 @@ def insert(messages: Sequence[BaseMessage], insertion: Insertion) -> list[BaseMe
     return placed[: insertion.index] + turns + placed[insertion.index :]
 
 
-def outcome_of(message: AIMessage, *, must_say_why: bool = False) -> Outcome:
+def outcome_of(message: AIMessage, *, require_finish_reason: bool = False) -> Outcome:
     """How the call that gave this message ended.
 
     Args:
         message: The whole answer.
-        must_say_why: True if the answer was or may have been streamed: the end of a stream can be a connection that
+        require_finish_reason: True if the answer was or may have been streamed: the end of a stream can be a connection that
             was cut, so then only a model that says why it stopped ended by itself.
     """
     metadata, usage = message.response_metadata, message.usage_metadata
     writer, reason = metadata.get("model_name") or metadata.get("model"), finish_reason(metadata)
     return Outcome(
         answer=str(message.text),
-        finished=is_clean(reason) and (reason is not None or not must_say_why),
+        finished=is_clean(reason) and (reason is not None or not require_finish_reason),
         tool_calls=bool(message.tool_calls or message.invalid_tool_calls),
         writer=writer if isinstance(writer, str) else "",
         prompt_tokens=usage.get("input_tokens", 0) if usage else 0,  # what a cache served may count costs alone

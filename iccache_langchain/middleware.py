@@ -15,7 +15,8 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from iccache_langchain.arms import can_stream, model_name
+from iccache_langchain.answers import written_by
+from iccache_langchain.arms import can_stream
 from iccache_langchain.calls import ARM, DECISION, said_by
 from iccache_langchain.chat_model import ICCacheChatModel
 from iccache_langchain.messages import insert, outcome_of
@@ -24,15 +25,14 @@ from iccache_langchain.reader import QueryFunction, Reader, check_scope
 from shared_core.adapters import KEYS, Context, current_context
 from shared_core.adapters.construction import check_arms, routing_engine, settings_of, told_apart
 from shared_core.adapters.endings import PROVENANCE
-from shared_core.adapters.offloop import off_loop
-from shared_core.adapters.surface import Surface
+from shared_core.adapters.routing import RoutedCall, Routing, Transcript
 from shared_core.engine import Engine
 from shared_core.errors import ExtraIsMissing, SettingIsWrong
 from shared_core.manager.privacy import Redact
 from shared_core.reward import Reward
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.values import Decision, Request, Source, Style
+from shared_core.values import Decision, Outcome, Request, Source, Style
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
@@ -49,22 +49,52 @@ _SERVED: Final = ("exact", "near")  # tiers of an answer that `ICCache` gave in 
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """One model call of the agent after the decision: what was asked, and of which model."""
+class AgentAnswers:
+    """Reads what an agent's model calls answer.
 
-    decision: Decision
-    asked: Asked
-    model: BaseChatModel
+    Attributes:
+        models: By arm; the agent's own stands where an arm is None.
+    """
 
-    def sent(self) -> Asked:
-        """The call for the chosen model, with the chosen examples in place."""
-        stamp = {DECISION: self.decision.id, ARM: self.decision.arm}
-        getattr(self.model, "_serialized", None)  # kept by the model, and so by its copies, which would make it anew
-        model = self.model.model_copy(update={"metadata": {**(self.model.metadata or {}), **stamp}})
-        if not self.decision.given:
-            return self.asked.override(model=model)
-        placed = insert(_conversation(self.asked), self.decision.insertion)
-        return self.asked.override(model=model, messages=placed[len(_system(self.asked)) :])  # type: ignore[arg-type]  # a list is invariant
+    models: Mapping[str, BaseChatModel]
+
+    def finished(self, decision: Decision, answer: Answered) -> tuple[Answered, Outcome | None]:
+        """The answer with its message marked, and how that ended.
+
+        What `ICCache` served says already how it came about, and was not given by the model that was chosen.
+        """
+        if isinstance(answer, ExtendedModelResponse):
+            response, outcome = self.finished(decision, answer.model_response)
+            return replace(answer, model_response=response), outcome  # type: ignore[arg-type]  # a response stays one
+        if isinstance(answer, AIMessage):
+            return self._marked(decision, answer), self._outcome(decision, answer)
+        marked = [self._marked(decision, m) if isinstance(m, AIMessage) else m for m in answer.result]
+        said = next((m for m in answer.result if isinstance(m, AIMessage)), None)
+        return replace(answer, result=marked), self._outcome(decision, said) if said else None
+
+    def has_begun(self, piece: Answered) -> bool:
+        """True: an agent's answers come whole."""
+        return bool(piece)
+
+    def transcript(self, decision: Decision) -> Transcript[Answered]:
+        """None of them is streamed.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("an agent's model calls are not streamed through its middleware")
+
+    def _marked(self, decision: Decision, answer: AIMessage) -> AIMessage:
+        if _was_served(answer):
+            return answer
+        metadata = {**answer.response_metadata, PROVENANCE: decision.provenance()}
+        return answer.model_copy(update={"response_metadata": metadata})
+
+    def _outcome(self, decision: Decision, answer: AIMessage) -> Outcome | None:
+        if _was_served(answer):
+            return None
+        model = self.models[decision.arm]
+        return written_by(outcome_of(answer, require_finish_reason=can_stream(model, {})), model)
 
 
 class ICCacheMiddleware(Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
@@ -157,36 +187,28 @@ class ICCacheMiddleware(Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
         self.engine = routing
         self._owns_engine = engine is None
         self._arms = dict(arms)
-        self._surface = Surface(routing, reference)
+        self._reference = reference
         self._reader = Reader(routing.counters, scope, strict_scope, task, query_fn)
 
     # what the agent calls -------------------------------------------------------------------------------------
 
     def wrap_model_call(self, request: Asked, handler: Callable[[Asked], ModelResponse[Any]]) -> Answered:
         """Decide, call the chosen model, and keep what comes of it."""
-        call = self._decided(request)
-        try:
-            answered = handler(call.sent())
-        except GraphBubbleUp:  # an interrupt is no failure
-            raise
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            call = self._retreat(call, error)
-            answered = handler(call.sent())
-        return self._finished(call, answered)
+        routing = Routing(self.engine, self._reference)
+        decision = routing.decide(lambda: self._request(request), bypass=_bypass(request))
+        models = self._models(request)
+        call = self._routed(routing, decision, models)
+        return call.run(lambda decision: handler(_sent(request, decision, models[decision.arm])))
 
     async def awrap_model_call(
         self, request: Asked, handler: Callable[[Asked], Awaitable[ModelResponse[Any]]]
     ) -> Answered:
-        """`wrap_model_call`, deciding on a thread."""
-        call = await off_loop(self._decided, request)
-        try:
-            answered = await handler(call.sent())
-        except GraphBubbleUp:  # an interrupt is no failure
-            raise
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            call = self._retreat(call, error)
-            answered = await handler(call.sent())
-        return self._finished(call, answered)
+        """`wrap_model_call` for event loops."""
+        routing, may_block = Routing(self.engine, self._reference), self._reader.query_fn is not None
+        decision = await routing.adecide(lambda: self._request(request), bypass=_bypass(request), may_block=may_block)
+        models = self._models(request)
+        call = self._routed(routing, decision, models)
+        return await call.arun(lambda decision: handler(_sent(request, decision, models[decision.arm])))
 
     # beyond it ------------------------------------------------------------------------------------------------
 
@@ -211,13 +233,14 @@ class ICCacheMiddleware(Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _decided(self, asked: Asked) -> _Call:
-        """Read the call, and decide. Raises nothing but `SettingIsWrong`, for what was set up wrongly."""
-        decision = self._surface.decide(
-            lambda: self._request(asked),
-            bypass="the call names its own model" if "model" in asked.model_settings else "",
-        )
-        return _Call(decision, asked, self._arms[decision.arm] or asked.model)
+    def _models(self, asked: Asked) -> Mapping[str, BaseChatModel]:
+        """The model behind each arm for this call."""
+        return {name: model or asked.model for name, model in self._arms.items()}
+
+    def _routed(
+        self, routing: Routing, decision: Decision, models: Mapping[str, BaseChatModel]
+    ) -> RoutedCall[Answered, Answered]:
+        return RoutedCall(routing, decision, AgentAnswers(models), not_failures=(GraphBubbleUp,))
 
     def _request(self, asked: Asked) -> Request:
         if isinstance(asked.model, ICCacheChatModel):
@@ -234,33 +257,6 @@ class ICCacheMiddleware(Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
         }
         said = _said(asked, context_counts=not self._reader.strict_scope)
         return self._reader.request(_conversation(asked), said, params, stop)
-
-    def _retreat(self, call: _Call, error: Exception) -> _Call:
-        """The same call for the reference, after another arm failed; else raises `error`."""
-        decision = self._surface.retreat(call.decision, error)
-        return replace(call, decision=decision, model=self._arms[decision.arm] or call.asked.model)
-
-    def _finished(self, call: _Call, answered: Answered) -> Answered:
-        if isinstance(answered, ExtendedModelResponse):
-            finished = self._finished(call, answered.model_response)
-            return replace(answered, model_response=finished)  # type: ignore[arg-type]  # a response stays one
-        if isinstance(answered, AIMessage):
-            return self._kept(call, answered)
-        result = [self._kept(call, m) if isinstance(m, AIMessage) else m for m in answered.result]
-        return replace(answered, result=result)
-
-    def _kept(self, call: _Call, answer: AIMessage) -> AIMessage:
-        """A copy of the answer that says how it came about, once it is on its way into the store.
-
-        What `ICCache` served says so already, and was not given by the model that was chosen.
-        """
-        before = answer.response_metadata.get(PROVENANCE)
-        if isinstance(before, dict) and before.get("tier") in _SERVED:
-            return answer
-        outcome = outcome_of(answer, must_say_why=can_stream(call.model, {}))
-        self._surface.record(call.decision, outcome, model_name(call.model))
-        metadata = {**answer.response_metadata, PROVENANCE: call.decision.provenance()}
-        return answer.model_copy(update={"response_metadata": metadata})
 
 
 def _check_models(arms: Mapping[str, object], reference: str) -> None:
@@ -279,6 +275,27 @@ def _check_models(arms: Mapping[str, object], reference: str) -> None:
             )
         if isinstance(arm, ICCacheChatModel):
             raise SettingIsWrong(f"arm {name!r} is an ICCacheChatModel, which routes by itself; give its arms instead")
+
+
+def _bypass(asked: Asked) -> str:
+    return "the call names its own model" if "model" in asked.model_settings else ""
+
+
+def _sent(asked: Asked, decision: Decision, model: BaseChatModel) -> Asked:
+    """The call for the chosen model, with the chosen examples in place."""
+    stamp = {DECISION: decision.id, ARM: decision.arm}
+    getattr(model, "_serialized", None)  # cached by the model, and so by its copies, which would each work it out
+    model = model.model_copy(update={"metadata": {**(model.metadata or {}), **stamp}})
+    if not decision.given:
+        return asked.override(model=model)
+    placed = insert(_conversation(asked), decision.insertion)
+    return asked.override(model=model, messages=placed[len(_system(asked)) :])  # type: ignore[arg-type]  # a list is invariant
+
+
+def _was_served(answer: AIMessage) -> bool:
+    """True if `ICCache` answered in the model's place."""
+    provenance = answer.response_metadata.get(PROVENANCE)
+    return isinstance(provenance, dict) and provenance.get("tier") in _SERVED
 
 
 def _system(asked: Asked) -> list[BaseMessage]:

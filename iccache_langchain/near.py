@@ -14,23 +14,25 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatResult, Generation
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
 
+from iccache_langchain.answers import ChatAnswers, described
 from iccache_langchain.arms import ArmModel, agenerate, generate
-from iccache_langchain.messages import insert, outcome_of
-from iccache_langchain.streams import described
+from iccache_langchain.messages import outcome_of
 from shared_core.adapters.endings import PROVENANCE
+from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.settings import Settings
-from shared_core.values import Decision, Request
+from shared_core.telemetry import Counters
+from shared_core.values import Decision, Outcome, Request
 
 MOST: Final = 256  # candidates that `Settings` allows
 _is_answering: ContextVar[bool] = ContextVar("iccache_is_answering", default=False)
 
 
 class NearTier:
-    """Finds the requests that a small model may answer.
+    """Answers requests that are near to past ones with a small model.
 
     Args:
         engine: Its one arm is the small model; its settings are `near_settings`.
@@ -41,68 +43,82 @@ class NearTier:
         self._engine = engine
         self._model = model
 
-    def seek(self, request: Request, messages: Sequence[BaseMessage]) -> NearRequest | None:
-        """The request with its examples, if it is near to past ones.
-
-        A turn of a longer conversation is not: its query alone does not say what is asked. Nor is anything near in a
-        pool too small to say what a usual distance is, else its first examples would answer everything after them.
-        """
-        if request.has_history and not request.condensed:
+    def answer(self, request: Request, messages: Sequence[BaseMessage]) -> list[Generation] | None:
+        """The small model's answer if the request is near to past ones; None if not, or if it failed. Never raises."""
+        if _needs_history(request):
             return None
         decision = self._engine.decide(request)
-        is_near = decision.given and decision.selection.considered >= self._engine.settings.candidates
+        if not self._is_near(decision):
+            return None
+        with self._answering():
+            return _generations(
+                self._call(decision).run(lambda d: generate(self._model, messages, d.insertion, None, None))
+            )
+        return None
+
+    async def aanswer(self, request: Request, messages: Sequence[BaseMessage]) -> list[Generation] | None:
+        """`answer`, with the model's own async client."""
+        if _needs_history(request):
+            return None
+        decision = await self._engine.adecide(request)
+        if not self._is_near(decision):
+            return None
+        with self._answering():
+            ask = self._call(decision).arun
+            return _generations(await ask(lambda d: agenerate(self._model, messages, d.insertion, None, None)))
+        return None
+
+    def _is_near(self, decision: Decision) -> bool:
+        """True if examples were found in a pool large enough to say what a usual distance is.
+
+        In a smaller one, its first examples would answer everything after them.
+        """
+        is_near = bool(decision.given) and decision.selection.considered >= self._engine.settings.candidates
         self._engine.counters.add("near.found" if is_near else "near.none")
-        return NearRequest(self._engine, self._model, decision, messages) if is_near else None
+        return is_near
+
+    def _call(self, decision: Decision) -> RoutedCall[ChatResult, ChatGenerationChunk]:
+        # The decision is kept for feedback. `store=False` keeps the answer out of the pool, into which its standing
+        # as the engine's only arm would let it.
+        unstored = replace(decision, request=replace(decision.request, store=False))
+        answers = NearAnswers({decision.arm: self._model}, {}, self._engine.counters)
+        return RoutedCall(Routing(self._engine, decision.arm), unstored, answers)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """The model answers inside; its failures are counted, and end here."""
+        token = _is_answering.set(True)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self._engine.counters.add("near.failed")
+            self._engine.counters.add(f"near.failed.{type(error).__name__}")
+        finally:
+            _is_answering.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
-class NearRequest:
-    """A request that the small model is to answer, with the examples chosen for it."""
+class NearAnswers(ChatAnswers):
+    """Accepts an answer that may stand in for the large model's: text, which the model ended by itself.
 
-    engine: Engine
-    model: ArmModel
-    decision: Decision
-    messages: Sequence[BaseMessage]
+    Attributes:
+        counters: Gets ``near.answered`` and ``near.unfinished``.
+    """
 
-    def answer(self) -> list[Generation] | None:
-        """The small model's answer, or None if it failed or did not end by itself. Never raises."""
-        try:
-            with _answering():
-                return self._accept(generate(self.model, self._shown(), None, None))
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._failed(error)
-            return None
+    counters: Counters
 
-    async def aanswer(self) -> list[Generation] | None:
-        """`answer`, with the model's own async client."""
-        try:
-            with _answering():
-                return self._accept(await agenerate(self.model, self._shown(), None, None))
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._failed(error)
-            return None
-
-    def _shown(self) -> list[BaseMessage]:
-        return insert(self.messages, self.decision.insertion)
-
-    def _accept(self, result: ChatResult) -> list[Generation] | None:
-        reply = described(result.generations[0], result.llm_output)
+    def finished(self, decision: Decision, answer: ChatResult) -> tuple[ChatResult, Outcome | None]:
+        """The accepted answer, marked; without generations if it is not accepted."""
+        reply = described(answer.generations[0], answer.llm_output)
         outcome = outcome_of(reply)
         if not outcome.finished or outcome.tool_calls or not outcome.answer.strip():
-            self.engine.counters.add("near.unfinished")
-            return None
-        # The decision is kept for feedback. `store=False` keeps the answer out of the pool, into which its standing
-        # as the engine's only arm would let it.
-        request = replace(self.decision.request, store=False)
-        self.engine.submit_record(replace(self.decision, request=request), outcome)
-        self.engine.counters.add("near.answered")
-        provenance = self.decision.provenance() | {"tier": "near", "writer": self.decision.arm}
+            self.counters.add("near.unfinished")
+            return ChatResult(generations=[]), None
+        self.counters.add("near.answered")
+        provenance = decision.provenance() | {"tier": "near", "writer": decision.arm}
         metadata = reply.response_metadata | {PROVENANCE: provenance}
-        return [ChatGeneration(message=reply.model_copy(update={"id": None, "response_metadata": metadata}))]
-
-    def _failed(self, error: Exception) -> None:
-        self.engine.counters.add("near.failed")
-        self.engine.counters.add(f"near.failed.{type(error).__name__}")
+        message = reply.model_copy(update={"id": None, "response_metadata": metadata})
+        return ChatResult(generations=[ChatGeneration(message=message)]), outcome
 
 
 def near_settings(settings: Settings, threshold: float) -> Settings:
@@ -127,10 +143,10 @@ def is_answering() -> bool:
     return _is_answering.get()
 
 
-@contextmanager
-def _answering() -> Iterator[None]:
-    token = _is_answering.set(True)
-    try:
-        yield
-    finally:
-        _is_answering.reset(token)
+def _needs_history(request: Request) -> bool:
+    """True for a turn of a longer conversation, whose query alone does not say what is asked."""
+    return request.has_history and not request.condensed
+
+
+def _generations(result: ChatResult) -> list[Generation] | None:
+    return list(result.generations) or None

@@ -20,9 +20,10 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
 from iccache_llamaindex.messages import as_completion, insert
+from shared_core.adapters import Context
 from shared_core.adapters.construction import check_arms
 from shared_core.errors import SettingIsWrong
-from shared_core.values import Decision
+from shared_core.values import Insertion
 
 # What LlamaIndex applies before it calls a model: of several models behind one, it sees only the one in front.
 _IN_FRONT: Final = ("system_prompt", "output_parser", "query_wrapper_prompt", "pydantic_program_mode")
@@ -30,37 +31,48 @@ _IN_FRONT: Final = ("system_prompt", "output_parser", "query_wrapper_prompt", "p
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call after the decision: what is sent, and where.
+    """One call as LlamaIndex made it.
 
     Attributes:
-        decision: Which arm answers, with which examples.
-        arm: That arm.
-        asked: The conversation as the caller gave it.
+        messages: The conversation as the caller gave it.
         kwargs: What is sent beside it.
+        context: Whose call it is.
         prompt: The text of a completion; None for a chat.
-        formatted: True if the caller has put `prompt` into a model's own format.
+        formatted: True if the caller has put `prompt` into a model's own format. Then no examples are added.
     """
 
-    decision: Decision
-    arm: LLM
-    asked: Sequence[ChatMessage]
+    messages: Sequence[ChatMessage]
     kwargs: Mapping[str, Any]
+    context: Context
     prompt: str | None = None
     formatted: bool = False
 
     @property
+    def bypass(self) -> str:
+        """Why it is not routed; empty if it is."""
+        return "the call names its own model" if "model" in self.kwargs else ""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmCall:
+    """The call as it is sent to one arm, with the examples chosen for it."""
+
+    arm: LLM
+    call: Call
+    insertion: Insertion
+
+    @property
     def messages(self) -> list[ChatMessage]:
         """The conversation with the chosen examples in place."""
-        return insert(self.asked, self.decision.insertion)
+        return insert(self.call.messages, self.insertion)
 
     @property
     def completion(self) -> dict[str, Any] | None:
         """The arguments of the arm's `complete`; None if the examples take turns, and so a chat."""
-        insertion = self.decision.insertion
-        if insertion.turns:
+        if self.insertion.turns:
             return None
-        prompt = self.prompt if insertion.rewrite is None else insertion.rewrite
-        return {"prompt": prompt, "formatted": self.formatted, **self.kwargs}
+        prompt = self.call.prompt if self.insertion.rewrite is None else self.insertion.rewrite
+        return {"prompt": prompt, "formatted": self.call.formatted, **self.call.kwargs}
 
 
 def check(arms: Mapping[str, object], reference: str) -> None:
@@ -142,48 +154,52 @@ def model_name(arm: LLM) -> str:
     return name if name and name != "unknown" else type(arm).__name__
 
 
-def chat(call: Call) -> ChatResponse:
+def chat(sent: ArmCall) -> ChatResponse:
     """One answer."""
-    return call.arm.chat(call.messages, **call.kwargs)
+    return sent.arm.chat(sent.messages, **sent.call.kwargs)
 
 
-async def achat(call: Call) -> ChatResponse:
+async def achat(sent: ArmCall) -> ChatResponse:
     """`chat` with the arm's own async client."""
-    return await call.arm.achat(call.messages, **call.kwargs)
+    return await sent.arm.achat(sent.messages, **sent.call.kwargs)
 
 
-def stream_chat(call: Call) -> Generator[ChatResponse, None, None]:
+def stream_chat(sent: ArmCall) -> Generator[ChatResponse, None, None]:
     """The pieces of an answer; each holds the answer so far."""
-    return call.arm.stream_chat(call.messages, **call.kwargs)
+    return sent.arm.stream_chat(sent.messages, **sent.call.kwargs)
 
 
-async def astream_chat(call: Call) -> AsyncGenerator[ChatResponse, None]:
+async def astream_chat(sent: ArmCall) -> AsyncGenerator[ChatResponse, None]:
     """`stream_chat` with the arm's own async client."""
-    return await call.arm.astream_chat(call.messages, **call.kwargs)
+    return await sent.arm.astream_chat(sent.messages, **sent.call.kwargs)
 
 
-def complete(call: Call) -> CompletionResponse:
+def complete(sent: ArmCall) -> CompletionResponse:
     """One completion; a chat with the arm where examples take turns."""
-    sent = call.completion
-    return as_completion(chat(call)) if sent is None else call.arm.complete(**sent)
+    completion = sent.completion
+    return as_completion(chat(sent)) if completion is None else sent.arm.complete(**completion)
 
 
-async def acomplete(call: Call) -> CompletionResponse:
+async def acomplete(sent: ArmCall) -> CompletionResponse:
     """`complete` with the arm's own async client."""
-    sent = call.completion
-    return as_completion(await achat(call)) if sent is None else await call.arm.acomplete(**sent)
+    completion = sent.completion
+    return as_completion(await achat(sent)) if completion is None else await sent.arm.acomplete(**completion)
 
 
-def stream_complete(call: Call) -> Generator[CompletionResponse, None, None]:
+def stream_complete(sent: ArmCall) -> Generator[CompletionResponse, None, None]:
     """The pieces of a completion; each holds the text so far."""
-    sent = call.completion
-    return _as_completions(stream_chat(call)) if sent is None else call.arm.stream_complete(**sent)
+    completion = sent.completion
+    return _as_completions(stream_chat(sent)) if completion is None else sent.arm.stream_complete(**completion)
 
 
-async def astream_complete(call: Call) -> AsyncGenerator[CompletionResponse, None]:
+async def astream_complete(sent: ArmCall) -> AsyncGenerator[CompletionResponse, None]:
     """`stream_complete` with the arm's own async client."""
-    sent = call.completion
-    return _as_acompletions(await astream_chat(call)) if sent is None else await call.arm.astream_complete(**sent)
+    completion = sent.completion
+    return (
+        _as_acompletions(await astream_chat(sent))
+        if completion is None
+        else await sent.arm.astream_complete(**completion)
+    )
 
 
 def _as_completions(pieces: Generator[ChatResponse, None, None]) -> Generator[CompletionResponse, None, None]:

@@ -30,7 +30,7 @@ from pydantic import Field, PrivateAttr
 
 from iccache_llamaindex.asked import carry, question_of
 from iccache_llamaindex.choosing import Handover, current, trusts
-from iccache_llamaindex.messages import Response, Told, normalised, outcome_of, text_of
+from iccache_llamaindex.messages import Response, ResponseInfo, normalised, outcome_of, text_of
 from iccache_llamaindex.route_event import ICCacheRouteEvent
 from iccache_llamaindex.sources import is_example
 from shared_core.adapters import Context, build_request, current_context
@@ -56,7 +56,7 @@ class _Synthesis:
         said: Whose question it is, as the context of its asker says.
         handover: What a postprocessor chose before.
         writer: The model that was asked last.
-        told: What its answer told so far.
+        info: What the pieces of its answer said so far.
         last: The last piece of it.
         streamed: True if it came in pieces.
         messages: What the model was shown.
@@ -67,7 +67,7 @@ class _Synthesis:
     said: Context
     handover: Handover | None
     writer: str = ""
-    told: Told = field(default_factory=Told)
+    info: ResponseInfo = field(default_factory=ResponseInfo)
     last: Response | None = None
     streamed: bool = False
     messages: Sequence[ChatMessage] = ()
@@ -274,13 +274,13 @@ def _hear(synthesis: _Synthesis, event: BaseEvent) -> None:
         case LLMChatStartEvent() | LLMCompletionStartEvent():
             names = (event.model_dict.get(key) for key in _MODEL_KEYS)
             synthesis.writer = next((name for name in names if isinstance(name, str) and name), "")
-            synthesis.told, synthesis.streamed = Told(), False
+            synthesis.info, synthesis.streamed = ResponseInfo(), False
             synthesis.messages = event.messages if isinstance(event, LLMChatStartEvent) else ()
         case LLMChatInProgressEvent() | LLMCompletionInProgressEvent():
-            synthesis.told = synthesis.told.then(Told.by(event.response))
+            synthesis.info = synthesis.info.then(ResponseInfo.of(event.response))
             synthesis.streamed = True
         case LLMChatEndEvent() | LLMCompletionEndEvent() if event.response is not None:
-            synthesis.told = synthesis.told.then(Told.by(event.response))
+            synthesis.info = synthesis.info.then(ResponseInfo.of(event.response))
             synthesis.last = event.response
             synthesis.provenance = None
         case ICCacheRouteEvent():  # follows the events of the model that `ICCacheLLM` asked
@@ -316,8 +316,8 @@ def _with_history(synthesis: _Synthesis, decision: Decision) -> Request:
 def _outcome(synthesis: _Synthesis, text: str) -> Outcome:
     """How the answer ended. A stream that is cut looks like its end, so that one must say why it stopped."""
     assert synthesis.last is not None  # noqa: S101 - for the type checker; the caller has looked
-    outcome = outcome_of(synthesis.last, synthesis.told)
-    has_ended = not synthesis.streamed or synthesis.told.reason is not None
+    outcome = outcome_of(synthesis.last, synthesis.info)
+    has_ended = not synthesis.streamed or synthesis.info.reason is not None
     return replace(
         outcome,
         answer=text if synthesis.streamed or text_of(synthesis.last).strip() else "",  # else it is "Empty Response"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 from uuid import UUID
 
 from llama_index.core.base.llms.types import (
@@ -32,24 +32,24 @@ from pydantic import Field, PrivateAttr
 
 from iccache_llamaindex import arms as arm_calls
 from iccache_llamaindex import asked
-from iccache_llamaindex.answering import Answering
-from iccache_llamaindex.arms import Call
-from iccache_llamaindex.messages import Response, arm_of, decision_id_of, normalised
+from iccache_llamaindex.answers import LLMAnswers
+from iccache_llamaindex.arms import ArmCall, Call
+from iccache_llamaindex.messages import R, Response, arm_of, decision_id_of, normalised
 from shared_core.adapters import KEYS, Context, build_request, calls, current_context, query_of
 from shared_core.adapters.calls import fingerprint_of, form_of
 from shared_core.adapters.construction import routing_engine, settings_of, told_apart
-from shared_core.adapters.offloop import off_loop
 from shared_core.adapters.owner import EngineOwner
-from shared_core.adapters.surface import Surface
+from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.manager.privacy import Redact
 from shared_core.reward import Reward
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.values import Message, Request, Source, Style
+from shared_core.values import Decision, Message, Request, Source, Style
 
 QueryFunction: TypeAlias = Callable[[Sequence[ChatMessage]], str]
+T = TypeVar("T")
 
 # What LlamaIndex adds to the parameters that leave the answer free text: how it travels, and how long it may take.
 FREE: Final = calls.FREE | {"stream", "stream_options", "timeout", "use_chat_completions"}
@@ -124,7 +124,6 @@ class ICCacheLLM(EngineOwner, FunctionCallingLLM):
 
     _owns_engine: bool = PrivateAttr(default=True)
     _bound: Context = PrivateAttr(default=Context())
-    _surface: Surface = PrivateAttr()
 
     def __init__(
         self,
@@ -181,7 +180,6 @@ class ICCacheLLM(EngineOwner, FunctionCallingLLM):
             **in_front,
         )
         self._owns_engine = engine is None
-        self._surface = Surface(routing, reference)
         asked.listen()
 
     # what LlamaIndex calls ------------------------------------------------------------------------------------
@@ -198,39 +196,48 @@ class ICCacheLLM(EngineOwner, FunctionCallingLLM):
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """One answer; see `BaseLLM.chat`."""
-        return self._answering.whole(self._decided(messages, kwargs), arm_calls.chat)
+        call = self._call(messages, kwargs)
+        return self._routed(call, self._chats).run(self._asking(call, arm_calls.chat))
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """One answer; see `BaseLLM.achat`."""
-        return await self._answering.awhole(await off_loop(self._decided, messages, kwargs), arm_calls.achat)
+        call = self._call(messages, kwargs)
+        routed = await self._arouted(call, self._chats)
+        return await routed.arun(self._asking(call, arm_calls.achat))
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """The pieces of an answer; see `BaseLLM.stream_chat`. The scope is that of the caller of `stream_chat`."""
-        return self._answering.stream(self._decided(messages, kwargs, streamed=True), arm_calls.stream_chat)
+        call = self._call(messages, kwargs, streamed=True)
+        return self._routed(call, self._chats).stream(self._asking(call, arm_calls.stream_chat))
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """The pieces of an answer; see `BaseLLM.astream_chat`. The scope is that of the caller of `astream_chat`."""
-        call = await off_loop(self._decided, messages, kwargs, streamed=True)
-        return await self._answering.astream(call, arm_calls.astream_chat)
+        call = self._call(messages, kwargs, streamed=True)
+        routed = await self._arouted(call, self._chats)
+        return await routed.astream(self._asking(call, arm_calls.astream_chat))
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """One completion; see `BaseLLM.complete`."""
-        return self._answering.whole(self._decided_text(prompt, kwargs, formatted=formatted), arm_calls.complete)
+        call = self._completion(prompt, kwargs, formatted=formatted)
+        return self._routed(call, self._completions).run(self._asking(call, arm_calls.complete))
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """One completion; see `BaseLLM.acomplete`."""
-        call = await off_loop(self._decided_text, prompt, kwargs, formatted=formatted)
-        return await self._answering.awhole(call, arm_calls.acomplete)
+        call = self._completion(prompt, kwargs, formatted=formatted)
+        routed = await self._arouted(call, self._completions)
+        return await routed.arun(self._asking(call, arm_calls.acomplete))
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         """The pieces of a completion; see `BaseLLM.stream_complete`."""
-        call = self._decided_text(prompt, kwargs, formatted=formatted, streamed=True)
-        return self._answering.stream(call, arm_calls.stream_complete)
+        call = self._completion(prompt, kwargs, formatted=formatted, streamed=True)
+        routed = self._routed(call, self._completions)
+        return routed.stream(self._asking(call, arm_calls.stream_complete))
 
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         """The pieces of a completion; see `BaseLLM.astream_complete`."""
-        call = await off_loop(self._decided_text, prompt, kwargs, formatted=formatted, streamed=True)
-        return await self._answering.astream(call, arm_calls.astream_complete)
+        call = self._completion(prompt, kwargs, formatted=formatted, streamed=True)
+        routed = await self._arouted(call, self._completions)
+        return await routed.astream(self._asking(call, arm_calls.astream_complete))
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
@@ -349,48 +356,51 @@ class ICCacheLLM(EngineOwner, FunctionCallingLLM):
     # private --------------------------------------------------------------------------------------------------
 
     @property
-    def _answering(self) -> Answering:
-        return Answering(self._surface, self._arm)
+    def _chats(self) -> LLMAnswers[ChatResponse]:
+        return LLMAnswers(self._arm)
 
-    def _decided_text(self, prompt: str, kwargs: Mapping[str, Any], *, formatted: bool, streamed: bool = False) -> Call:
-        """The call of a completion: one user turn. Examples do not go into a prompt in a model's own form."""
-        asking = [ChatMessage(role=MessageRole.USER, content=prompt)]
-        call = self._decided(asking, kwargs, streamed=streamed, query="" if formatted else None)
+    @property
+    def _completions(self) -> LLMAnswers[CompletionResponse]:
+        return LLMAnswers(self._arm)
+
+    def _completion(self, prompt: str, kwargs: Mapping[str, Any], *, formatted: bool, streamed: bool = False) -> Call:
+        """The call of a completion: one user turn."""
+        call = self._call([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs, streamed=streamed)
         return replace(call, prompt=prompt, formatted=formatted)
 
-    def _decided(
-        self,
-        messages: Sequence[ChatMessage],
-        kwargs: Mapping[str, Any],
-        *,
-        streamed: bool = False,
-        query: str | None = None,
-    ) -> Call:
-        """Read the call, and decide. Raises nothing but `SettingIsWrong`, for a scope or task that cannot be used."""
+    def _call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], *, streamed: bool = False) -> Call:
+        """Read a call; raises only `SettingIsWrong`, for a scope or task that cannot be used."""
         context = Context.read(kwargs).over(self._bound)
         if not (streamed and self.strict_scope):
             context = context.over(current_context())
-        sent = {name: value for name, value in kwargs.items() if name not in KEYS}
-        decision = self._surface.decide(
-            lambda: self._request(messages, sent, context, query),
-            bypass="the call names its own model" if "model" in sent else "",
-        )
-        return Call(decision, self._arm(decision.arm), messages, sent)
+        return Call(messages, {name: value for name, value in kwargs.items() if name not in KEYS}, context)
 
-    def _request(
-        self, messages: Sequence[ChatMessage], sent: Mapping[str, Any], context: Context, query: str | None
-    ) -> Request:
-        turns = normalised(messages)
-        condensed = query is None and self.query_fn is not None
-        if query is None:
-            query = self._condense(messages) if condensed else asked.question_in(query_of(turns))
+    def _routed(self, call: Call, answers: LLMAnswers[R]) -> RoutedCall[R, R]:
+        routing = Routing(self.engine, self.reference)
+        return RoutedCall(routing, routing.decide(lambda: self._request(call), bypass=call.bypass), answers)
+
+    async def _arouted(self, call: Call, answers: LLMAnswers[R]) -> RoutedCall[R, R]:
+        routing, may_block = Routing(self.engine, self.reference), self.query_fn is not None
+        decision = await routing.adecide(lambda: self._request(call), bypass=call.bypass, may_block=may_block)
+        return RoutedCall(routing, decision, answers)
+
+    def _asking(self, call: Call, ask: Callable[[ArmCall], T]) -> Callable[[Decision], T]:
+        """`ask`, of the arm of a decision, with its examples."""
+        return lambda decision: ask(ArmCall(self._arm(decision.arm), call, decision.insertion))
+
+    def _request(self, call: Call) -> Request:
+        turns = normalised(call.messages)
+        condensed = not call.formatted and self.query_fn is not None
+        query: str | None = ""  # examples do not go into a prompt in a model's own form
+        if not call.formatted:
+            query = self._condense(call.messages) if condensed else asked.question_in(query_of(turns))
         return build_request(
             turns,
-            context=context.over(Context(task=self.task)),
+            context=call.context.over(Context(task=self.task)),
             default_scope=self.scope,
             strict=self.strict_scope,
-            form=form_of(sent, free=FREE),
-            fingerprint=fingerprint_of(sent),
+            form=form_of(call.kwargs, free=FREE),
+            fingerprint=fingerprint_of(call.kwargs),
             query=query,
             condensed=condensed,
         )

@@ -41,8 +41,8 @@ _CALLS: Final = ("tool_calls", "function_call")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a provider's raw answer tells beside its text. An empty value says that it does not tell.
+class ResponseInfo:
+    """What a provider's raw answer holds beside its text; an empty value where it does not say.
 
     Attributes:
         reason: Why the model stopped, in the provider's word in lower case.
@@ -59,7 +59,7 @@ class Told:
     answers: int = 0
 
     @classmethod
-    def by(cls, response: Response) -> Told:
+    def of(cls, response: Response) -> ResponseInfo:
         """Read from the raw answer, be it an object or a mapping, of OpenAI's form or not."""
         raw = response.raw
         choices = _read(raw, "choices")
@@ -74,9 +74,9 @@ class Told:
             len(choices),
         )
 
-    def then(self, later: Told) -> Told:
-        """What this and a later piece of the same answer tell together."""
-        return Told(
+    def then(self, later: ResponseInfo) -> ResponseInfo:
+        """What this and a later piece of the same answer say together."""
+        return ResponseInfo(
             later.reason or self.reason,
             later.writer or self.writer,
             later.prompt_tokens or self.prompt_tokens,
@@ -105,21 +105,21 @@ def insert(messages: Sequence[ChatMessage], insertion: Insertion) -> list[ChatMe
     return placed[: insertion.index] + turns + placed[insertion.index :]
 
 
-def outcome_of(response: Response, told: Told | None = None) -> Outcome:
+def outcome_of(response: Response, info: ResponseInfo | None = None) -> Outcome:
     """How the call that gave this response ended. A model that does not say why it stopped ended by itself.
 
     Args:
         response: The answer, or the last piece of a streamed one, which holds the whole text.
-        told: What all pieces told; by default what this one tells.
+        info: What all pieces say together; by default what this one says.
     """
-    told = told or Told.by(response)
+    info = info or ResponseInfo.of(response)
     return Outcome(
         answer=text_of(response),
-        finished=is_clean(told.reason) and told.answers <= 1,  # which of n answers was the good one is not known
+        finished=is_clean(info.reason) and info.answers <= 1,  # which of n answers was the good one is not known
         tool_calls=calls_tools(response),
-        writer=told.writer,
-        prompt_tokens=told.prompt_tokens,
-        completion_tokens=told.completion_tokens,
+        writer=info.writer,
+        prompt_tokens=info.prompt_tokens,
+        completion_tokens=info.completion_tokens,
     )
 
 

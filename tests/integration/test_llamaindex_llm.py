@@ -36,7 +36,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel
 
 from iccache_llamaindex import ICCacheLLM, ICCacheRouteEvent, iccache_context
-from shared_core.adapters import surface
+from shared_core.adapters import routing
 from shared_core.errors import SettingIsWrong
 from shared_core.settings import Settings
 from shared_core.store import open_store
@@ -238,7 +238,7 @@ async def test_every_way_of_calling_decides_alike(build, monkeypatch):
     seen = {}
     for way in WAYS:
         ids = iter(UUID(int=n) for n in range(12))
-        monkeypatch.setattr(surface, "uuid4", lambda ids=ids: next(ids))
+        monkeypatch.setattr(routing, "uuid4", lambda ids=ids: next(ids))
         seen[way] = [provenance(await ask(model, way, "heat the kitchen")) for _ in range(12)]
     assert {said["arm"] for said in seen["chat"]} == {"small", "large"}
     for way, said in seen.items():

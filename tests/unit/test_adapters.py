@@ -17,7 +17,7 @@ from shared_core.adapters.construction import (
 )
 from shared_core.adapters.endings import finish_reason, is_clean
 from shared_core.adapters.offloop import off_loop
-from shared_core.adapters.surface import Surface
+from shared_core.adapters.routing import Routing
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.settings import Settings
@@ -43,59 +43,43 @@ def engine():
     engine.close()
 
 
-class TestSurface:
-    def test_a_call_that_cannot_be_read_goes_to_the_reference_and_leaves_nothing(self, engine):
+class TestDeciding:
+    async def test_a_call_that_cannot_be_read_goes_to_the_reference_and_leaves_nothing(self, engine):
         def unreadable():
             raise TypeError("no such message")
 
-        surface = Surface(engine, "large")
-        decision = surface.decide(unreadable, "d1")
-        assert (decision.id, decision.arm, decision.fallback) == ("d1", "large", True)
-        assert "no such message" in decision.route.reason
-        assert engine.counters["fallback.unreadable_call"] == 1
-        surface.record(decision, Outcome("an answer"), "big")
-        engine.flush()
+        routing = Routing(engine, "large")
+        for decision in (routing.decide(unreadable, "d1"), await routing.adecide(unreadable, "d1")):
+            assert (decision.id, decision.arm, decision.fallback) == ("d1", "large", True)
+            assert "no such message" in decision.route.reason
+            engine.record(decision, Outcome("an answer", writer="big"))
+        assert engine.counters["fallback.unreadable_call"] == 2
         engine.maintain()
         assert engine.decide(ask("an answer"), "d2").selection.considered == 0
 
-    def test_a_scope_that_cannot_be_used_is_the_callers_mistake(self, engine):
+    async def test_a_scope_that_cannot_be_used_is_the_callers_mistake(self, engine):
         def misused():
             raise SettingIsWrong("scope is None")
 
         with pytest.raises(SettingIsWrong, match="scope is None"):
-            Surface(engine, "large").decide(misused)
+            Routing(engine, "large").decide(misused)
+        with pytest.raises(SettingIsWrong, match="scope is None"):
+            await Routing(engine, "large").adecide(misused)
 
-    def test_a_bypassed_call_is_not_stored(self, engine):
-        decision = Surface(engine, "large").decide(lambda: ask("heat the kitchen"), bypass="it names its own model")
-        assert (decision.arm, decision.route.reason) == ("large", "it names its own model")
-        assert not decision.request.store
-        assert engine.counters["bypass.not_routed"] == 1
+    async def test_a_bypassed_call_is_not_stored(self, engine):
+        routing, why = Routing(engine, "large"), "it names its own model"
+        read = lambda: ask("heat the kitchen")
+        for decision in (routing.decide(read, bypass=why), await routing.adecide(read, bypass=why)):
+            assert (decision.arm, decision.route.reason) == ("large", why)
+            assert not decision.request.store
+        assert engine.counters["bypass.not_routed"] == 2
 
-    def test_retreat_gives_the_same_request_to_the_reference_without_examples(self, engine):
-        engine.add_examples([("heat the kitchen", "climate kitchen")], scope="default", task="t")
-        engine.maintain()
-        decision = engine.decide(ask("heat the bathroom"), "d1")
-        assert decision.arm == "small" and decision.given
-        after = Surface(engine, "large").retreat(decision, RuntimeError("refused"))
-        assert (after.id, after.arm, after.fallback, after.given) == ("d1", "large", True, ())
-        assert after.route.features == ()  # what small failed at says nothing about large
-        assert engine.counters["fallback.arm_failed"] == 1
-
-    def test_the_references_own_failure_is_the_users(self, engine):
-        surface = Surface(engine, "large")
-        decision = surface.decide(lambda: ask("heat the kitchen"), bypass="x")
-        with pytest.raises(ConnectionError):
-            surface.retreat(decision, ConnectionError("refused"))
-
-    def test_the_arms_name_stands_in_where_the_answer_names_no_writer(self, engine):
-        surface = Surface(engine, "large")
-        decision = surface.decide(lambda: ask("heat the kitchen"), bypass="x")
-        seen = []
-        engine.submit_record = lambda decision, outcome: seen.append(outcome.writer)
-        surface.record(decision, Outcome("a"), "qwen")
-        surface.record(decision, Outcome("a", writer="qwen-2"), "qwen")
-        surface.record(decision, None, "qwen")
-        assert seen == ["qwen", "qwen-2"]
+    async def test_a_read_that_may_block_keeps_no_loop_waiting(self, engine):
+        threads = []
+        read = lambda: threads.append(threading.get_ident()) or ask("heat the kitchen")
+        await Routing(engine, "large").adecide(read)
+        await Routing(engine, "large").adecide(read, may_block=True)
+        assert threads[0] == threading.get_ident() != threads[1]
 
 
 class TestSelect:

@@ -173,7 +173,7 @@ def test_tools_that_cannot_be_read_cost_no_answer(build):
     assert middleware.engine.counters["fallback.unreadable_call"] == 1
 
 
-def test_a_model_that_may_stream_must_say_why_it_stopped(build):
+def test_a_model_that_may_stream_require_finish_reason_it_stopped(build):
     middleware = build()
     streaming = GenericFakeChatModel(messages=iter([]))
     middleware.wrap_model_call(asked(HumanMessage("x"), model=streaming), responding)

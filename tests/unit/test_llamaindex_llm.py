@@ -17,12 +17,12 @@ from llama_index.core.base.llms.types import (
     TextBlock,
     ToolCallBlock,
 )
-from llama_index.core.llms import LLM
+from llama_index.core.llms import LLM, MockLLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
 from iccache_llamaindex import ICCacheLLM
 from iccache_llamaindex.messages import (
-    Told,
+    ResponseInfo,
     as_completion,
     decision_id_of,
     insert,
@@ -31,7 +31,7 @@ from iccache_llamaindex.messages import (
     outcome_of,
     says_something,
 )
-from iccache_llamaindex.streams import Heard
+from iccache_llamaindex.answers import LLMAnswers
 from shared_core.errors import SettingIsWrong
 from shared_core.values import Decision, Insertion, Message, Request, Route
 
@@ -98,23 +98,23 @@ def test_examples_are_put_in_place_and_the_given_messages_stay():
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        (None, Told()),
-        ("text", Told()),
+        (None, ResponseInfo()),
+        ("text", ResponseInfo()),
         ({"choices": [{"finish_reason": "stop"}], "model": "m", "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
-         Told("stop", "m", 3, 2, 1)),
-        ({"model": "m", "done_reason": "length"}, Told("length", "m")),
-        ({"stop_reason": "end_turn", "usage": {"input_tokens": 3, "output_tokens": 2}}, Told("end_turn", "", 3, 2)),
-        ({"choices": [], "usage": None}, Told()),
-        ({"choices": [{"finish_reason": "STOP"}, {"finish_reason": "stop"}]}, Told("stop", answers=2)),
+         ResponseInfo("stop", "m", 3, 2, 1)),
+        ({"model": "m", "done_reason": "length"}, ResponseInfo("length", "m")),
+        ({"stop_reason": "end_turn", "usage": {"input_tokens": 3, "output_tokens": 2}}, ResponseInfo("end_turn", "", 3, 2)),
+        ({"choices": [], "usage": None}, ResponseInfo()),
+        ({"choices": [{"finish_reason": "STOP"}, {"finish_reason": "stop"}]}, ResponseInfo("stop", answers=2)),
     ],
 )  # fmt: skip
 def test_what_providers_tell_of_an_answer(raw, told):
-    assert Told.by(chat("x", raw)) == told
-    assert Told.by(CompletionResponse(text="x", raw=raw)) == told
+    assert ResponseInfo.of(chat("x", raw)) == told
+    assert ResponseInfo.of(CompletionResponse(text="x", raw=raw)) == told
 
 
 def test_tokens_are_also_found_where_integrations_put_them():
-    told = Told.by(chat("x", None, additional_kwargs={"prompt_tokens": 3, "completion_tokens": 2}))
+    told = ResponseInfo.of(chat("x", None, additional_kwargs={"prompt_tokens": 3, "completion_tokens": 2}))
     assert (told.prompt_tokens, told.completion_tokens) == (3, 2)
 
 
@@ -132,11 +132,10 @@ def test_how_an_answer_ended():
 
 def test_a_stream_ends_by_itself_only_if_it_says_so():
     def listen(*pieces, ended=True):
-        heard = Heard(DECISION)
+        transcript = LLMAnswers(lambda name: MockLLM()).transcript(DECISION)
         for piece in pieces:
-            heard.take(piece)
-        heard.ended = ended
-        return heard.outcome()
+            transcript.take(piece)
+        return transcript.outcome(ended=ended)
 
     stop = {"choices": [{"finish_reason": "stop"}], "model": "m"}
     usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}

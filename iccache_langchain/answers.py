@@ -1,0 +1,97 @@
+"""What LangChain's chat models answer, read and marked: `Answers` for whole answers and for streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
+
+from iccache_langchain.arms import ArmModel, can_stream, model_name
+from iccache_langchain.messages import outcome_of
+from shared_core.adapters.endings import PROVENANCE
+from shared_core.values import Decision, Outcome
+
+G = TypeVar("G", bound=ChatGeneration)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswers:
+    """Reads the answers to one call.
+
+    Attributes:
+        arms: The candidate models by name.
+        kwargs: What is sent with the call beside messages and stop.
+    """
+
+    arms: Mapping[str, ArmModel]
+    kwargs: Mapping[str, Any]
+
+    def finished(self, decision: Decision, answer: ChatResult) -> tuple[ChatResult, Outcome | None]:
+        """Each generation marked, and the outcome of the first."""
+        generations = [marked(generation, decision) for generation in answer.generations]
+        result = ChatResult(generations=generations, llm_output=answer.llm_output)
+        if not answer.generations:
+            return result, None
+        outcome = outcome_of(described(answer.generations[0], answer.llm_output))
+        if len(answer.generations) > 1:  # which of n answers was the good one is not known
+            outcome = replace(outcome, finished=False)
+        return result, written_by(outcome, self.arms[decision.arm])
+
+    def has_begun(self, piece: ChatGenerationChunk) -> bool:
+        """True if there is something to read in this chunk, or a tool to call."""
+        message = piece.message
+        return bool(message.content or message.additional_kwargs or getattr(message, "tool_call_chunks", None))
+
+    def transcript(self, decision: Decision) -> ChatTranscript:
+        """For the chunks of the decision's arm."""
+        return ChatTranscript(decision, self.arms[decision.arm], self.kwargs)
+
+
+class ChatTranscript:
+    """The chunks of one answer."""
+
+    def __init__(self, decision: Decision, arm: ArmModel, kwargs: Mapping[str, Any]) -> None:
+        self._decision = decision
+        self._arm = arm
+        self._kwargs = kwargs
+        self._chunks: list[ChatGenerationChunk] = []
+
+    def take(self, piece: ChatGenerationChunk) -> ChatGenerationChunk:
+        """The chunk to pass on. Only the first is marked: adding chunks up would join equal texts end to end."""
+        if not self._chunks:
+            piece = marked(piece, self._decision)
+        self._chunks.append(piece)
+        return piece
+
+    def outcome(self, *, ended: bool) -> Outcome | None:
+        """How the answer ended; None if nothing was said."""
+        whole = merge_chat_generation_chunks(self._chunks)
+        if whole is None:
+            return None
+        outcome = outcome_of(described(whole), require_finish_reason=can_stream(self._arm, self._kwargs))
+        outcome = replace(outcome, finished=outcome.finished and ended, broken_off=not ended)
+        return written_by(outcome, self._arm)
+
+
+def written_by(outcome: Outcome, arm: ArmModel) -> Outcome:
+    """The outcome with the arm's model as its writer, where the answer does not name one."""
+    return outcome if outcome.writer else replace(outcome, writer=model_name(arm))
+
+
+def marked(generation: G, decision: Decision) -> G:
+    """A copy that says how it came about; the arm may hand out the same object again."""
+    message = generation.message
+    metadata = {**message.response_metadata, PROVENANCE: decision.provenance()}
+    return generation.model_copy(update={"message": message.model_copy(update={"response_metadata": metadata})})
+
+
+def described(generation: ChatGeneration, llm_output: dict[str, object] | None = None) -> AIMessage:
+    """The message with all that LangChain will put into its `response_metadata` later."""
+    message = generation.message
+    metadata = {**(llm_output or {}), **(generation.generation_info or {}), **message.response_metadata}
+    described = message.model_copy(update={"response_metadata": metadata})
+    return described if isinstance(described, AIMessage) else AIMessage(str(message.text), response_metadata=metadata)
