@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypedDict
@@ -23,16 +23,17 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, Generation
 
 from iccache_langchain.arms import ArmModel, model_name
-from iccache_langchain.calls import said_by
+from iccache_langchain.calls import FREE, QueryFunction, said_by
 from iccache_langchain.generations import CannotBeRead, CannotBeStored, decode, encode
 from iccache_langchain.llm_string import Call, parse, read_messages
 from iccache_langchain.messages import normalised, outcome_of
 from iccache_langchain.near import NearTier, is_answering, near_settings
 from iccache_langchain.rateable import Rateable
-from shared_core.adapters import Context, build_request
+from shared_core.adapters import Context
 from shared_core.adapters.construction import ready_embedder
 from shared_core.adapters.endings import PROVENANCE
 from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
 from shared_core.errors import DependencyIsSlow, SettingIsWrong
 from shared_core.inference import Embedder
@@ -122,7 +123,7 @@ class ICCache(Rateable, BaseCache):
         scope: str | None = None,
         strict_scope: bool = False,
         task: str | None = None,
-        query_fn: Callable[[Sequence[BaseMessage]], str] | None = None,
+        query_fn: QueryFunction | None = None,
         reference: str | None = None,
         answer_with: ArmModel | None = None,
         threshold: float = 0.999,
@@ -136,10 +137,6 @@ class ICCache(Rateable, BaseCache):
             raise SettingIsWrong("ICCache needs a store, such as 'sqlite:///iccache.db', or an engine to share")
         if answer_with is not None and not isinstance(answer_with, BaseChatModel | BaseLLM):
             raise SettingIsWrong(f"answer_with is a {type(answer_with).__name__}, no chat or completion model")
-        self._scope = scope
-        self._strict_scope = strict_scope
-        self._task = task
-        self._query_fn = query_fn
         self._reference = reference
         self._small = model_name(answer_with) if answer_with is not None else ""
         self._owns_engine = engine is None
@@ -147,6 +144,8 @@ class ICCache(Rateable, BaseCache):
         self.engine = engine or _engine(
             store or "", ready_embedder(embedder) if self._collects else None, self._small, threshold, redact, settings
         )
+        self._requests = Requests(normalised, self.engine.counters, scope, strict_scope, task, query_fn, free=FREE)
+        self._texts = Requests(_turn_of_text, self.engine.counters, scope, strict_scope, task)
         self._near = NearTier(self.engine, answer_with) if answer_with is not None else None
 
     # LangChain's interface ------------------------------------------------------------------------------------
@@ -212,7 +211,7 @@ class ICCache(Rateable, BaseCache):
         """
         if not self.engine.flush():
             raise DependencyIsSlow("answers given earlier are still being stored, so they cannot be cleared; try again")
-        self.engine.clear(kwargs.get("scope") or self._said().scope or self._scope)
+        self.engine.clear(kwargs.get("scope") or self._said_around().scope or self._requests.scope)
 
     async def aclear(self, **kwargs: Any) -> None:
         """`clear` on a thread."""
@@ -228,26 +227,24 @@ class ICCache(Rateable, BaseCache):
         """
         call = parse(llm_string)
         messages = read_messages(prompt)
-        # White space is part of what a completion continues: `extra` is not folded, and the query stays empty.
-        turns = normalised(messages) if messages else (Message("user", "", extra=prompt),)
-        request = build_request(
-            turns,
-            context=self._said(),
-            default_scope=self._scope,
-            strict=self._strict_scope,
-            form="" if call.plain else call.fingerprint,
-            fingerprint=call.fingerprint,
-            query=self._query_fn(messages) if self._query_fn and messages else None,
-        )
+        said, form = self._said_around(), "" if call.plain else call.fingerprint
+        if messages:
+            request = self._requests.of_form(messages, said, form, call.fingerprint)
+        else:
+            request = self._texts.of_form([prompt], said, form, call.fingerprint)
         return _Asked(call, messages, request)
 
-    def _said(self) -> Context:
-        """What the chain's ``configurable`` and `iccache_context` say, and the task of this cache."""
-        return said_by({}, context_counts=True).over(Context(task=self._task))
+    def _said_around(self) -> Context:
+        """What the chain's ``configurable`` and `iccache_context` say."""
+        return said_by({}, context_counts=True)
 
     async def _aread(self, prompt: str, llm_string: str) -> _Asked:
         """`_read`; on a thread where it calls the user's `query_fn`, which may block."""
-        return await off_loop(self._read, prompt, llm_string) if self._query_fn else self._read(prompt, llm_string)
+        return (
+            await off_loop(self._read, prompt, llm_string)
+            if self._requests.query_fn
+            else self._read(prompt, llm_string)
+        )
 
     def _is_repeatable(self, asked: _Asked) -> bool:
         if not asked.call.repeatable:
@@ -316,6 +313,11 @@ def _served(hit: Hit) -> list[Generation]:
             }
         }
     return generations
+
+
+def _turn_of_text(texts: Sequence[str]) -> tuple[Message, ...]:
+    """A completion's prompt. White space is part of what it continues: `extra` is not folded, and the query is empty."""
+    return tuple(Message("user", "", extra=text) for text in texts)
 
 
 def _outcome(generations: Sequence[Generation], writer: str, payload: bytes | None) -> Outcome:

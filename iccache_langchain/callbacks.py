@@ -15,14 +15,14 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
-from iccache_langchain.calls import DECISION, said_by
-from iccache_langchain.messages import outcome_of
+from iccache_langchain.calls import DECISION, FREE, QueryFunction, said_by
+from iccache_langchain.messages import normalised, outcome_of
 from iccache_langchain.rateable import Rateable
-from iccache_langchain.reader import QueryFunction, Reader, check_scope
 from shared_core.adapters import Context
 from shared_core.adapters.calls import decision_id
 from shared_core.adapters.construction import example_engine, settings_of, told_apart
 from shared_core.adapters.endings import PROVENANCE
+from shared_core.adapters.requests import Requests, check_scope
 from shared_core.engine import Engine
 from shared_core.manager.privacy import Redact
 from shared_core.settings import Settings
@@ -114,7 +114,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         self.engine = keeping
         self._owns_engine = engine is None
         self._reference = reference
-        self._reader = Reader(keeping.counters, scope, strict_scope, task, query_fn)
+        self._requests = Requests(normalised, keeping.counters, scope, strict_scope, task, query_fn, free=FREE)
         self._lock = threading.Lock()
         self._under_way: OrderedDict[UUID, _Asked] = OrderedDict()
 
@@ -177,7 +177,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
     def _keep(self, run_id: UUID, asked: _Asked, answer: AIMessage, is_only: bool) -> None:
         """Store an answer, on the engine's writer."""
         try:
-            request = self._reader.request(asked.messages, asked.said, asked.params, asked.stop)
+            request = self._requests.request(asked.messages, asked.said, asked.params, asked.stop)
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self._count(error)
             return

@@ -6,9 +6,10 @@ methods of `ICCacheChatModel` pin what the config says into keyword arguments, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias, cast
 
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langchain_core.utils.uuid import uuid7
@@ -24,6 +25,9 @@ ARM: Final = "iccache_arm"
 
 # What LangChain adds to the parameters that leave the answer free text: how it travels, and how long it may take.
 FREE: Final = calls.FREE | {"max_retries", "stream", "stream_options", "stream_usage", "timeout"}
+
+
+QueryFunction: TypeAlias = Callable[[Sequence[BaseMessage]], str]
 
 
 def pinned(

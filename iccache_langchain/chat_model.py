@@ -25,21 +25,23 @@ from iccache_langchain import arms as arm_calls
 from iccache_langchain.answers import ChatAnswers
 from iccache_langchain.arms import ArmModel
 from iccache_langchain.binding import rebound
-from iccache_langchain.calls import OURS, RUN, said_by
+from iccache_langchain.calls import FREE, OURS, RUN, QueryFunction, said_by
 from iccache_langchain.construction import sort
+from iccache_langchain.messages import normalised
 from iccache_langchain.pinning import PinnedChatModel
 from iccache_langchain.rateable import Rateable
-from iccache_langchain.reader import QueryFunction, Reader, check_scope
 from shared_core.adapters import Context
 from shared_core.adapters.calls import decision_id
 from shared_core.adapters.construction import routing_engine, settings_of
+from shared_core.adapters.owner import ExampleOwner
+from shared_core.adapters.requests import Requests, check_scope
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
 from shared_core.manager.privacy import Redact
 from shared_core.reward import Reward
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.values import Decision, Request, Source, Style
+from shared_core.values import Decision, Request, Style
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class _Call:
         return "the call names its own model" if "model" in self.kwargs else ""
 
 
-class ICCacheChatModel(Rateable, PinnedChatModel):
+class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
     """A chat model that lets a small model take over what it has become good enough for.
 
     ```python
@@ -301,26 +303,6 @@ class ICCacheChatModel(Rateable, PinnedChatModel):
     def _resolve_model_profile(self) -> ModelProfile | None:
         return arm_calls.shared_profile(list(self.arms.values()))
 
-    # beyond LangChain -----------------------------------------------------------------------------------------
-
-    def add_examples(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        *,
-        system: str | None = None,
-        scope: str | None = None,
-        task: str | None = None,
-        source: Source = "import",
-        writer: str = "",
-    ) -> Sequence[str]:
-        """Put (query, answer) pairs into the pool, durably; returns their ids.
-
-        `system` is the system message that the requests come with; it names the task unless a task is given.
-        """
-        scope, task = self._reader.place(Context(scope, task), system)
-        self.engine.warm(scope)
-        return self.engine.add_examples(pairs, scope=scope, task=task, source=source, writer=writer)
-
     # private --------------------------------------------------------------------------------------------------
 
     def _call(
@@ -352,12 +334,14 @@ class ICCacheChatModel(Rateable, PinnedChatModel):
         return RoutedCall(routing, decision, ChatAnswers(self.arms, call.kwargs))
 
     def _request(self, call: _Call) -> Request:
-        return self._reader.request(call.messages, call.context, call.kwargs, call.stop)
+        return self._requests.request(call.messages, call.context, call.kwargs, call.stop)
 
     @property
-    def _reader(self) -> Reader:
+    def _requests(self) -> Requests[BaseMessage]:
         """Made for each call: the fields may be set to something else at any time."""
-        return Reader(self.engine.counters, self.scope, self.strict_scope, self.task, self.query_fn)
+        return Requests(
+            normalised, self.engine.counters, self.scope, self.strict_scope, self.task, self.query_fn, free=FREE
+        )
 
     def _defaults(self) -> dict[str, Any]:
         own = {"temperature": self.temperature, "max_tokens": self.max_tokens, "stop": self.stop or None}

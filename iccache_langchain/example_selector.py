@@ -11,11 +11,12 @@ from langchain_core.example_selectors import BaseExampleSelector
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.utils import convert_to_messages
 
-from iccache_langchain.calls import said_by
+from iccache_langchain.calls import FREE, said_by
+from iccache_langchain.messages import normalised
 from iccache_langchain.rateable import Rateable
-from iccache_langchain.reader import Reader, check_scope
 from shared_core.adapters.construction import example_engine, settings_of, told_apart
 from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.requests import Requests, check_scope
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.manager.privacy import Redact
@@ -104,7 +105,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         self._owns_engine = engine is None
         self.input_key = input_key
         self.escape_braces = escape_braces
-        self._reader = Reader(choosing.counters, scope, strict_scope, task)
+        self._requests = Requests(normalised, choosing.counters, scope, strict_scope, task, free=FREE)
 
     # LangChain's interface ------------------------------------------------------------------------------------
 
@@ -146,35 +147,22 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         Raises:
             SettingIsWrong: The template has no variable `input_key`, or `strict_scope` and nobody named a scope.
         """
-        if self.input_key not in input_variables:
-            raise SettingIsWrong(
-                f"input_key={self.input_key!r} is none of the template's variables {sorted(input_variables)}; name the "
-                "one that holds the request"
-            )
-        try:
-            decision = self.engine.select(self._request(input_variables[self.input_key]))
-        except SettingIsWrong:
-            raise
-        except Exception:  # noqa: BLE001 - fail open, counted
-            self.engine.counters.add("fallback.unreadable_call")
-            return []
-        if decision.given:
-            self.engine.submit_decision(decision)
-            collected = _collecting.get()
-            if collected is not None:
-                collected.append(decision.id)
-        return [self._example(decision, *shown) for shown in _shown(decision)]
+        with self._failing_open():
+            return self._shown(self.engine.select(self._request(input_variables)))
+        return []
 
     async def aselect_examples(self, input_variables: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """`select_examples` on a thread."""
-        return await off_loop(self.select_examples, input_variables)
+        """`select_examples` for event loops."""
+        with self._failing_open():
+            return self._shown(await self.engine.aselect(self._request(input_variables)))
+        return []
 
     # beyond it ------------------------------------------------------------------------------------------------
 
     def add_examples(self, examples: Sequence[Mapping[str, str]]) -> Sequence[str]:
         """`add_example` for many, embedded in one batch; returns their ids in order."""
         pairs = [_pair(example) for example in examples]
-        scope, task = self._reader.place(said_by({}, context_counts=True))
+        scope, task = self._requests.place(said_by({}, context_counts=True))
         self.engine.warm(scope)
         return self.engine.add_examples(pairs, scope=scope, task=task)
 
@@ -193,9 +181,34 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _request(self, asked: object) -> Request:
+    @contextmanager
+    def _failing_open(self) -> Iterator[None]:
+        """A failure inside is counted, and costs the examples; a misuse is raised."""
+        try:
+            yield
+        except SettingIsWrong:
+            raise
+        except Exception:  # noqa: BLE001 - fail open, counted
+            self.engine.counters.add("fallback.unreadable_call")
+
+    def _request(self, input_variables: Mapping[str, Any]) -> Request:
+        if self.input_key not in input_variables:
+            raise SettingIsWrong(
+                f"input_key={self.input_key!r} is not one of the template's variables {sorted(input_variables)}; name the "
+                "one that holds the request"
+            )
+        asked = input_variables[self.input_key]
         turns = asked if isinstance(asked, list | tuple) else [asked if isinstance(asked, BaseMessage) else str(asked)]
-        return self._reader.request(convert_to_messages(turns), said_by({}, context_counts=True))
+        return self._requests.request(convert_to_messages(turns), said_by({}, context_counts=True))
+
+    def _shown(self, decision: Decision) -> list[dict[str, Any]]:
+        """The examples as the template takes them; the decision is kept for feedback."""
+        if decision.given:
+            self.engine.submit_decision(decision)
+            collected = _collecting.get()
+            if collected is not None:
+                collected.append(decision.id)
+        return [self._example(decision, *shown) for shown in _texts(decision)]
 
     def _example(self, decision: Decision, chosen: ScoredExample, query: str, answer: str) -> dict[str, Any]:
         return {
@@ -216,7 +229,7 @@ def _pair(example: Mapping[str, str]) -> tuple[str, str]:
     return example[INPUT], example[OUTPUT]
 
 
-def _shown(decision: Decision) -> Iterator[tuple[ScoredExample, str, str]]:
+def _texts(decision: Decision) -> Iterator[tuple[ScoredExample, str, str]]:
     """Each example with its texts, in the order and the wording in which they would be put into a conversation."""
     texts = (turn.text for turn in decision.insertion.turns)
     return zip(reversed(decision.given), texts, texts, strict=True)

@@ -6,7 +6,7 @@ the agent's state holds neither, so that no example is ever taken for something 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -17,14 +17,15 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from iccache_langchain.answers import written_by
 from iccache_langchain.arms import can_stream
-from iccache_langchain.calls import ARM, DECISION, said_by
+from iccache_langchain.calls import ARM, DECISION, FREE, QueryFunction, said_by
 from iccache_langchain.chat_model import ICCacheChatModel
-from iccache_langchain.messages import insert, outcome_of
+from iccache_langchain.messages import insert, normalised, outcome_of
 from iccache_langchain.rateable import Rateable
-from iccache_langchain.reader import QueryFunction, Reader, check_scope
 from shared_core.adapters import KEYS, Context, current_context
 from shared_core.adapters.construction import check_arms, routing_engine, settings_of, told_apart
 from shared_core.adapters.endings import PROVENANCE
+from shared_core.adapters.owner import ExampleOwner
+from shared_core.adapters.requests import Requests, check_scope
 from shared_core.adapters.routing import RoutedCall, Routing, Transcript
 from shared_core.engine import Engine
 from shared_core.errors import ExtraIsMissing, SettingIsWrong
@@ -32,7 +33,7 @@ from shared_core.manager.privacy import Redact
 from shared_core.reward import Reward
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.values import Decision, Outcome, Request, Source, Style
+from shared_core.values import Decision, Outcome, Request, Style
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
@@ -97,7 +98,7 @@ class AgentAnswers:
         return written_by(outcome_of(answer, require_finish_reason=can_stream(model, {})), model)
 
 
-class ICCacheMiddleware(Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
+class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
     """Lets a small model take over those of an agent's turns that it has become good enough for.
 
     ```python
@@ -188,7 +189,7 @@ class ICCacheMiddleware(Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
         self._owns_engine = engine is None
         self._arms = dict(arms)
         self._reference = reference
-        self._reader = Reader(routing.counters, scope, strict_scope, task, query_fn)
+        self._scope, self._strict_scope, self._task, self._query_fn = scope, strict_scope, task, query_fn
 
     # what the agent calls -------------------------------------------------------------------------------------
 
@@ -204,34 +205,19 @@ class ICCacheMiddleware(Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
         self, request: Asked, handler: Callable[[Asked], Awaitable[ModelResponse[Any]]]
     ) -> Answered:
         """`wrap_model_call` for event loops."""
-        routing, may_block = Routing(self.engine, self._reference), self._reader.query_fn is not None
+        routing, may_block = Routing(self.engine, self._reference), self._requests.query_fn is not None
         decision = await routing.adecide(lambda: self._request(request), bypass=_bypass(request), may_block=may_block)
         models = self._models(request)
         call = self._routed(routing, decision, models)
         return await call.arun(lambda decision: handler(_sent(request, decision, models[decision.arm])))
 
-    # beyond it ------------------------------------------------------------------------------------------------
-
-    def add_examples(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        *,
-        system: str | None = None,
-        scope: str | None = None,
-        task: str | None = None,
-        source: Source = "import",
-        writer: str = "",
-    ) -> Sequence[str]:
-        """Put (query, answer) pairs into the pool, durably; returns their ids.
-
-        `system` is the system message of an agent without tools; it names the task unless a task is given. The task of
-        an agent with tools depends on them too: name it.
-        """
-        scope, task = self._reader.place(Context(scope, task), system)
-        self.engine.warm(scope)
-        return self.engine.add_examples(pairs, scope=scope, task=task, source=source, writer=writer)
-
     # private --------------------------------------------------------------------------------------------------
+
+    @property
+    def _requests(self) -> Requests[BaseMessage]:
+        return Requests(
+            normalised, self.counters, self._scope, self._strict_scope, self._task, self._query_fn, free=FREE
+        )
 
     def _models(self, asked: Asked) -> Mapping[str, BaseChatModel]:
         """The model behind each arm for this call."""
@@ -255,8 +241,8 @@ class ICCacheMiddleware(Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
             "tool_choice": asked.tool_choice,
             "response_format": _response_format(asked.response_format),
         }
-        said = _said(asked, context_counts=not self._reader.strict_scope)
-        return self._reader.request(_conversation(asked), said, params, stop)
+        said = _said(asked, context_counts=not self._requests.strict_scope)
+        return self._requests.request(_conversation(asked), said, params, stop)
 
 
 def _check_models(arms: Mapping[str, object], reference: str) -> None:

@@ -8,16 +8,19 @@ variable (docs/decisions/0055-who-decides-in-a-query.md).
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from llama_index.core.schema import NodeWithScore
 
-from shared_core.adapters import Context, build_request, current_context
+from shared_core.adapters import Context, current_context
+from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
-from shared_core.values import Decision, Insertion, Message
+from shared_core.values import Decision, Insertion, Message, Request
 
 log = logging.getLogger("iccache")
 
@@ -30,33 +33,41 @@ class Chooser:
 
     Attributes:
         engine: Chooses, within its deadline.
-        scope: Whose questions these are where no `iccache_context` says so.
-        strict_scope: Choose nothing where none is named.
-        task: What kind of answer is expected; by default, free text without a system message.
+        requests: Reads questions.
     """
 
     engine: Engine
-    scope: str | None = None
-    strict_scope: bool = False
-    task: str | None = None
+    requests: Requests[Message]
+
+    @classmethod
+    def of(cls, engine: Engine, scope: str | None, strict_scope: bool, task: str | None) -> Chooser:
+        """For a surface with these settings; a question is free text without a system message."""
+        return cls(engine, Requests(tuple, engine.counters, scope, strict_scope, task))
 
     def choose(self, question: str) -> Decision | None:
         """The examples that help with a question; None if nothing was asked for. Never raises."""
+        with self._failing_open():
+            return self.engine.select(self._request(question))
+        return None
+
+    async def achoose(self, question: str) -> Decision | None:
+        """`choose` for event loops."""
+        with self._failing_open():
+            return await self.engine.aselect(self._request(question))
+        return None
+
+    def _request(self, question: str) -> Request:
+        question = question.strip().removeprefix(_TOOL_PREFIX)
+        return self.requests.request((Message("user", question),), current_context())
+
+    @contextmanager
+    def _failing_open(self) -> Iterator[None]:
         try:
-            question = question.strip().removeprefix(_TOOL_PREFIX)
-            return self.engine.select(
-                build_request(
-                    (Message("user", question),),
-                    context=current_context().over(Context(task=self.task)),
-                    default_scope=self.scope,
-                    strict=self.strict_scope,
-                )
-            )
+            yield
         except SettingIsWrong:
             self.engine.counters.add("bypass.no_scope")
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self.failed("choose", error)
-        return None
 
     def failed(self, where: str, error: Exception) -> None:
         """Count what must not reach the query."""

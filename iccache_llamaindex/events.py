@@ -33,10 +33,11 @@ from iccache_llamaindex.choosing import Handover, current, trusts
 from iccache_llamaindex.messages import Response, ResponseInfo, normalised, outcome_of, text_of
 from iccache_llamaindex.route_event import ICCacheRouteEvent
 from iccache_llamaindex.sources import is_example
-from shared_core.adapters import Context, build_request, current_context
+from shared_core.adapters import Context, current_context
 from shared_core.adapters.construction import example_engine
 from shared_core.adapters.endings import PROVENANCE
 from shared_core.adapters.owner import EngineOwner
+from shared_core.adapters.requests import Requests, check_scope
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.manager.privacy import Redact
@@ -155,9 +156,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         **fields: Any,
     ) -> None:
         super().__init__(**fields)
-        Context(self.scope, self.task)  # refuses an empty one
-        if self.strict_scope and self.scope is not None:
-            raise SettingIsWrong("strict_scope leaves queries alone that name no scope, so scope= would never be used")
+        check_scope(self.scope, self.task, strict_scope=self.strict_scope)
         self._owns_engine = engine is None
         self._engine = example_engine(store=store, embedder=embedder, redact=redact, settings=settings, engine=engine)
 
@@ -229,12 +228,8 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         if _belongs(synthesis, response):
             return synthesis.handover.recorded() if synthesis.handover else None
         try:
-            request = build_request(
-                (Message("user", synthesis.question),),
-                context=synthesis.said.over(Context(task=self.task)),
-                default_scope=self.scope,
-                strict=self.strict_scope,
-            )
+            requests = Requests[Message](tuple, self.counters, self.scope, self.strict_scope, self.task)
+            request = requests.request((Message("user", synthesis.question),), synthesis.said)
         except SettingIsWrong:
             self.counters.add("bypass.no_scope")
             return None

@@ -35,10 +35,10 @@ from iccache_llamaindex import asked
 from iccache_llamaindex.answers import LLMAnswers
 from iccache_llamaindex.arms import ArmCall, Call
 from iccache_llamaindex.messages import R, Response, arm_of, decision_id_of, normalised
-from shared_core.adapters import KEYS, Context, build_request, calls, current_context, query_of
-from shared_core.adapters.calls import fingerprint_of, form_of
+from shared_core.adapters import KEYS, Context, calls, current_context
 from shared_core.adapters.construction import routing_engine, settings_of, told_apart
-from shared_core.adapters.owner import EngineOwner
+from shared_core.adapters.owner import ExampleOwner
+from shared_core.adapters.requests import Requests, check_scope
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
@@ -46,7 +46,7 @@ from shared_core.manager.privacy import Redact
 from shared_core.reward import Reward
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.values import Decision, Message, Request, Source, Style
+from shared_core.values import Decision, Request, Style
 
 QueryFunction: TypeAlias = Callable[[Sequence[ChatMessage]], str]
 T = TypeVar("T")
@@ -61,7 +61,7 @@ _ELSEWHERE: Final = {
 }
 
 
-class ICCacheLLM(EngineOwner, FunctionCallingLLM):
+class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
     """An LLM that lets a small model take over what it has become good enough for.
 
     ```python
@@ -148,9 +148,7 @@ class ICCacheLLM(EngineOwner, FunctionCallingLLM):
     ) -> None:
         fields, knobs = told_apart(others, LLM.model_fields.keys() | _ELSEWHERE.keys(), "ICCacheLLM")
         _refuse_elsewhere(fields)
-        Context(scope, task)  # refuses an empty one
-        if strict_scope and scope is not None:
-            raise SettingIsWrong("strict_scope refuses calls that name no scope, so scope= would never be used")
+        check_scope(scope, task, strict_scope=strict_scope)
         arm_calls.check(arms, reference)
         manager = callback_manager or CallbackManager([])
         copies = arm_calls.own(arms, manager)
@@ -302,26 +300,6 @@ class ICCacheLLM(EngineOwner, FunctionCallingLLM):
         """
         self.engine.submit_feedback(decision_id_of(answer), score, rater)
 
-    def add_examples(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        *,
-        system: str | None = None,
-        scope: str | None = None,
-        task: str | None = None,
-        source: Source = "import",
-        writer: str = "",
-    ) -> Sequence[str]:
-        """Put (query, answer) pairs into the pool, durably; returns their ids.
-
-        `system` is the system message that the requests come with; it names the task unless a task is given.
-        """
-        turns = (Message("system", system),) if system else ()
-        context = Context(scope, task).over(self._bound).over(current_context()).over(Context(task=self.task))
-        request = build_request(turns, context=context, default_scope=self.scope, strict=self.strict_scope)
-        self.engine.warm(request.scope)
-        return self.engine.add_examples(pairs, scope=request.scope, task=request.task, source=source, writer=writer)
-
     # copies and serialised forms ------------------------------------------------------------------------------
 
     @classmethod
@@ -389,28 +367,26 @@ class ICCacheLLM(EngineOwner, FunctionCallingLLM):
         return lambda decision: ask(ArmCall(self._arm(decision.arm), call, decision.insertion))
 
     def _request(self, call: Call) -> Request:
-        turns = normalised(call.messages)
-        condensed = not call.formatted and self.query_fn is not None
-        query: str | None = ""  # examples do not go into a prompt in a model's own form
-        if not call.formatted:
-            query = self._condense(call.messages) if condensed else asked.question_in(query_of(turns))
-        return build_request(
-            turns,
-            context=call.context.over(Context(task=self.task)),
-            default_scope=self.scope,
-            strict=self.strict_scope,
-            form=form_of(call.kwargs, free=FREE),
-            fingerprint=fingerprint_of(call.kwargs),
-            query=query,
-            condensed=condensed,
+        query = "" if call.formatted else None  # examples do not go into a prompt in a model's own form
+        return self._requests.request(call.messages, call.context, call.kwargs, query=query)
+
+    @property
+    def _requests(self) -> Requests[ChatMessage]:
+        """Made for each call: the fields may be set to something else at any time."""
+        return Requests(
+            normalised,
+            self.engine.counters,
+            self.scope,
+            self.strict_scope,
+            self.task,
+            self.query_fn,
+            asked.question_in,
+            FREE,
         )
 
-    def _condense(self, messages: Sequence[ChatMessage]) -> str:
-        try:
-            return str(self.query_fn(messages)) if self.query_fn else ""
-        except Exception:  # noqa: BLE001 - fail open, counted
-            self.engine.counters.add("bypass.query_fn_failed")
-            return ""
+    @property
+    def _said(self) -> Context:
+        return self._bound
 
     def _arm(self, name: str) -> LLM:
         """The arm, with the callback manager that the router has now: LlamaIndex gives it another at any time."""

@@ -7,7 +7,7 @@ on as they came.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeGuard
 
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
@@ -17,10 +17,9 @@ from iccache_llamaindex import asked
 from iccache_llamaindex.choosing import Chooser, Handover, current
 from iccache_llamaindex.rerank import by_support
 from iccache_llamaindex.sources import ROLE, clean_sources, is_example
-from shared_core.adapters import Context
 from shared_core.adapters.construction import DEFAULT_STORE, example_engine
-from shared_core.adapters.offloop import off_loop
 from shared_core.adapters.owner import EngineOwner
+from shared_core.adapters.requests import check_scope
 from shared_core.adapters.secrets import masked, unmasked
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
@@ -101,12 +100,10 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
             store = settings = None
         address = DEFAULT_STORE if store is None else unmasked(store) if isinstance(store, str) else _SHARED
         super().__init__(store=_SHARED if engine else masked(address), settings=settings, **fields)
-        Context(self.scope, self.task)  # refuses an empty one
-        if self.strict_scope and self.scope is not None:
-            raise SettingIsWrong("strict_scope leaves queries alone that name no scope, so scope= would never be used")
+        check_scope(self.scope, self.task, strict_scope=self.strict_scope)
         self._owns_engine = engine is None
         chosen_by = example_engine(store=store, embedder=embedder, redact=redact, settings=settings, engine=engine)
-        self._chooser = Chooser(chosen_by, self.scope, self.strict_scope, self.task)
+        self._chooser = Chooser.of(chosen_by, self.scope, self.strict_scope, self.task)
         asked.install(clean_sources())
 
     @classmethod
@@ -129,13 +126,14 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        return self._handed_over(self._prepared(nodes, query_bundle))
+        decision = self._chooser.choose(query_bundle.query_str) if _asks(query_bundle) else None
+        return self._handed_over(nodes, query_bundle, decision)
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        # The context variable is set here and not on the thread, whose context ends with it.
-        return self._handed_over(await off_loop(self._prepared, nodes, query_bundle))
+        decision = await self._chooser.achoose(query_bundle.query_str) if _asks(query_bundle) else None
+        return self._handed_over(nodes, query_bundle, decision)
 
     # serialisation and copies ---------------------------------------------------------------------------------
 
@@ -154,23 +152,27 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
 
     # private --------------------------------------------------------------------------------------------------
 
+    def _handed_over(
+        self, nodes: list[NodeWithScore], query: QueryBundle | None, decision: Decision | None
+    ) -> list[NodeWithScore]:
+        """The nodes as they go on; what was chosen is handed over to the prompt and the record. Never raises."""
+        ordered, handover = nodes, None
+        if query is not None and decision is not None:
+            try:
+                ordered, handover = self._prepared(nodes, query.query_str, decision)
+            except Exception as error:  # noqa: BLE001 - fail open, counted
+                self._chooser.failed("postprocess", error)
+        current.set(handover)
+        return ordered
+
     def _prepared(
-        self, nodes: list[NodeWithScore], query: QueryBundle | None
-    ) -> tuple[list[NodeWithScore], Handover | None]:
-        """The nodes as they go on, and what was chosen. Never raises."""
-        try:
-            question = query.query_str if query else ""
-            decision = self._chooser.choose(question) if question.strip() else None
-            if decision is None:
-                return nodes, None
-            ordered = self._ordered(nodes, decision)
-            documents = frozenset(node.node.node_id for node in nodes)
-            handover = Handover(self._chooser, question, decision, documents=documents)
-            if decision.given and self.mode != "rerank":
-                self._show(ordered, handover)
-        except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._chooser.failed("postprocess", error)
-            return nodes, None
+        self, nodes: list[NodeWithScore], question: str, decision: Decision
+    ) -> tuple[list[NodeWithScore], Handover]:
+        ordered = self._ordered(nodes, decision)
+        documents = frozenset(node.node.node_id for node in nodes)
+        handover = Handover(self._chooser, question, decision, documents=documents)
+        if decision.given and self.mode != "rerank":
+            self._show(ordered, handover)
         return ordered, handover
 
     def _ordered(self, nodes: Sequence[NodeWithScore], decision: Decision) -> list[NodeWithScore]:
@@ -191,10 +193,9 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
         if not self.keep_sources:
             handover.placed = nodes
 
-    def _handed_over(self, prepared: tuple[list[NodeWithScore], Handover | None]) -> list[NodeWithScore]:
-        nodes, handover = prepared
-        current.set(handover)
-        return nodes
+
+def _asks(query: QueryBundle | None) -> TypeGuard[QueryBundle]:
+    return query is not None and bool(query.query_str.strip())
 
 
 def example_node(decision: Decision, text: str) -> NodeWithScore:

@@ -12,8 +12,8 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from iccache_llamaindex.choosing import trusts
 from iccache_llamaindex.messages import Response, insert, normalised, outcome_of
-from shared_core.adapters import Context, build_request, current_context
-from shared_core.adapters.offloop import off_loop
+from shared_core.adapters import Context, current_context
+from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
 from shared_core.values import UNROUTED, Decision
 
@@ -79,6 +79,6 @@ async def with_examples(
     """
     if isinstance(messages, str):
         messages = [ChatMessage(role=MessageRole.USER, content=messages)]
-    request = build_request(normalised(messages), context=Context(scope, task).over(current_context()))
-    decision = await off_loop(engine.select, request)
+    request = Requests(normalised, engine.counters).request(messages, Context(scope, task).over(current_context()))
+    decision = await engine.aselect(request)
     return Prepared(engine, insert(messages, decision.insertion), decision)

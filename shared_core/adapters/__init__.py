@@ -6,6 +6,6 @@ the event loop free.
 """
 
 from shared_core.adapters.context import KEYS, Context, current_context, iccache_context
-from shared_core.adapters.request import build_request, default_task, query_of
+from shared_core.adapters.requests import build_request, default_task, query_of
 
 __all__ = ["KEYS", "Context", "build_request", "current_context", "default_task", "iccache_context", "query_of"]

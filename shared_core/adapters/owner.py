@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from shared_core.adapters.context import Context
 from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
 from shared_core.telemetry import Counters
+from shared_core.values import Source
 
 
 class EngineOwner:
@@ -40,3 +44,46 @@ class EngineOwner:
     async def aclose(self) -> None:
         """`close` on a thread."""
         await off_loop(self.close)
+
+
+class ExampleOwner(EngineOwner):
+    """A surface that takes examples by hand, as (query, answer) pairs."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def _requests(self) -> Requests[Any]:
+            """Reads its calls."""
+
+    @property
+    def _said(self) -> Context:
+        """What is bound to the surface; by default nothing."""
+        return Context()
+
+    def add_examples(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        system: str | None = None,
+        scope: str | None = None,
+        task: str | None = None,
+        source: Source = "import",
+        writer: str = "",
+    ) -> Sequence[str]:
+        """Put (query, answer) pairs into the pool, durably; returns their ids.
+
+        Args:
+            pairs: Queries and the answers to them.
+            system: The system message that the requests come with. It names the task unless a task is given; where
+                tools or a response format bind the answers, the task depends on them too: name it.
+            scope: Whose examples they are; by default as a call would say.
+            task: What kind of answer they show.
+            source: Where they come from.
+            writer: The model that wrote the answers.
+
+        Raises:
+            SettingIsWrong: A text is empty, or a scope must be named and is not.
+        """
+        scope, task = self._requests.place(Context(scope, task).over(self._said), system)
+        self.engine.warm(scope)
+        return self.engine.add_examples(pairs, scope=scope, task=task, source=source, writer=writer)
