@@ -12,7 +12,7 @@ from langchain_core.outputs.chat_generation import merge_chat_generation_chunks
 
 from iccache_langchain.arms import ArmModel, can_stream, model_name
 from iccache_langchain.messages import outcome_of
-from shared_core.adapters.endings import PROVENANCE
+from shared_core.adapters.provenance import PROVENANCE
 from shared_core.values import Decision, Outcome
 
 G = TypeVar("G", bound=ChatGeneration)

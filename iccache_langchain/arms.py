@@ -17,7 +17,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 
 from iccache_langchain.messages import insert
-from shared_core.adapters.construction import check_arms
+from shared_core.adapters.factory import check_arms
 from shared_core.errors import SettingIsWrong
 from shared_core.values import Insertion
 

@@ -23,17 +23,17 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, Generation
 
 from iccache_langchain.arms import ArmModel, model_name
-from iccache_langchain.calls import FREE, QueryFunction, said_by
+from iccache_langchain.calls import FREE, QueryFunction, call_context
+from iccache_langchain.feedback import Rateable
 from iccache_langchain.generations import CannotBeRead, CannotBeStored, decode, encode
 from iccache_langchain.llm_string import Call, parse, read_messages
 from iccache_langchain.messages import normalised, outcome_of
-from iccache_langchain.near import NearTier, is_answering, near_settings
-from iccache_langchain.rateable import Rateable
+from iccache_langchain.near_tier import NearTier, is_answering, near_settings
 from shared_core.adapters import Context
-from shared_core.adapters.construction import ready_embedder
-from shared_core.adapters.endings import PROVENANCE
-from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.factory import ready_embedder
+from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
+from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import DependencyIsSlow, SettingIsWrong
 from shared_core.inference import Embedder
@@ -236,7 +236,7 @@ class ICCache(Rateable, BaseCache):
 
     def _said_around(self) -> Context:
         """What the chain's ``configurable`` and `iccache_context` say."""
-        return said_by({}, context_counts=True)
+        return call_context({}, context_counts=True)
 
     async def _aread(self, prompt: str, llm_string: str) -> _Asked:
         """`_read`; on a thread where it calls the user's `query_fn`, which may block."""

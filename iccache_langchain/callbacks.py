@@ -15,13 +15,13 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
-from iccache_langchain.calls import DECISION, FREE, QueryFunction, said_by
+from iccache_langchain.calls import DECISION, FREE, QueryFunction, call_context
+from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised, outcome_of
-from iccache_langchain.rateable import Rateable
 from shared_core.adapters import Context
-from shared_core.adapters.calls import decision_id
-from shared_core.adapters.construction import example_engine, settings_of, told_apart
-from shared_core.adapters.endings import PROVENANCE
+from shared_core.adapters.factory import example_engine, settings_of, split_kwargs
+from shared_core.adapters.parameters import decision_id
+from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests, check_scope
 from shared_core.engine import Engine
 from shared_core.manager.privacy import Redact
@@ -106,7 +106,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         engine: Engine | None = None,
         **knobs: Any,
     ) -> None:
-        told_apart(knobs, (), type(self).__name__)
+        split_kwargs(knobs, (), type(self).__name__)
         check_scope(scope, task, strict_scope=strict_scope)
         keeping = example_engine(
             store=store, embedder=embedder, redact=redact, settings=settings_of(settings, knobs), engine=engine
@@ -209,7 +209,7 @@ def _asked(messages: Sequence[BaseMessage], metadata: Mapping[str, Any], invocat
     Raises:
         SettingIsWrong: An empty scope or task.
     """
-    said = Context.read(metadata).over(said_by({}, context_counts=True))
+    said = Context.read(metadata).over(call_context({}, context_counts=True))
     names = [*(invocation.get(key) for key in _WRITER_NAMES), metadata.get("ls_model_name")]
     writer = next((name for name in names if isinstance(name, str) and name), "")
     params = {name: value for name, value in invocation.items() if name not in _DESCRIPTIONS}

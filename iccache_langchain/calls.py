@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langchain_core.utils.uuid import uuid7
 
-from shared_core.adapters import KEYS, Context, calls, current_context
+from shared_core.adapters import KEYS, Context, current_context, parameters
 
 RUN: Final = "iccache_run_id"
 OURS: Final = KEYS | {RUN}
@@ -24,7 +24,7 @@ DECISION: Final = "iccache_decision_id"
 ARM: Final = "iccache_arm"
 
 # What LangChain adds to the parameters that leave the answer free text: how it travels, and how long it may take.
-FREE: Final = calls.FREE | {"max_retries", "stream", "stream_options", "stream_usage", "timeout"}
+FREE: Final = parameters.FREE | {"max_retries", "stream", "stream_options", "stream_usage", "timeout"}
 
 
 QueryFunction: TypeAlias = Callable[[Sequence[BaseMessage]], str]
@@ -50,7 +50,7 @@ def pinned(
     return identified, {**kwargs, **said.entries(), RUN: str(run_id)}
 
 
-def said_by(kwargs: Mapping[str, Any], *, context_counts: bool) -> Context:
+def call_context(kwargs: Mapping[str, Any], *, context_counts: bool) -> Context:
     """What a call says, as its private method sees it: arguments, then the running config, then `iccache_context`."""
     said = Context.read(kwargs)
     if RUN in kwargs:  # `pinned` has written everything into the arguments

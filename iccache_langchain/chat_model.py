@@ -25,15 +25,15 @@ from iccache_langchain import arms as arm_calls
 from iccache_langchain.answers import ChatAnswers
 from iccache_langchain.arms import ArmModel
 from iccache_langchain.binding import rebound
-from iccache_langchain.calls import FREE, OURS, RUN, QueryFunction, said_by
+from iccache_langchain.calls import FREE, OURS, RUN, QueryFunction, call_context
 from iccache_langchain.construction import sort
+from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
-from iccache_langchain.pinning import PinnedChatModel
-from iccache_langchain.rateable import Rateable
+from iccache_langchain.runnable_config import PinnedChatModel
 from shared_core.adapters import Context
-from shared_core.adapters.calls import decision_id
-from shared_core.adapters.construction import routing_engine, settings_of
-from shared_core.adapters.owner import ExampleOwner
+from shared_core.adapters.factory import routing_engine, settings_of
+from shared_core.adapters.lifecycle import ExampleOwner
+from shared_core.adapters.parameters import decision_id
 from shared_core.adapters.requests import Requests, check_scope
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
@@ -315,7 +315,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         streamed: bool = False,
     ) -> _Call:
         """Read what LangChain passes to a private method; raises only `SettingIsWrong`, for an unusable scope or task."""
-        context = said_by(kwargs, context_counts=not (streamed and self.strict_scope))
+        context = call_context(kwargs, context_counts=not (streamed and self.strict_scope))
         sent = self._defaults() | {name: value for name, value in kwargs.items() if name not in OURS}
         words = stop or sent.pop("stop", None)
         sent.pop("stop", None)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from langchain_core.language_models import BaseChatModel
 
-from shared_core.adapters.construction import told_apart
+from shared_core.adapters.factory import split_kwargs
 
 # LangChain's standard parameters that are a client's own affair; each arm has a client.
 _CLIENT: Final = frozenset({"api_key", "base_url", "max_retries", "timeout"})
@@ -33,4 +33,4 @@ def sort(others: Mapping[str, Any]) -> Sorted:
     if clients:
         warnings.warn(f"{', '.join(clients)}: each arm has a client of its own; set it there", stacklevel=4)
     ours = {name: value for name, value in others.items() if name not in _CLIENT}
-    return Sorted(*told_apart(ours, BaseChatModel.model_fields, "ICCacheChatModel"))
+    return Sorted(*split_kwargs(ours, BaseChatModel.model_fields, "ICCacheChatModel"))

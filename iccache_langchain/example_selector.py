@@ -11,12 +11,12 @@ from langchain_core.example_selectors import BaseExampleSelector
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.utils import convert_to_messages
 
-from iccache_langchain.calls import FREE, said_by
+from iccache_langchain.calls import FREE, call_context
+from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
-from iccache_langchain.rateable import Rateable
-from shared_core.adapters.construction import example_engine, settings_of, told_apart
-from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.factory import example_engine, settings_of, split_kwargs
 from shared_core.adapters.requests import Requests, check_scope
+from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.manager.privacy import Redact
@@ -96,7 +96,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         engine: Engine | None = None,
         **knobs: Any,
     ) -> None:
-        told_apart(knobs, (), type(self).__name__)
+        split_kwargs(knobs, (), type(self).__name__)
         check_scope(scope, task, strict_scope=strict_scope)
         choosing = example_engine(
             store=store, embedder=embedder, redact=redact, settings=settings_of(settings, knobs), engine=engine
@@ -162,7 +162,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
     def add_examples(self, examples: Sequence[Mapping[str, str]]) -> Sequence[str]:
         """`add_example` for many, embedded in one batch; returns their ids in order."""
         pairs = [_pair(example) for example in examples]
-        scope, task = self._requests.place(said_by({}, context_counts=True))
+        scope, task = self._requests.place(call_context({}, context_counts=True))
         self.engine.warm(scope)
         return self.engine.add_examples(pairs, scope=scope, task=task)
 
@@ -199,7 +199,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
             )
         asked = input_variables[self.input_key]
         turns = asked if isinstance(asked, list | tuple) else [asked if isinstance(asked, BaseMessage) else str(asked)]
-        return self._requests.request(convert_to_messages(turns), said_by({}, context_counts=True))
+        return self._requests.request(convert_to_messages(turns), call_context({}, context_counts=True))
 
     def _shown(self, decision: Decision) -> list[dict[str, Any]]:
         """The examples as the template takes them; the decision is kept for feedback."""

@@ -16,8 +16,8 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from shared_core.adapters.calls import decision_id
-from shared_core.adapters.endings import PROVENANCE, finish_reason, is_clean
+from shared_core.adapters.parameters import decision_id
+from shared_core.adapters.provenance import PROVENANCE, finish_reason, is_clean
 from shared_core.errors import SettingIsWrong
 from shared_core.values import Insertion, Message, Outcome, Role, canonical_json
 

@@ -17,14 +17,14 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from iccache_langchain.answers import written_by
 from iccache_langchain.arms import can_stream
-from iccache_langchain.calls import ARM, DECISION, FREE, QueryFunction, said_by
+from iccache_langchain.calls import ARM, DECISION, FREE, QueryFunction, call_context
 from iccache_langchain.chat_model import ICCacheChatModel
+from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import insert, normalised, outcome_of
-from iccache_langchain.rateable import Rateable
 from shared_core.adapters import KEYS, Context, current_context
-from shared_core.adapters.construction import check_arms, routing_engine, settings_of, told_apart
-from shared_core.adapters.endings import PROVENANCE
-from shared_core.adapters.owner import ExampleOwner
+from shared_core.adapters.factory import check_arms, routing_engine, settings_of, split_kwargs
+from shared_core.adapters.lifecycle import ExampleOwner
+from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests, check_scope
 from shared_core.adapters.routing import RoutedCall, Routing, Transcript
 from shared_core.engine import Engine
@@ -169,7 +169,7 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
         background: bool = True,
         **knobs: Any,
     ) -> None:
-        told_apart(knobs, (), type(self).__name__)
+        split_kwargs(knobs, (), type(self).__name__)
         check_scope(scope, task, strict_scope=strict_scope)
         _check_models(arms, reference)
         routing = routing_engine(
@@ -296,7 +296,7 @@ def _said(asked: Asked, *, context_counts: bool) -> Context:
     """What the run says: its ``configurable``, then the agent's context, then `iccache_context`."""
     given = getattr(asked.runtime, "context", None)
     entries = given if isinstance(given, Mapping) else {key: getattr(given, key) for key in KEYS if hasattr(given, key)}
-    said = said_by({}, context_counts=False).over(Context.read(entries))
+    said = call_context({}, context_counts=False).over(Context.read(entries))
     return said.over(current_context()) if context_counts else said
 
 

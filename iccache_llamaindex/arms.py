@@ -21,12 +21,12 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 
 from iccache_llamaindex.messages import as_completion, insert
 from shared_core.adapters import Context
-from shared_core.adapters.construction import check_arms
+from shared_core.adapters.factory import check_arms
 from shared_core.errors import SettingIsWrong
 from shared_core.values import Insertion
 
 # What LlamaIndex applies before it calls a model: of several models behind one, it sees only the one in front.
-_IN_FRONT: Final = ("system_prompt", "output_parser", "query_wrapper_prompt", "pydantic_program_mode")
+_SHARED_FIELDS: Final = ("system_prompt", "output_parser", "query_wrapper_prompt", "pydantic_program_mode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,14 @@ def check(arms: Mapping[str, object], reference: str) -> None:
             )
 
 
-def in_front(arms: Mapping[str, LLM], given: Mapping[str, Any]) -> dict[str, Any]:
+def shared_fields(arms: Mapping[str, LLM], given: Mapping[str, Any]) -> dict[str, Any]:
     """What LlamaIndex is to apply before the call: as given to the router, else as all arms have it.
 
     Raises:
         SettingIsWrong: The arms differ, so that it would hold for some of them only.
     """
     found = {}
-    for attribute in _IN_FRONT:
+    for attribute in _SHARED_FIELDS:
         values = [getattr(arm, attribute, None) for arm in arms.values()]
         if attribute in given:
             found[attribute] = given[attribute]
@@ -111,7 +111,7 @@ def in_front(arms: Mapping[str, LLM], given: Mapping[str, Any]) -> dict[str, Any
     return {attribute: value for attribute, value in found.items() if value is not None}
 
 
-def own(arms: Mapping[str, LLM], manager: CallbackManager) -> dict[str, LLM]:
+def copies(arms: Mapping[str, LLM], manager: CallbackManager) -> dict[str, LLM]:
     """Copies of the arms that may be given the router's callback manager; clients and weights are shared.
 
     Raises:

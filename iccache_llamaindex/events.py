@@ -28,15 +28,15 @@ from llama_index.core.instrumentation.events.llm import (
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
 from pydantic import Field, PrivateAttr
 
-from iccache_llamaindex.asked import carry, question_of
-from iccache_llamaindex.choosing import Handover, current, trusts
+from iccache_llamaindex.handover import Handover, current, trusts
 from iccache_llamaindex.messages import Response, ResponseInfo, normalised, outcome_of, text_of
+from iccache_llamaindex.question import carry, question_of
 from iccache_llamaindex.route_event import ICCacheRouteEvent
-from iccache_llamaindex.sources import is_example
+from iccache_llamaindex.source_nodes import is_example
 from shared_core.adapters import Context, current_context
-from shared_core.adapters.construction import example_engine
-from shared_core.adapters.endings import PROVENANCE
-from shared_core.adapters.owner import EngineOwner
+from shared_core.adapters.factory import example_engine
+from shared_core.adapters.lifecycle import EngineOwner
+from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests, check_scope
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong

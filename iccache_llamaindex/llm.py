@@ -31,13 +31,13 @@ from llama_index.core.tools import BaseTool
 from pydantic import Field, PrivateAttr
 
 from iccache_llamaindex import arms as arm_calls
-from iccache_llamaindex import asked
+from iccache_llamaindex import question
 from iccache_llamaindex.answers import LLMAnswers
 from iccache_llamaindex.arms import ArmCall, Call
 from iccache_llamaindex.messages import R, Response, arm_of, decision_id_of, normalised
-from shared_core.adapters import KEYS, Context, calls, current_context
-from shared_core.adapters.construction import routing_engine, settings_of, told_apart
-from shared_core.adapters.owner import ExampleOwner
+from shared_core.adapters import KEYS, Context, current_context, parameters
+from shared_core.adapters.factory import routing_engine, settings_of, split_kwargs
+from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.requests import Requests, check_scope
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
@@ -52,7 +52,7 @@ QueryFunction: TypeAlias = Callable[[Sequence[ChatMessage]], str]
 T = TypeVar("T")
 
 # What LlamaIndex adds to the parameters that leave the answer free text: how it travels, and how long it may take.
-FREE: Final = calls.FREE | {"stream", "stream_options", "timeout", "use_chat_completions"}
+FREE: Final = parameters.FREE | {"stream", "stream_options", "timeout", "use_chat_completions"}
 # Fields of LlamaIndex's that would do nothing here, and where they do something.
 _ELSEWHERE: Final = {
     "rate_limiter": "each arm keeps to a rate of its own; set it there",
@@ -146,13 +146,13 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         callback_manager: CallbackManager | None = None,
         **others: Any,
     ) -> None:
-        fields, knobs = told_apart(others, LLM.model_fields.keys() | _ELSEWHERE.keys(), "ICCacheLLM")
+        fields, knobs = split_kwargs(others, LLM.model_fields.keys() | _ELSEWHERE.keys(), "ICCacheLLM")
         _refuse_elsewhere(fields)
         check_scope(scope, task, strict_scope=strict_scope)
         arm_calls.check(arms, reference)
         manager = callback_manager or CallbackManager([])
-        copies = arm_calls.own(arms, manager)
-        in_front = arm_calls.in_front(arms, fields)
+        copies = arm_calls.copies(arms, manager)
+        shared = arm_calls.shared_fields(arms, fields)
         routing = routing_engine(
             list(arms),
             reference,
@@ -175,10 +175,10 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
             task=task,
             query_fn=query_fn,
             callback_manager=manager,
-            **in_front,
+            **shared,
         )
         self._owns_engine = engine is None
-        asked.listen()
+        question.listen()
 
     # what LlamaIndex calls ------------------------------------------------------------------------------------
 
@@ -380,7 +380,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
             self.strict_scope,
             self.task,
             self.query_fn,
-            asked.question_in,
+            question.question_in,
             FREE,
         )
 

@@ -16,8 +16,8 @@ from llama_index.core.base.llms.types import (
     TextBlock,
 )
 
-from shared_core.adapters.calls import decision_id, plain
-from shared_core.adapters.endings import PROVENANCE, REASON_KEYS, finish_reason, is_clean
+from shared_core.adapters.parameters import decision_id, plain
+from shared_core.adapters.provenance import PROVENANCE, REASON_KEYS, finish_reason, is_clean
 from shared_core.errors import SettingIsWrong
 from shared_core.values import Insertion, Message, Outcome, Role, canonical_json
 

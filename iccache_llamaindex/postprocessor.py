@@ -13,19 +13,19 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from pydantic import PrivateAttr
 
-from iccache_llamaindex import asked
-from iccache_llamaindex.choosing import Chooser, Handover, current
+from iccache_llamaindex import question
+from iccache_llamaindex.handover import Chooser, Handover, current
 from iccache_llamaindex.rerank import by_support
-from iccache_llamaindex.sources import ROLE, clean_sources, is_example
-from shared_core.adapters.construction import DEFAULT_STORE, example_engine
-from shared_core.adapters.owner import EngineOwner
+from iccache_llamaindex.source_nodes import ROLE, clean_sources, is_example
+from shared_core.adapters.factory import DEFAULT_STORE, example_engine
+from shared_core.adapters.lifecycle import EngineOwner
 from shared_core.adapters.requests import check_scope
-from shared_core.adapters.secrets import masked, unmasked
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.manager.privacy import Redact
 from shared_core.prompt import as_text
 from shared_core.settings import Settings, read_settings
+from shared_core.store.address import masked, unmasked
 from shared_core.store.protocol import Store
 from shared_core.values import Decision
 
@@ -104,7 +104,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
         self._owns_engine = engine is None
         chosen_by = example_engine(store=store, embedder=embedder, redact=redact, settings=settings, engine=engine)
         self._chooser = Chooser.of(chosen_by, self.scope, self.strict_scope, self.task)
-        asked.install(clean_sources())
+        question.install(clean_sources())
 
     @classmethod
     def class_name(cls) -> str:

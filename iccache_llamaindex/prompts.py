@@ -18,7 +18,7 @@ from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.prompts.default_prompt_selectors import DEFAULT_TEXT_QA_PROMPT_SEL
 from pydantic import SerializeAsAny
 
-from iccache_llamaindex.choosing import Chooser, Handover, current
+from iccache_llamaindex.handover import Chooser, Handover, current
 from iccache_llamaindex.postprocessor import ICCachePostprocessor
 from shared_core.errors import SettingIsWrong
 from shared_core.prompt import as_text

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
-from iccache_llamaindex.choosing import trusts
+from iccache_llamaindex.handover import trusts
 from iccache_llamaindex.messages import Response, insert, normalised, outcome_of
 from shared_core.adapters import Context, current_context
 from shared_core.adapters.requests import Requests

@@ -59,7 +59,7 @@ log = logging.getLogger("iccache")
 
 T = TypeVar("T")
 
-TO_BE_MENDED: Final = (StoreIsUnusable, EmbedderDiffers, ExtraIsMissing, SettingIsWrong)  # none passes by itself
+PERMANENT_ERRORS: Final = (StoreIsUnusable, EmbedderDiffers, ExtraIsMissing, SettingIsWrong)  # none passes by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,6 +447,6 @@ class Engine:
         self.counters.add(where)
         name = type(error).__name__
         self.counters.add(f"{where}.{name}")
-        is_news = isinstance(error, TO_BE_MENDED) and name not in self._told
+        is_news = isinstance(error, PERMANENT_ERRORS) and name not in self._told
         self._told.add(name)
         log.log(logging.WARNING if is_news else logging.DEBUG, "IC-Cache %s: %s: %s", where, name, error)

@@ -123,7 +123,7 @@ class Guard:
             with suppress(RuntimeError):  # the loop was closed meanwhile, so nobody waits
                 loop.call_soon_threadsafe(_set, in_time, True)
 
-        task = _Task(steps, tell)
+        task = _Task(steps, tell, may_wait=True)  # waiting costs no thread here, and ends at the deadline
         if self._start(task, deadline):
             timer = loop.call_later(deadline.left(), _set, in_time, False)
             try:
@@ -175,7 +175,8 @@ class Guard:
                     worker.bulkhead = bulkhead
                 bulkhead.busy += 1
                 return worker is not None
-            if len(bulkhead.waiting) < self._workers:
+            if task.may_wait or len(bulkhead.waiting) < self._workers:
+                task.waits_since = bulkhead.answered
                 bulkhead.waiting.append(task)
                 return False
         bulkhead.breaker.failed()
@@ -209,7 +210,8 @@ class Guard:
         bulkhead = task.bulkhead
         if bulkhead is None:
             raise DependencyIsSlow("the deadline passed between two calls")
-        bulkhead.breaker.failed()
+        if task.waits_since in (None, bulkhead.answered):  # nobody's call ended: it is not just that many wait
+            bulkhead.breaker.failed()
         raise DependencyIsSlow(f"{bulkhead.name}: it did not answer in time")
 
     def _work(self, worker: _Worker) -> None:
@@ -299,15 +301,18 @@ class _Bulkhead:
         self.name = name
         self.breaker = _Breaker(clock)
         self.busy = 0  # slots taken
+        self.answered = 0  # calls that succeeded
         self.waiting: deque[_Task] = deque()  # not before every slot is taken
 
 
 class _Task:
     """A request on its way through its steps, and how it ended."""
 
-    __slots__ = ("_context", "_error", "_result", "_steps", "bulkhead", "given_up", "step", "tell")
+    __slots__ = (
+        "_context", "_error", "_result", "_steps", "bulkhead", "given_up", "may_wait", "step", "tell", "waits_since"
+    )  # fmt: skip
 
-    def __init__(self, steps: Steps[Any], tell: Callable[[], None]) -> None:
+    def __init__(self, steps: Steps[Any], tell: Callable[[], None], *, may_wait: bool = False) -> None:
         self._steps = steps
         self._context = copy_context()
         self._result: object = None
@@ -316,6 +321,8 @@ class _Task:
         self.bulkhead: _Bulkhead | None = None  # whose answer it waits for; None between two steps
         self.given_up = False  # its caller has gone
         self.tell = tell  # wakes its caller
+        self.may_wait = may_wait  # in a line of any length
+        self.waits_since: int | None = None  # calls that its bulkhead had answered when it stood in line
 
     def first_step(self) -> Step | None:
         """Where it begins, on its caller's thread; None if it needs no call, and so has ended."""
@@ -332,6 +339,7 @@ class _Task:
             StopIteration: There is none; it holds the result.
             BaseException: Whatever the call, or what lies between two calls, raised.
         """
+        self.waits_since = None
         try:
             result = self._context.run(self.step.call)
         except BaseException as error:  # noqa: BLE001 - the steps may know what to do about it
@@ -360,6 +368,7 @@ class _Task:
         if bulkhead is None or self.given_up:
             return
         if error is None:
+            bulkhead.answered += 1
             bulkhead.breaker.succeeded()
         elif isinstance(error, Exception):
             bulkhead.breaker.failed()

@@ -72,9 +72,9 @@ def render(request: Request, examples: Sequence[ScoredExample], style: Style) ->
     if not examples or not request.examples_allowed or asked is None:
         return Insertion()
     if style == "paper":
-        return Insertion(rewrite=_single_prompt(asked, examples))
+        return Insertion(rewrite=_single_prompt(asked, examples), examples=tuple(examples))
     turns = tuple(turn for example in reversed(examples) for turn in _turns(example))
-    return Insertion(index=_leading_system(request.messages), turns=turns)
+    return Insertion(_leading_system(request.messages), turns, examples=tuple(examples))
 
 
 def as_text(examples: Sequence[ScoredExample]) -> str:

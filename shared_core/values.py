@@ -278,11 +278,13 @@ class Insertion:
         index: Position in the original conversation before which `turns` are inserted.
         turns: User and assistant turns, rendered and fenced.
         rewrite: New text of the last user turn (the paper's single prompt), or None to leave it.
+        examples: What is shown by either, the most useful first.
     """
 
     index: int = 0
     turns: tuple[Message, ...] = ()
     rewrite: str | None = None
+    examples: tuple[ScoredExample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,8 +307,7 @@ class Decision:
     @property
     def given(self) -> tuple[ScoredExample, ...]:
         """The examples that the chosen arm is shown; empty where it is shown none."""
-        shown = self.insertion.turns or self.insertion.rewrite is not None
-        return self.selection.for_arm(self.arm) if shown else ()
+        return self.insertion.examples
 
     def provenance(self) -> dict[str, object]:
         """What the user sees as ``response_metadata["iccache"]``: plain JSON values, no texts."""

@@ -22,7 +22,7 @@ from iccache_langchain.demo.view import View
 from iccache_langchain.demo.workload import Workload
 from iccache_langchain.messages import insert, normalised, outcome_of
 from shared_core.adapters import Context, build_request
-from shared_core.adapters.endings import finish_reason
+from shared_core.adapters.provenance import finish_reason
 from shared_core.errors import ICCacheError
 from shared_core.inference import Embedder
 from shared_core.prompt import render

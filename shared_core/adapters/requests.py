@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from shared_core.adapters.calls import FREE, fingerprint_of, form_of
 from shared_core.adapters.context import Context, current_context
+from shared_core.adapters.parameters import FREE, fingerprint_of, form_of
 from shared_core.errors import SettingIsWrong
 from shared_core.telemetry import Counters
 from shared_core.values import DEFAULT_SCOPE, Message, Request, digest, fold

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Generic, Protocol, TypeVar
 from uuid import uuid4
 
-from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.values import Clock, Decision, Insertion, Outcome, Request, Route

@@ -7,16 +7,16 @@ import threading
 
 import pytest
 
-from shared_core.adapters.calls import FREE, decision_id, fingerprint_of, form_of
-from shared_core.adapters.construction import (
+from shared_core.adapters.parameters import FREE, decision_id, fingerprint_of, form_of
+from shared_core.adapters.factory import (
     check_arms,
     core_arms,
     example_engine,
     routing_engine,
     settings_of,
 )
-from shared_core.adapters.endings import finish_reason, is_clean
-from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.provenance import finish_reason, is_clean
+from shared_core.adapters.threads import off_loop
 from shared_core.adapters.routing import Routing
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong

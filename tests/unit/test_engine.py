@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from shared_core.adapters.offloop import off_loop
+from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import EmbedderDiffers, SettingIsWrong
 from shared_core.manager.local import LIMIT_EVERY

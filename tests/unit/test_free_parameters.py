@@ -6,7 +6,7 @@ from langchain_openai import ChatOpenAI
 from iccache_langchain.calls import FREE as LANGCHAIN
 from iccache_langchain.llm_string import parse
 from iccache_llamaindex.llm import FREE as LLAMAINDEX
-from shared_core.adapters.calls import fingerprint_of, form_of
+from shared_core.adapters.parameters import fingerprint_of, form_of
 
 FREE = {
     "extra_headers": {"X-Request-Id": "1"},

@@ -365,3 +365,45 @@ async def test_threads_and_loops_share_slots_and_breaker():
     with pytest.raises(DependencyIsDown):
         guard.call("dependency 0", soon(), lambda: 1)
     guard.close()
+
+
+async def test_a_burst_on_an_event_loop_waits_in_line_instead_of_being_refused():
+    guard, gate = Guard(2, time.monotonic), threading.Semaphore(0)
+
+    def one_by_one():
+        gate.acquire(timeout=20)
+        gate.release()
+        return 1
+
+    waiting = [asyncio.ensure_future(guard.arun(soon(20), calling(one_by_one))) for _ in range(50)]
+    await asyncio.sleep(0)
+    gate.release()
+    assert await asyncio.gather(*waiting) == [[1]] * 50
+    guard.close()
+
+
+async def test_a_line_that_is_too_long_blames_a_dependency_only_if_it_answers_nobody(stuck):
+    guard, gate, entered = Guard(1, time.monotonic), threading.Event(), threading.Event()
+    slow = asyncio.ensure_future(guard.arun(soon(20), calling(lambda: entered.set() or gate.wait(20))))
+    while not entered.is_set():
+        await asyncio.sleep(0)
+    with pytest.raises(DependencyIsSlow):
+        await guard.arun(soon(0.02), calling(int))
+    assert guard.is_failing("dependency 0")
+    gate.set()
+    await slow
+    assert not guard.is_failing("dependency 0")
+
+    turns = threading.Semaphore(0)
+    first, second = (asyncio.ensure_future(guard.arun(soon(20), calling(turns.acquire))) for _ in range(2))
+    await asyncio.sleep(0)
+    late = asyncio.ensure_future(guard.arun(soon(0.2), calling(int)))
+    await asyncio.sleep(0)
+    turns.release()
+    await first
+    with pytest.raises(DependencyIsSlow):
+        await late
+    assert not guard.is_failing("dependency 0")
+    turns.release()
+    await second
+    guard.close()

@@ -15,7 +15,7 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 
 from iccache_langchain import ICCacheChatModel
 from iccache_langchain.calls import FREE
-from shared_core.adapters.calls import fingerprint_of, form_of
+from shared_core.adapters.parameters import fingerprint_of, form_of
 from shared_core.errors import SettingIsWrong
 from shared_core.settings import Settings
 from tests.embedding import Words

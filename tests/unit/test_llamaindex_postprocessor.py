@@ -12,11 +12,11 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import NodeWithScore, TextNode
 
 from iccache_llamaindex import ICCachePostprocessor, ICCacheSettings, without_examples
-from iccache_llamaindex.asked import install, listen
+from iccache_llamaindex.question import install, listen
 from iccache_llamaindex.rerank import by_support, support
 from llama_index.core.instrumentation import get_dispatcher
 from shared_core.adapters import default_task, iccache_context
-from shared_core.adapters.secrets import masked, unmasked
+from shared_core.store.address import masked, unmasked
 from shared_core.errors import SettingIsWrong
 from shared_core.values import ScoredExample
 from tests.embedding import Words
@@ -55,7 +55,7 @@ class TestConfiguration:
         assert ICCachePostprocessor.from_json(examples.to_json(), embedder=Words()).to_dict() == data
 
     def test_pickle_opens_the_store_anew(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("shared_core.adapters.construction.default_embedder", Words)
+        monkeypatch.setattr("shared_core.adapters.factory.default_embedder", Words)
         examples = ICCachePostprocessor(f"sqlite:///{tmp_path}/pool.db", settings=PATIENT)
         examples.engine.add_examples([("stop the pump", "press STOP")], scope="default", task=TASK)
         again = pickle.loads(pickle.dumps(examples))

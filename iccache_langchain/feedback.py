@@ -7,7 +7,7 @@ from uuid import UUID
 from langchain_core.messages import BaseMessage
 
 from iccache_langchain.messages import decision_id_of
-from shared_core.adapters.owner import EngineOwner
+from shared_core.adapters.lifecycle import EngineOwner
 
 
 class Rateable(EngineOwner):

@@ -128,7 +128,7 @@ def settings_of(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings
     return read_settings(**{**given, **knobs})
 
 
-def told_apart(
+def split_kwargs(
     others: Mapping[str, Any], fields: Collection[str], surface: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Keyword arguments of a surface: those that its framework's base class knows, and those that `Settings` knows.

@@ -19,7 +19,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from iccache_langchain.answers import ChatAnswers, described
 from iccache_langchain.arms import ArmModel, agenerate, generate
 from iccache_langchain.messages import outcome_of
-from shared_core.adapters.endings import PROVENANCE
+from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong

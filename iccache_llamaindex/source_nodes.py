@@ -15,7 +15,7 @@ from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent
 from llama_index.core.schema import NodeWithScore
 
-from iccache_llamaindex.choosing import Handover, current
+from iccache_llamaindex.handover import Handover, current
 
 log = logging.getLogger("iccache")
 

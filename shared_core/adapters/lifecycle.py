@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from shared_core.adapters.context import Context
-from shared_core.adapters.offloop import off_loop
 from shared_core.adapters.requests import Requests
+from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.telemetry import Counters
 from shared_core.values import Source
