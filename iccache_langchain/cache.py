@@ -8,7 +8,6 @@ for, so they do raise.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,9 +39,10 @@ from shared_core.inference import Embedder
 from shared_core.manager.privacy import Redact
 from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
+from shared_core.telemetry import get_logger
 from shared_core.values import Arm, Hit, Message, Outcome, Request
 
-log = logging.getLogger("iccache")
+log = get_logger("langchain")
 
 # Where providers put token counts beside `usage_metadata`; a hit cost none of them.
 _USAGE_KEYS: Final = ("token_usage", "usage")
@@ -248,7 +248,7 @@ class ICCache(Rateable, BaseCache):
 
     def _is_repeatable(self, asked: _Asked) -> bool:
         if not asked.call.repeatable:
-            self.counters.add("lookup.not_repeatable")
+            self.counters.count("lookup.not_repeatable")
         return asked.call.repeatable
 
     def _may_be_near(self, asked: _Asked, began: float) -> bool:
@@ -288,8 +288,7 @@ class ICCache(Rateable, BaseCache):
             self._count(where, error)
 
     def _count(self, where: str, error: Exception) -> None:
-        self.counters.add(where)
-        self.counters.add(f"{where}.{type(error).__name__}")
+        self.counters.count(f"{where}.failed", error=type(error).__name__)
         log.debug("IC-Cache %s: %s: %s", where, type(error).__name__, error)
 
 

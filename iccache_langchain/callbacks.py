@@ -141,7 +141,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
             self._under_way[run_id] = asked
             if len(self._under_way) > PENDING_LIMIT:
                 self._under_way.popitem(last=False)
-                self.engine.counters.add("observe.never_ended")
+                self.engine.counters.count("observe.never_ended")
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002 - LangChain's
         """Hand question and answer to the engine's writer."""
@@ -199,8 +199,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
             return self._under_way.pop(run_id, None)
 
     def _count(self, error: Exception) -> None:
-        self.engine.counters.add("observe")
-        self.engine.counters.add(f"observe.{type(error).__name__}")
+        self.engine.counters.count("observe.failed", error=type(error).__name__)
 
 
 def _asked(messages: Sequence[BaseMessage], metadata: Mapping[str, Any], invocation: Mapping[str, Any]) -> _Asked:

@@ -189,7 +189,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         except SettingIsWrong:
             raise
         except Exception:  # noqa: BLE001 - fail open, counted
-            self.engine.counters.add("fallback.unreadable_call")
+            self.engine.counters.count("fallback.unreadable_call")
 
     def _request(self, input_variables: Mapping[str, Any]) -> Request:
         if self.input_key not in input_variables:

@@ -74,7 +74,7 @@ class NearTier:
         In a smaller one, its first examples would answer everything after them.
         """
         is_near = bool(decision.given) and decision.selection.considered >= self._engine.settings.candidates
-        self._engine.counters.add("near.found" if is_near else "near.none")
+        self._engine.counters.count("near.found" if is_near else "near.none")
         return is_near
 
     def _call(self, decision: Decision) -> RoutedCall[ChatResult, ChatGenerationChunk]:
@@ -91,8 +91,7 @@ class NearTier:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._engine.counters.add("near.failed")
-            self._engine.counters.add(f"near.failed.{type(error).__name__}")
+            self._engine.counters.count("near.failed", error=type(error).__name__)
         finally:
             _is_answering.reset(token)
 
@@ -112,9 +111,9 @@ class NearAnswers(ChatAnswers):
         reply = described(answer.generations[0], answer.llm_output)
         outcome = outcome_of(reply)
         if not outcome.finished or outcome.tool_calls or not outcome.answer.strip():
-            self.counters.add("near.unfinished")
+            self.counters.count("near.unfinished")
             return ChatResult(generations=[]), None
-        self.counters.add("near.answered")
+        self.counters.count("near.answered")
         provenance = decision.provenance() | {"tier": "near", "writer": decision.arm}
         metadata = reply.response_metadata | {PROVENANCE: provenance}
         message = reply.model_copy(update={"id": None, "response_metadata": metadata})

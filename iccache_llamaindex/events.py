@@ -190,8 +190,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         try:
             self._take(event)
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self.counters.add("observe")
-            self.counters.add(f"observe.{type(error).__name__}")
+            self.counters.count("observe.failed", error=type(error).__name__)
 
     # private --------------------------------------------------------------------------------------------------
 
@@ -228,10 +227,12 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         if _belongs(synthesis, response):
             return synthesis.handover.recorded() if synthesis.handover else None
         try:
-            requests = Requests[Message](tuple, self.counters, self.scope, self.strict_scope, self.task)
+            requests: Requests[Message] = Requests(
+                tuple, self.counters, self.scope, self.strict_scope, self.task
+            )
             request = requests.request((Message("user", synthesis.question),), synthesis.said)
         except SettingIsWrong:
-            self.counters.add("bypass.no_scope")
+            self.counters.count("bypass.no_scope")
             return None
         return Decision(uuid4().hex, request, Route(UNROUTED, reason="observed"), created_at=time.time())
 

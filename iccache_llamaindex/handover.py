@@ -7,7 +7,6 @@ variable (docs/decisions/0055-who-decides-in-a-query.md).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,9 +19,10 @@ from shared_core.adapters import Context, current_context
 from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
+from shared_core.telemetry import get_logger
 from shared_core.values import Decision, Insertion, Message, Request
 
-log = logging.getLogger("iccache")
+log = get_logger("llamaindex")
 
 _TOOL_PREFIX: Final = "input is "  # how a RetrieverTool writes the one argument of its default schema
 
@@ -65,14 +65,13 @@ class Chooser:
         try:
             yield
         except SettingIsWrong:
-            self.engine.counters.add("bypass.no_scope")
+            self.engine.counters.count("bypass.no_scope")
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self.failed("choose", error)
 
     def failed(self, where: str, error: Exception) -> None:
         """Count what must not reach the query."""
-        self.engine.counters.add(where)
-        self.engine.counters.add(f"{where}.{type(error).__name__}")
+        self.engine.counters.count(f"{where}.failed", error=type(error).__name__)
         log.debug("IC-Cache %s: %s: %s", where, type(error).__name__, error)
 
 

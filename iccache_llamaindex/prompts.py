@@ -7,7 +7,6 @@ the event loop, and a prompt that is formatted three times (LlamaIndex measures 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -22,9 +21,10 @@ from iccache_llamaindex.handover import Chooser, Handover, current
 from iccache_llamaindex.postprocessor import ICCachePostprocessor
 from shared_core.errors import SettingIsWrong
 from shared_core.prompt import as_text
+from shared_core.telemetry import get_logger
 from shared_core.values import Message
 
-log = logging.getLogger("iccache")
+log = get_logger("llamaindex")
 
 PLACE: Final = "few_shot_examples"  # the template variable, as LlamaIndex's own few-shot prompts call it
 _LEADING: Final = frozenset({MessageRole.SYSTEM, MessageRole.DEVELOPER})
@@ -171,7 +171,7 @@ def _chosen_here(chooser: Chooser | None, question: str) -> Handover | None:
     if chooser is None:
         return None
     if _on_event_loop():
-        chooser.engine.counters.add("bypass.event_loop")
+        chooser.engine.counters.count("bypass.event_loop")
         log.debug("IC-Cache shows no examples: the prompt would block the event loop; use ICCachePostprocessor")
         return None
     decision = chooser.choose(question)

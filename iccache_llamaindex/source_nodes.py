@@ -6,7 +6,6 @@ the node leaves again, from the response of a query engine and from the list tha
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Final
 
 from llama_index.core.base.response.schema import RESPONSE_TYPE
@@ -16,8 +15,9 @@ from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent
 from llama_index.core.schema import NodeWithScore
 
 from iccache_llamaindex.handover import Handover, current
+from shared_core.telemetry import get_logger
 
-log = logging.getLogger("iccache")
+log = get_logger("llamaindex")
 
 ROLE: Final = "iccache_role"
 
@@ -63,4 +63,4 @@ def _warn_once(handover: Handover) -> None:
             "IC-Cache chose examples and no prompt showed them: give the engine text_qa_template=few_shot_prompt(), or "
             "build ICCachePostprocessor with show='nodes'"
         )
-    counters.add("examples.not_shown")
+    counters.count("examples.not_shown")

@@ -5,7 +5,6 @@ A forked child builds its components again, since threads and connections do not
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,10 +28,10 @@ from shared_core.selector import Selector
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from shared_core.store.protocol import Store
-from shared_core.telemetry import Counters
+from shared_core.telemetry import Counters, get_logger
 from shared_core.values import EXACT, UNROUTED, Arm, Clock
 
-log = logging.getLogger("iccache")
+log = get_logger("assembly")
 
 RESERVED: Final = frozenset({EXACT, UNROUTED})  # what `DecisionRecord.arm` holds where no arm was chosen
 SERVED: Final = ("redis://", "rediss://", "unix://")  # stores that run in a process of their own
@@ -109,7 +108,7 @@ class Components:
 
     def _count_unreadable(self) -> None:
         found = self.store.unreadable
-        self._counters.add("store.unreadable", found - self._unreadable)
+        self._counters.count("store.unreadable", found - self._unreadable)
         self._unreadable = found
 
     def _adopt(self, router: Router, version: int) -> int:
@@ -120,7 +119,7 @@ class Components:
         try:
             checkpoint = newest_checkpoint(self.store)
         except CheckpointIsUnreadable as error:
-            self._counters.add("checkpoint.unreadable")
+            self._counters.count("checkpoint.unreadable")
             log.warning("IC-Cache routes by what it learned before: %s", error)
             return version
         router.adopt(checkpoint)

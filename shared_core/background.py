@@ -14,10 +14,10 @@ import weakref
 from collections.abc import Callable
 from typing import Final, ParamSpec
 
-from shared_core.telemetry import Counters
+from shared_core.telemetry import Counters, get_logger
 
 P = ParamSpec("P")
-log = logging.getLogger("iccache")
+log = get_logger("background")
 
 PAUSE: Final = 1e-4  # seconds: just long enough for a waiting thread to wake up
 PENDING_LIMIT: Final = 10_000  # jobs; beyond that the store is hopelessly behind and memory would grow without end
@@ -60,7 +60,7 @@ class Writer:
                 pass
             else:
                 return True
-        self._counters.add("writer.dropped")
+        self._counters.count("writer.dropped")
         return False
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -87,7 +87,7 @@ class Writer:
             self._jobs.put(None)
         else:
             left = self._jobs.qsize()
-            self._counters.add("writer.dropped", left)
+            self._counters.count("writer.dropped", left)
             log.warning("IC-Cache dropped %d records that could not be stored within %g s", left, self._drain)
 
     def _work(self) -> None:
@@ -98,8 +98,7 @@ class Writer:
             try:
                 job()
             except Exception as error:  # noqa: BLE001 - the loop must go on
-                self._counters.add("writer.failed")
-                self._counters.add(f"writer.failed.{type(error).__name__}")
+                self._counters.count("writer.failed", error=type(error).__name__)
                 log.warning("IC-Cache could not store a record: %s: %s", type(error).__name__, error)
 
 
@@ -144,7 +143,7 @@ class Periodic:
                 self._function()
                 self._failure = ""
             except Exception as error:  # noqa: BLE001 - the loop must go on
-                self._counters.add(f"{self._name}.failed")
+                self._counters.count(f"{self._name}.failed")
                 self._tell(f"{type(error).__name__}: {error}")
 
     def _tell(self, failure: str) -> None:

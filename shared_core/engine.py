@@ -38,7 +38,7 @@ from shared_core.reward import Reward, check_reward, check_score, scored
 from shared_core.router.load import CallsInFlight
 from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
-from shared_core.telemetry import Counters
+from shared_core.telemetry import Counters, get_logger
 from shared_core.values import (
     EXACT,
     UNROUTED,
@@ -55,7 +55,7 @@ from shared_core.values import (
     Style,
 )
 
-log = logging.getLogger("iccache")
+log = get_logger("engine")
 
 T = TypeVar("T")
 
@@ -198,7 +198,7 @@ class Engine:
     def _lookup(self, request: Request) -> _Attempt[Hit | None]:
         def steps(components: Components) -> Steps[Hit | None]:
             answer = yield from components.exact.get(request)
-            self.counters.add("lookup.hit" if answer else "lookup.miss")
+            self.counters.count("lookup.hit" if answer else "lookup.miss")
             if answer is None:
                 return None
             hit = Hit(uuid4().hex, answer)
@@ -272,7 +272,7 @@ class Engine:
     def _decided(self, identity: str, request: Request, route: Route, selection: Selection, style: Style) -> Decision:
         """The decision, its examples rendered."""
         insertion = render(request, selection.for_arm(route.arm), style)
-        self.counters.add(f"decided.{route.arm}")
+        self.counters.count("decided", arm=route.arm)
         return Decision(identity, request, route, selection, insertion, created_at=self._clock())
 
     def _fallback(self, request: Request, identity: str, route: Route, error: Exception) -> Decision:
@@ -305,8 +305,11 @@ class Engine:
     def ended(self, decision: Decision, outcome: Outcome) -> None:
         """The decision's arm has answered, failed, or been left by its reader."""
         self.in_flight.ended(decision.arm)
+        self.counters.observe("arm.seconds", outcome.seconds, arm=decision.arm)
+        if outcome.first_token is not None:
+            self.counters.observe("arm.first_token", outcome.first_token, arm=decision.arm)
         if outcome.error:
-            self.counters.add(f"arm.failed.{outcome.error}")
+            self.counters.count("arm.failed", arm=decision.arm, error=outcome.error)
 
     # once the answer is there ---------------------------------------------------------------------------------
 
@@ -444,9 +447,8 @@ class Engine:
         return Deadline(self.settings.deadline, time.monotonic)
 
     def _count(self, where: str, error: Exception) -> None:
-        self.counters.add(where)
         name = type(error).__name__
-        self.counters.add(f"{where}.{name}")
+        self.counters.count(where if where == "fallback" else f"{where}.failed", error=name)
         is_news = isinstance(error, PERMANENT_ERRORS) and name not in self._told
         self._told.add(name)
         log.log(logging.WARNING if is_news else logging.DEBUG, "IC-Cache %s: %s: %s", where, name, error)

@@ -56,7 +56,7 @@ class ExactTier:
             return
         texts = (request.query, payload.decode("utf-8"))
         if tuple(redacted(text, self._redact) for text in texts) != texts:
-            self._counters.add("exact.redacted")
+            self._counters.count("exact.redacted")
             return
         key, now = request.exact_key, self._clock()
         answer = ExactAnswer(key, request.scope, payload, outcome.writer, decision.id, now)
@@ -80,4 +80,4 @@ class ExactTier:
                 self._retracted.popitem(last=False)
         record = self._store.decisions([decision_id]).get(decision_id)
         if record and record.exact_key and self._store.forget_exact(record.exact_key):
-            self._counters.add("exact.removed")
+            self._counters.count("exact.removed")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable
 from numbers import Real
 from typing import TypeAlias
 
 from shared_core.errors import SettingIsWrong
-from shared_core.telemetry import Counters
+from shared_core.telemetry import Counters, get_logger
 from shared_core.values import Request
 
-log = logging.getLogger("iccache.reward")
+log = get_logger("reward")
 
 Reward: TypeAlias = Callable[[Request, str], float | None]
 """Scores (request, answer) in [0, 1], or None for no opinion. `request.query` is the text that was asked."""
@@ -49,7 +48,7 @@ def scored(reward: Reward | None, request: Request, answer: str, counters: Count
         if score is not None:
             check_score(score)
     except Exception as error:  # noqa: BLE001 - counted; the answer is worth keeping all the same
-        counters.add("reward.failed")
+        counters.count("reward.failed")
         log.warning("IC-Cache got no score from the reward function: %s: %s", type(error).__name__, error)
         return None
     return score

@@ -1,29 +1,143 @@
-"""Counters: what happened, how often. Local to the process and never sent anywhere."""
+"""What happened, how often and how long it took; and a log that does not repeat itself. Local to the process."""
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from shared_core.values import Clock
+
+Labels: TypeAlias = tuple[tuple[str, str], ...]
+_Key: TypeAlias = tuple[str, Labels]
+
+BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Upper bounds in seconds: from a look-up in memory to a long answer, about three to a power of ten."""
+QUIET_SECONDS: Final = 1.0  # how long the same warning is not repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Durations of one kind.
+
+    Attributes:
+        count: How many.
+        seconds: Their sum.
+        buckets: How many lasted at most each bound of `BUCKETS`, and in the last place, how many longer.
+    """
+
+    count: int
+    seconds: float
+    buckets: tuple[int, ...]
 
 
 class Counters:
-    """Named counters, safe to use from any thread. Names are dotted: ``fallback.embedder_slow``."""
+    """Named counters and timings, safe to use from any thread.
+
+    A name may carry labels: ``count("decided", arm="small")``. The values of a label must be few: arms, names of
+    errors, reasons. Never a scope, an id or a text, which would grow without bound and give users away.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[_Key] = Counter()
+        self._timings: dict[_Key, list[float]] = {}  # count, sum, then one number a bucket
 
-    def add(self, name: str, n: int = 1) -> None:
+    def count(self, name: str, n: int = 1, /, **labels: str) -> None:
         """Add `n` to a counter."""
+        key = name, tuple(labels.items())
         with self._lock:
-            self._counts[name] += n
+            self._counts[key] += n
+
+    def observe(self, name: str, seconds: float, /, **labels: str) -> None:
+        """Add a duration to a timing."""
+        key = name, tuple(labels.items())
+        bucket = 2 + bisect_left(BUCKETS, seconds)
+        with self._lock:
+            timing = self._timings.get(key)
+            if timing is None:
+                timing = self._timings[key] = [0.0] * (len(BUCKETS) + 3)
+            timing[0] += 1
+            timing[1] += seconds
+            timing[bucket] += 1
+
+    def value(self, name: str, /, **labels: str) -> int:
+        """The counter's value, summed over the labels that are not given."""
+        wanted = labels.items()
+        with self._lock:
+            return sum(n for (known, has), n in self._counts.items() if known == name and wanted <= dict(has).items())
 
     def __getitem__(self, name: str) -> int:
-        with self._lock:
-            return self._counts[name]
+        """The counter's value, summed over all labels."""
+        return self.value(name)
 
     def snapshot(self) -> Mapping[str, int]:
-        """All counters that are not zero, sorted by name."""
+        """All counters that are not zero, sorted, as ``name`` or ``name{label=value}``."""
         with self._lock:
-            return {name: n for name, n in sorted(self._counts.items()) if n}
+            counts = list(self._counts.items())
+        return {_shown(key): n for key, n in sorted(counts) if n}
+
+    def timings(self) -> Mapping[str, Timing]:
+        """All timings, sorted, named as in `snapshot`."""
+        with self._lock:
+            timings = [(key, list(values)) for key, values in self._timings.items()]
+        return {
+            _shown(key): Timing(int(values[0]), values[1], tuple(map(int, values[2:])))
+            for key, values in sorted(timings)
+        }
+
+
+def _shown(key: _Key) -> str:
+    name, labels = key
+    return name + ("{" + ",".join(f"{label}={value}" for label, value in labels) + "}" if labels else "")
+
+
+class NotRepeated(logging.Filter):
+    """Drops a warning that was said in the last second; when it is said again, it says how many were dropped."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._said: dict[str, tuple[float, int]] = {}  # text → when it was said, and how often dropped since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter.filter`. What is less than a warning passes."""
+        if record.levelno < logging.WARNING:
+            return True
+        text, now = record.getMessage(), self._clock()
+        with self._lock:
+            said, dropped = self._said.get(text, (now - QUIET_SECONDS, 0))
+            if now - said < QUIET_SECONDS:
+                self._said[text] = said, dropped + 1
+                return False
+            self._said = {known: at for known, at in self._said.items() if now - at[0] < QUIET_SECONDS or at[1]}
+            self._said[text] = now, 0
+        if dropped:
+            record.msg, record.args = f"{text} ({dropped} times more in the meantime)", ()
+        return True
+
+    def forget(self) -> None:
+        """Let every warning be said again at once."""
+        with self._lock:
+            self._said.clear()
+
+
+_not_repeated: Final = NotRepeated()
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger ``iccache.<name>``; silencing ``iccache`` silences all of them."""
+    found = logging.getLogger(f"iccache.{name}")
+    found.addFilter(_not_repeated)  # adding it twice does nothing
+    return found
+
+
+def forget_warnings() -> None:
+    """Let every warning be said again at once, as in a process that has just begun."""
+    _not_repeated.forget()

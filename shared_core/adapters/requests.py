@@ -100,7 +100,7 @@ class Requests(Generic[M]):
         try:
             return str(self.query_fn(messages)) if self.query_fn else ""
         except Exception:  # noqa: BLE001 - fail open, counted
-            self.counters.add("bypass.query_fn_failed")
+            self.counters.count("bypass.query_fn_failed")
             return ""
 
 

@@ -95,11 +95,11 @@ class Routing:
         except SettingIsWrong:
             raise
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self.engine.counters.add("fallback.unreadable_call")
+            self.engine.counters.count("fallback.unreadable_call")
             nothing = Request((), "", store=False)
             return self._unrouted(nothing, identity, f"fallback: {type(error).__name__}: {error}", fallback=True)
         if bypass:
-            self.engine.counters.add("bypass.not_routed")
+            self.engine.counters.count("bypass.not_routed")
             return self._unrouted(replace(request, store=False), identity, bypass)
         return request
 
@@ -309,7 +309,7 @@ class RoutedCall(Generic[R, P]):
         decision = asked.decision
         if decision.arm == self.routing.reference or isinstance(error, self.not_failures):
             raise error
-        self.routing.engine.counters.add("fallback.arm_failed")
+        self.routing.engine.counters.count("fallback.arm_failed")
         route = Route(self.routing.reference, reason=f"fallback: {decision.arm} failed: {type(error).__name__}")
         return self._ask(replace(decision, route=route, insertion=Insertion(), fallback=True))
 

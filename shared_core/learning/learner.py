@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from shared_core.errors import CheckpointIsUnreadable
 from shared_core.learning.round import Round, advance, examples_of, resume
 from shared_core.settings import Settings
 from shared_core.store.protocol import Lease, Store
+from shared_core.telemetry import get_logger
 from shared_core.values import Checkpoint, Clock, Feedback
 
-logger = logging.getLogger(__name__)
+log = get_logger("learning")
 
 LEASE: Final = "learner"
 LEASE_SECONDS: Final = 60.0  # a round takes well under a second; after a crash another learner waits this long
@@ -110,11 +110,11 @@ class Learner:
         checkpoint = self._known = newest_checkpoint(self._store)
         round_, ignored = resume(checkpoint, self._reference, self._settings.quality_target)
         if ignored:
-            logger.warning("%d entries of checkpoint %d cannot be used here", ignored, checkpoint.version)
+            log.warning("%d entries of checkpoint %d cannot be used here", ignored, checkpoint.version)
         offset, consumed = checkpoint.offset, 0
-        while consumed < BATCH and (log := self._store.feedback(offset, min(PIECE, BATCH - consumed))):
-            self._fold(round_, [feedback for _, feedback in log])
-            offset, consumed = log[-1][0], consumed + len(log)
+        while consumed < BATCH and (entries := self._store.feedback(offset, min(PIECE, BATCH - consumed))):
+            self._fold(round_, [feedback for _, feedback in entries])
+            offset, consumed = entries[-1][0], consumed + len(entries)
             yield_to_requests()
         if not consumed:
             return LearnReport(version=checkpoint.version)
@@ -124,14 +124,14 @@ class Learner:
         self._known = after
         return LearnReport(consumed, round_.orphans, True, after.version, round_.unusable)
 
-    def _fold(self, round_: Round, log: Sequence[Feedback]) -> None:
-        records = self._store.decisions(list(dict.fromkeys(feedback.decision_id for feedback in log)))
+    def _fold(self, round_: Round, entries: Sequence[Feedback]) -> None:
+        records = self._store.decisions(list(dict.fromkeys(feedback.decision_id for feedback in entries)))
         for scope, ids in examples_of(list(records.values())).items():
             new = [example_id for example_id in ids if (scope, example_id) not in round_.statistics]
             for example_id, learned in self._store.statistics(scope, new).items():
                 round_.statistics[scope, example_id] = learned
         now = self._clock()
-        for feedback in log:
+        for feedback in entries:
             round_.take(feedback, records.get(feedback.decision_id), now)
 
 

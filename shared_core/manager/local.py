@@ -65,7 +65,7 @@ class LocalManager:
         if refused == UNTRUSTED and score is None:
             self._wait_for_feedback(decision, outcome)
         if refused:
-            self._counters.add(f"refused.{refused}")
+            self._counters.count("refused", reason=refused)
             self._record(decision, outcome)
             return Admission(refused=refused)
         return self._admit(decision, outcome)
@@ -90,10 +90,10 @@ class LocalManager:
             self._store.record(record_of(decision, outcome))
             raise
         if example is None:
-            self._counters.add("known")
+            self._counters.count("known")
             self._record(decision, outcome)
             return Admission()
-        self._counters.add("admitted")
+        self._counters.count("admitted")
         exact_key = decision.request.exact_key if outcome.payload is not None else ""
         record = record_of(decision, outcome, exact_key=exact_key, admitted_id=example.entry.id)
         self._store.record(record, example)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -13,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared_core.errors import ExtraIsMissing
+from shared_core.telemetry import get_logger
 from shared_core.values import Vector
 
-log = logging.getLogger("iccache")
+log = get_logger("pool")
 
 Positions: TypeAlias = NDArray[np.int64]
 Source: TypeAlias = Callable[[Positions], Vector]

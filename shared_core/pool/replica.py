@@ -6,7 +6,6 @@ follower of the feed; a load is published once it has caught up with the followe
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -24,10 +23,10 @@ from shared_core.pool.scope import LoadedScope
 from shared_core.pool.texts import TextCache
 from shared_core.settings import Settings
 from shared_core.store.protocol import Change, ChangeKind, Store
-from shared_core.telemetry import Counters
+from shared_core.telemetry import Counters, get_logger
 from shared_core.values import Texts, Vector
 
-log = logging.getLogger("iccache")
+log = get_logger("pool")
 
 BATCH: Final = 50  # changes applied at a time, and rows read: then requests get the interpreter
 LOADS: Final = 3  # attempts at a load that the end of the feed overtakes
@@ -113,7 +112,7 @@ class Replica:
         with self._rebuilding:
             rebuilt = sum(loaded.rebuild() for loaded in list(self._scopes.values()))
             if rebuilt:
-                self._counters.add("pool.rebuilt", rebuilt)
+                self._counters.count("pool.rebuilt", rebuilt)
                 return_memory()
 
     def close(self) -> None:
@@ -152,7 +151,7 @@ class Replica:
             try:
                 self.warm(scope)
             except Exception as error:  # noqa: BLE001 - counted; the next request for this scope tries again
-                self._counters.add("pool.load_failed")
+                self._counters.count("pool.load_failed")
                 log.warning("IC-Cache could not load scope %r: %s: %s", scope, type(error).__name__, error)
             with self._wanted_lock:
                 del self._wanted[scope]
@@ -209,7 +208,7 @@ class Replica:
         self._scopes = fresh
         self._position = start
         self._texts.clear()
-        self._counters.add("pool.reloaded")
+        self._counters.count("pool.reloaded")
 
     def _apply(self, scopes: Mapping[str, LoadedScope], changes: Sequence[Change]) -> None:
         """Bring these scopes to where `changes` lead. Applying changes again, or late, does no harm.
@@ -251,7 +250,7 @@ class Replica:
 
     def _count_unusable(self, skipped: int) -> None:
         if skipped:
-            self._counters.add("pool.unusable", skipped)
+            self._counters.count("pool.unusable", skipped)
             log.warning(
                 "IC-Cache skipped %d examples whose vectors are not unit vectors of their scope's length", skipped
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -28,10 +27,10 @@ from shared_core.router.bandit import (
 )
 from shared_core.router.features import contexts
 from shared_core.settings import Settings
-from shared_core.telemetry import Counters
+from shared_core.telemetry import Counters, get_logger
 from shared_core.values import Arm, ArmScore, Checkpoint, Request, Route, Selection, digest
 
-logger = logging.getLogger(__name__)
+log = get_logger("router")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ class LinearRouter:
         """
         posteriors, ignored = state.read(checkpoint)
         if ignored:
-            self._counters.add("router.state_ignored", ignored)
+            self._counters.count("router.state_ignored", ignored)
         self._snapshot = self._believe(posteriors, checkpoint.version)
 
     def route(self, request: Request, selection: Selection, decision_id: str) -> Steps[Route]:
@@ -200,7 +199,7 @@ class LinearRouter:
             if self._warned or len(self._arms) == 1:  # one arm has nothing to learn
                 return
             self._warned = True
-        logger.warning(
+        log.warning(
             "IC-Cache has no feedback, no reward function and no judge, so it cannot learn which arm is good enough: "
             "the reference %r answers everything. Give a reward or call feedback.",
             self._arms[self._reference].name,

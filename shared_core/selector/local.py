@@ -58,7 +58,7 @@ class LocalSelector:
     def select(self, request: Request, arms: Sequence[Arm]) -> Steps[Selection]:
         """See `Selector.select`. An empty query is not embedded, and gets an empty selection."""
         if not request.query.strip():
-            self._counters.add("bypass.empty_query")
+            self._counters.count("bypass.empty_query")
             return Selection()
         vector = (yield Step("embedder", partial(self._embedder.embed, [request.query])))[0]
         shown = [arm for arm in arms if arm.uses_examples]

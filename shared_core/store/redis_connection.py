@@ -6,7 +6,6 @@ An address is ``redis://[user:password@]host[:port][/db][?pool=name]``, ``rediss
 
 from __future__ import annotations
 
-import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
 from shared_core.errors import ExtraIsMissing, SettingIsWrong, StoreIsUnusable
+from shared_core.telemetry import get_logger
 
 try:
     import redis
@@ -27,7 +27,7 @@ except ImportError as error:
     raise ExtraIsMissing("redis", "redis") from error
 
 _parse_url: Callable[[str], dict[str, Any]] = redis.connection.parse_url
-logger = logging.getLogger(__name__)
+log = get_logger("store")
 
 Client: TypeAlias = "redis.Redis | redis.cluster.RedisCluster"
 
@@ -148,7 +148,7 @@ def _check(client: redis.Redis, label: str) -> bool:
         info: Mapping[str, Any] = client.info()
     except redis.ResponseError as error:
         if isinstance(error, redis.exceptions.NoPermissionError) or "unknown command" in str(error):
-            logger.warning("%s does not let us see INFO: version, eviction and persistence go unchecked", label)
+            log.warning("%s does not let us see INFO: version, eviction and persistence go unchecked", label)
             return False
         raise
     version = str(info.get("redis_version", ""))
@@ -169,7 +169,7 @@ def _check_snapshots(client: redis.Redis, label: str) -> None:
     try:
         saves = str(client.config_get("save").get("save", ""))
     except redis.ResponseError:
-        logger.warning("%s does not let us see CONFIG: whether it keeps snapshots goes unchecked", label)
+        log.warning("%s does not let us see CONFIG: whether it keeps snapshots goes unchecked", label)
         return
     if not saves:
         warnings.warn(

@@ -189,9 +189,11 @@ async def test_a_tool_call_and_its_result_stay_together(helped, agent, server, s
     assert provenance(calling)["examples"] != []
     assert provenance(answer)["examples"] == []
     assert provenance(answer)["tier"] == "model"
-    assert helped.engine.counters["decided.large"] + helped.engine.counters["decided.small"] == 2
+    assert (
+        helped.engine.counters.value("decided", arm="large") + helped.engine.counters.value("decided", arm="small") == 2
+    )
     assert admitted(helped, store) == len(EXAMPLES)
-    assert helped.engine.counters["refused.tool_calls"] == 1
+    assert helped.engine.counters.value("refused", reason="tool_calls") == 1
 
 
 async def test_what_the_large_model_answered_is_shown_to_the_small_one(build, agent, server):
@@ -212,7 +214,7 @@ async def test_a_final_answer_after_tools_is_admitted_only_if_query_fn_condenses
     plain = build()
     await run(agent(plain), "ainvoke", "measure the kitchen")
     assert admitted(plain, store) == 0
-    assert plain.engine.counters["refused.empty_query"] == 1
+    assert plain.engine.counters.value("refused", reason="empty_query") == 1
     condensing = build(query_fn=lambda messages: messages[1].text)
     await run(agent(condensing), "ainvoke", "measure the kitchen")
     assert admitted(condensing, store) == 1
@@ -358,7 +360,7 @@ def test_a_stream_whose_end_is_not_explained_teaches_nothing(build, agent, serve
     middleware = build()
     list(agent(middleware).stream({"messages": [("user", "hello")]}, stream_mode="messages"))
     assert admitted(middleware, store) == 0
-    assert middleware.engine.counters["refused.unfinished"] == 1
+    assert middleware.engine.counters.value("refused", reason="unfinished") == 1
 
 
 @pytest.mark.parametrize("way", ["invoke", "astream"])
@@ -452,7 +454,7 @@ async def test_what_must_not_be_stored_is_not(build, agent, store):
     with iccache_context(no_store=True):
         await run(agent(middleware), "ainvoke", "hello")
     assert admitted(middleware, store) == 0
-    assert middleware.engine.counters["refused.no_store"] == 2
+    assert middleware.engine.counters.value("refused", reason="no_store") == 2
 
 
 # beside the other surfaces --------------------------------------------------------------------------------------

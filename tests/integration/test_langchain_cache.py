@@ -409,7 +409,7 @@ class TestFailures:
         database.close()
         assert llm.invoke("hi").text == "Hello, this is a scripted answer."
         assert server.count() == 2
-        assert cache.counters["lookup.unreadable"] + cache.counters["lookup.miss"] == 2
+        assert cache.counters["lookup.unreadable.failed"] + cache.counters["lookup.miss"] == 2
         assert provenance(llm.invoke("hi"))["tier"] == "exact", "the new answer takes the place of what was corrupt"
 
     def test_a_closed_store(self, server, url):
@@ -419,7 +419,7 @@ class TestFailures:
         cache.close()
         assert llm.invoke("hi").text
         assert server.count() == 2
-        assert cache.counters["lookup"] == cache.counters["writer.dropped"] == 1
+        assert cache.counters["lookup.failed"] == cache.counters["writer.dropped"] == 1
         with pytest.raises(Exception):
             cache.clear()
 
@@ -429,7 +429,7 @@ class TestFailures:
         database.close()
         assert llm.invoke("hi").text
         cache.flush(5)
-        assert cache.counters["lookup"] == cache.counters["writer.failed"] == 1
+        assert cache.counters["lookup.failed"] == cache.counters["writer.failed"] == 1
 
     def test_a_redis_that_dies(self, server):
         with RedisServer() as redis:
@@ -440,7 +440,7 @@ class TestFailures:
             redis.kill()
             assert llm.invoke("hi").text
             assert server.count() == 2
-            assert cache.counters["lookup"] == 1
+            assert cache.counters["lookup.failed"] == 1
             cache.close()
 
     def test_a_store_that_hangs_holds_the_call_no_longer_than_the_deadline(self, server):
@@ -463,7 +463,7 @@ class TestFailures:
             asked = time.monotonic()
             assert llm.invoke("hi").text
             assert time.monotonic() - asked < asked - began + 0.3 + 0.1  # one deadline, for look-up and update together
-            assert cache.counters["lookup.DependencyIsSlow"] == 1
+            assert cache.counters.value("lookup.failed", error="DependencyIsSlow") == 1
             released.set()
             assert cache.flush(10)
             assert provenance(llm.invoke("hi"))["tier"] == "exact", "the answer was stored when the store came back"
@@ -516,13 +516,13 @@ class TestFailures:
         cache.update("p", "l", [Generation(text="a", generation_info={"at": datetime(2026, 1, 1)})])
         cache.update("p", "l", [])
         assert cache.lookup("p", "l") is None
-        assert cache.counters["update.unstorable"] == 2
-        assert cache.counters["update"] == 0
+        assert cache.counters["update.unstorable.failed"] == 2
+        assert cache.counters["update.failed"] == 0
 
     def test_arguments_that_are_no_strings_raise_nothing(self, cache):
         assert cache.lookup(None, None) is None
         cache.update(None, None, None)
-        assert cache.counters["lookup"] == cache.counters["update"] == 1
+        assert cache.counters["lookup.failed"] == cache.counters["update.failed"] == 1
 
     async def test_nothing_of_ours_blocks_the_loop(self, llm, server):
         await llm.ainvoke("warm")  # the client itself loads certificates at its first call

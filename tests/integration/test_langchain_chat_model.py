@@ -196,7 +196,7 @@ def test_several_answers_to_one_call_are_no_examples(build, store):
     assert len(result.generations[0]) == 2
     assert model.flush(10)
     assert store.count("default") == 0
-    assert model.engine.counters["refused.unfinished"] == 1
+    assert model.engine.counters.value("refused", reason="unfinished") == 1
 
 
 def test_defaults_go_out_with_every_call(build, server):
@@ -312,7 +312,7 @@ def test_a_stream_that_was_cut_short_by_the_model_becomes_none(build, store, ser
     model = build()
     list(model.stream("heat the kitchen"))
     assert admitted(model, store) == 0
-    assert model.engine.counters["refused.unfinished"] == 1
+    assert model.engine.counters.value("refused", reason="unfinished") == 1
 
 
 def test_a_connection_that_breaks_is_no_end(build, store, server):
@@ -690,4 +690,4 @@ def test_what_must_not_be_stored_is_not(build, store):
     with iccache_context(no_store=True):
         model.invoke("x")
     assert admitted(model, store) == 0
-    assert model.engine.counters["refused.no_store"] == 3
+    assert model.engine.counters.value("refused", reason="no_store") == 3

@@ -262,8 +262,8 @@ def test_a_later_turn_and_a_picture_become_no_example(build, store):
     asked = build(arms={"small": MockLLM(), "large": MockLLM()})
     asked.chat([ChatMessage(role="user", blocks=[TextBlock(text="what is this?"), picture])])
     assert admitted(model, store) == admitted(asked, store) == 0
-    assert model.engine.counters["refused.history"] == 1
-    assert asked.engine.counters["refused.not_text"] == 1
+    assert model.engine.counters.value("refused", reason="history") == 1
+    assert asked.engine.counters.value("refused", reason="not_text") == 1
 
 
 def test_a_call_that_names_its_model_is_not_routed_and_teaches_nothing(helped, store, server):
@@ -287,7 +287,7 @@ def test_several_answers_to_one_call_are_no_examples(build, store):
     model = build()
     model.chat([user("heat the kitchen")], n=2)
     assert admitted(model, store) == 0
-    assert model.engine.counters["refused.unfinished"] == 1
+    assert model.engine.counters.value("refused", reason="unfinished") == 1
 
 
 def test_a_completion_model_reads_the_conversation_as_text(build, arm, server):
@@ -371,7 +371,7 @@ async def test_a_stream_that_did_not_end_by_itself_becomes_no_example(build, sto
     model = build()
     await ask(model, way, "heat the kitchen")
     assert admitted(model, store) == 0
-    assert model.engine.counters["refused.unfinished"] == 1
+    assert model.engine.counters.value("refused", reason="unfinished") == 1
 
 
 async def test_a_connection_that_breaks_is_no_end_and_no_other_model_goes_on(helped, store, server):
@@ -402,7 +402,7 @@ async def test_a_stream_that_is_left_early_is_broken_off(build, store):
     await anext(later)
     await later.aclose()
     assert admitted(model, store) == 0
-    assert model.engine.counters["refused.unfinished"] == 3
+    assert model.engine.counters.value("refused", reason="unfinished") == 3
     assert scored == []  # half an answer that nobody waited for says nothing about the model
     assert provenance(first)["decision_id"] in store.decisions([provenance(first)["decision_id"]])
 
@@ -609,7 +609,7 @@ async def test_tools_reach_whichever_arm_answers(bound, server):
         assert server.asked[-1].body["tool_choice"] == "required"
         assert len(server.asked[-1].body["tools"]) == 2
     assert bound.flush(10)
-    assert bound.engine.counters["refused.tool_calls"] == 8
+    assert bound.engine.counters.value("refused", reason="tool_calls") == 8
 
 
 async def test_predict_and_call(bound):
@@ -751,7 +751,7 @@ def test_what_must_not_be_stored_is_not(build, store):
     with iccache_context(no_store=True):
         model.chat([user("x")])
     assert admitted(model, store) == 0
-    assert model.engine.counters["refused.no_store"] == 3
+    assert model.engine.counters.value("refused", reason="no_store") == 3
 
 
 # feedback, copies, serialised forms ---------------------------------------------------------------------------
@@ -837,7 +837,7 @@ def test_metadata_is_what_holds_for_every_arm(build, arm):
         ({"costs": {}}, "costs lack 'small'"),
         ({"max_example": 3}, "did you mean max_examples"),
         ({"max_examples": -1}, "max_examples"),
-        ({"scope": "a", "strict_scope": True}, "never be used"),
+        ({"scope": "a", "strict_scope": True}, "no effect with strict_scope"),
         ({"rate_limiter": object()}, "each arm keeps to a rate"),
         ({"completion_to_prompt": str}, "each arm puts a prompt"),
         ({"arms": {"small": MockLLM(system_prompt="x"), "large": MockLLM()}}, "differ in system_prompt"),

@@ -123,7 +123,7 @@ def test_a_full_disk_costs_the_record_and_not_the_answer(tmp_path):
     store.record = full
     assert llm.invoke("alpha").content in {"small", "large"}
     llm.flush(5)
-    assert llm.engine.counters["writer.failed.OperationalError"] == 1
+    assert llm.engine.counters.value("writer.failed", error="OperationalError") == 1
     llm.close()
 
 

@@ -111,7 +111,7 @@ class TestSelect:
         broken = Engine(store="memory://", embedder=Broken(), background=False)
         decision = broken.select(ask("heat the bathroom"))
         assert decision.fallback and not decision.given and "the embedder is gone" in decision.route.reason
-        assert broken.counters["fallback.ConnectionError"] == 1
+        assert broken.counters.value("fallback", error="ConnectionError") == 1
         broken.close()
 
     def test_an_engine_without_embedder_selects_nothing(self):

@@ -97,7 +97,7 @@ def test_another_arms_answer_is_admitted_only_once_it_is_trusted(build):
     engine.maintain()
     known = lambda: {e.query for e in engine.decide(ask("heat the bathroom now"), "c").selection.for_arm("small")}
     assert known() == {"heat the kitchen"}
-    assert engine.counters["refused.untrusted"] == 1
+    assert engine.counters.value("refused", reason="untrusted") == 1
     engine.feedback(decision.id, 0.9)
     engine.maintain()
     assert known() == {"heat the kitchen", "heat the bathroom now"}
@@ -140,24 +140,24 @@ def test_a_rewarded_answer_of_another_arm_is_admitted_at_once(build):
 
 
 @pytest.mark.parametrize(
-    ("request_", "outcome", "counter"),
+    ("request_", "outcome", "reason"),
     [
-        (ask("a b", store=False), Outcome("x"), "refused.no_store"),
-        (ask("a b"), Outcome("x", finished=False), "refused.unfinished"),
-        (ask("a b"), Outcome("x", tool_calls=True), "refused.tool_calls"),
-        (ask("a b"), Outcome("  "), "refused.empty_answer"),
+        (ask("a b", store=False), Outcome("x"), "no_store"),
+        (ask("a b"), Outcome("x", finished=False), "unfinished"),
+        (ask("a b"), Outcome("x", tool_calls=True), "tool_calls"),
+        (ask("a b"), Outcome("  "), "empty_answer"),
         (
             Request((Message("user", "a"), Message("assistant", "b"), Message("user", "c")), "c", task="t"),
             Outcome("x"),
-            "refused.history",
+            "history",
         ),
     ],
 )
-def test_what_may_not_be_an_example_is_refused_by_name(build, request_, outcome, counter):
+def test_what_may_not_be_an_example_is_refused_by_name(build, request_, outcome, reason):
     engine = build()
     engine.record(engine.decide(request_, "d"), outcome)
     engine.maintain()
-    assert engine.counters[counter] == 1
+    assert engine.counters.value("refused", reason=reason) == 1
     assert engine.decide(ask("a b c"), "e").selection.for_arm("small") == ()
 
 
@@ -166,7 +166,7 @@ def test_a_cut_answer_is_scored_and_not_kept(build):
     decision = engine.decide(ask("alpha"), "d")
     engine.record(decision, Outcome("and so on and", finished=False))
     assert engine.maintain().learned.consumed == 1
-    assert engine.counters["refused.unfinished"] == 1
+    assert engine.counters.value("refused", reason="unfinished") == 1
 
 
 def test_the_same_query_is_kept_once_and_a_poor_answer_is_replaced(build):
@@ -425,8 +425,8 @@ def test_a_blocked_embedder_costs_one_deadline_and_a_bounded_number_of_threads(b
             assert decision.fallback
         assert threading.active_count() - before <= engine.settings.workers
         assert engine.counters["fallback"] == 50
-        assert engine.counters["fallback.DependencyIsSlow"] >= 1
-        assert engine.counters["fallback.DependencyIsDown"] >= 1
+        assert engine.counters.value("fallback", error="DependencyIsSlow") >= 1
+        assert engine.counters.value("fallback", error="DependencyIsDown") >= 1
     finally:
         release.set()
         engine.close()
@@ -451,7 +451,7 @@ def test_a_failing_store_fails_nothing_on_the_request_path(build):
     engine.observe(ask("alpha"), Outcome("x", payload=b"x"), admit=True)
     engine.submit_record(engine.decide(ask("alpha"), "e"), Outcome("x"))
     engine.flush(5)
-    assert engine.counters["lookup"] == 1
+    assert engine.counters["lookup.failed"] == 1
     assert engine.counters["writer.failed"] == 3  # the exact answer, which waited for nothing after that, among them
     with pytest.raises(Exception):  # asked directly, the failure is loud
         engine.record(engine.decide(ask("alpha"), "f"), Outcome("x"))

@@ -176,14 +176,14 @@ async def test_what_did_not_end_as_one_text_becomes_none(build, model, server, s
     handler = build()
     await call(model(), way, "heat the kitchen", {"callbacks": [handler]})
     assert admitted(handler, store) == 0
-    assert handler.engine.counters[f"refused.{why}"] == 1
+    assert handler.engine.counters.value("refused", reason=why) == 1
 
 
 def test_of_several_answers_none_becomes_one(build, model, store):
     handler = build()
     model(n=2).invoke("heat the kitchen", {"callbacks": [handler]})
     assert admitted(handler, store) == 0
-    assert handler.engine.counters["refused.unfinished"] == 1
+    assert handler.engine.counters.value("refused", reason="unfinished") == 1
 
 
 def test_calls_that_fail_or_are_left_early_leave_nothing_behind(build, model, server, store):
@@ -241,7 +241,7 @@ def test_a_model_without_a_name_is_not_trusted(build, store):
     handler = build()
     unnamed.invoke("heat the kitchen", {"callbacks": [handler], "metadata": {"ls_model_name": None}})
     assert admitted(handler, store) == 0
-    assert handler.engine.counters["refused.untrusted"] == 1
+    assert handler.engine.counters.value("refused", reason="untrusted") == 1
 
 
 async def test_other_surfaces_answers_are_left_to_them(build, model, store):
@@ -331,7 +331,7 @@ async def test_strict_keeps_nothing_of_a_call_that_names_no_scope(build, model, 
     assert model().invoke("hello", {"callbacks": [handler], "metadata": {"iccache_scope": ""}}).text
     assert handler.flush(10)
     assert store.scopes() == []
-    assert handler.engine.counters["observe.SettingIsWrong"] == 2
+    assert handler.engine.counters.value("observe.failed", error="SettingIsWrong") == 2
     await model().ainvoke("hello", {"callbacks": [handler], "metadata": {"iccache_scope": "a"}})
     assert admitted(handler, store, "a") == 1
 
@@ -342,7 +342,7 @@ def test_what_must_not_be_stored_is_not(build, model, store):
     with iccache_context(no_store=True):
         model().invoke("hello", {"callbacks": [handler]})
     assert admitted(handler, store) == 0
-    assert handler.engine.counters["refused.no_store"] == 2
+    assert handler.engine.counters.value("refused", reason="no_store") == 2
 
 
 # trouble --------------------------------------------------------------------------------------------------------

@@ -271,7 +271,7 @@ async def test_a_failing_embedder_costs_the_examples_and_not_the_prompt(build):
     prompt = chat_prompt(selector)
     assert len(turns(prompt.invoke({"question": "heat"}))) == 2
     assert len(turns(await prompt.ainvoke({"question": "heat"}))) == 2
-    assert selector.engine.counters["fallback.RuntimeError"] == 2
+    assert selector.engine.counters.value("fallback", error="RuntimeError") == 2
 
 
 def test_a_dead_store_costs_the_examples_and_not_the_prompt(build):

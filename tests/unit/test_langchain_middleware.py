@@ -179,7 +179,7 @@ def test_a_model_that_may_stream_require_finish_reason_it_stopped(build):
     middleware.wrap_model_call(asked(HumanMessage("x"), model=streaming), responding)
     middleware.wrap_model_call(asked(HumanMessage("y")), responding)
     assert middleware.flush(10)
-    assert middleware.engine.counters["refused.unfinished"] == 1
+    assert middleware.engine.counters.value("refused", reason="unfinished") == 1
     assert middleware.engine.counters["admitted"] == 1
 
 

@@ -1,0 +1,101 @@
+"""Counters with labels, timings in buckets, loggers below one name, and warnings that do not repeat themselves."""
+
+import importlib
+import json
+import logging
+import pkgutil
+import threading
+
+import pytest
+
+import shared_core
+from shared_core.telemetry import BUCKETS, Counters, NotRepeated, get_logger
+
+
+def test_labels_are_told_apart_and_summed():
+    counters = Counters()
+    counters.count("decided", arm="small")
+    counters.count("decided", 2, arm="large")
+    counters.count("arm.failed", arm="small", error="OSError")
+    counters.count("arm.failed", error="OSError", arm="large")
+    assert counters["decided"] == 3
+    assert counters.value("decided", arm="large") == 2
+    assert counters.value("arm.failed", error="OSError") == 2
+    assert counters.value("arm.failed", error="OSError", arm="small") == 1
+    assert counters.value("arm.failed", error="KeyError") == counters["never"] == 0
+    assert json.loads(json.dumps(counters.snapshot()))["decided{arm=large}"] == 2
+
+
+def test_a_timing_keeps_count_sum_and_buckets():
+    counters = Counters()
+    for seconds in (0.0005, BUCKETS[0], 0.02, 1e9):
+        counters.observe("arm.seconds", seconds, arm="small")
+    ((name, timing),) = counters.timings().items()
+    assert name == "arm.seconds{arm=small}"
+    assert (timing.count, timing.seconds) == (4, pytest.approx(1e9))
+    assert timing.buckets == (2, 0, 0, 1, *[0] * (len(BUCKETS) - 4), 1)
+
+
+def test_nothing_is_lost_between_threads():
+    counters = Counters()
+
+    def work():
+        for _ in range(2000):
+            counters.count("x", arm="a")
+            counters.observe("y", 0.1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counters["x"] == counters.timings()["y"].count == 8000
+
+
+def test_every_logger_stands_below_iccache():
+    pytest.importorskip("langchain")
+    import iccache_langchain
+    import iccache_llamaindex
+
+    for package in (shared_core, iccache_langchain, iccache_llamaindex):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            importlib.import_module(module.name)
+    ours = [name for name in logging.root.manager.loggerDict if name.startswith(("shared_core", "iccache_"))]
+    assert ours == []
+    assert "iccache.router" in logging.root.manager.loggerDict
+
+
+def record(text, level=logging.WARNING):
+    return logging.LogRecord("iccache.x", level, __file__, 1, text, (), None)
+
+
+def test_the_same_warning_is_not_said_twice_a_second_and_then_says_how_often_it_was_dropped():
+    now = [100.0]
+    quiet = NotRepeated(lambda: now[0])
+    assert quiet.filter(record("down"))
+    assert not quiet.filter(record("down"))
+    assert quiet.filter(record("another"))
+    assert quiet.filter(record("down", logging.DEBUG))
+    now[0] += 0.5
+    assert not quiet.filter(record("down"))
+    now[0] += 0.6
+    again = record("down")
+    assert quiet.filter(again)
+    assert again.getMessage() == "down (2 times more in the meantime)"
+    now[0] += 1.0
+    once_more = record("down")
+    assert quiet.filter(once_more)
+    assert once_more.getMessage() == "down"
+
+
+def test_our_loggers_do_not_repeat_themselves(caplog):
+    log = get_logger("test")
+    for _ in range(5):
+        log.warning("the store is %s", "down")
+    assert [r.getMessage() for r in caplog.records] == ["the store is down"]
+    logging.getLogger("iccache").setLevel(logging.CRITICAL)
+    try:
+        log.warning("silenced")
+    finally:
+        logging.getLogger("iccache").setLevel(logging.NOTSET)
+    assert "silenced" not in caplog.text
