@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, Unpack
 
 from langchain_core.caches import BaseCache
 from langchain_core.language_models import BaseChatModel
@@ -29,15 +29,14 @@ from iccache_langchain.llm_string import Call, parse, read_messages
 from iccache_langchain.messages import normalised, outcome_of
 from iccache_langchain.near_tier import NearTier, is_answering, near_settings
 from shared_core.adapters import Context
-from shared_core.adapters.factory import ready_embedder
+from shared_core.adapters.factory import Given, example_engine, read_options, ready_embedder
+from shared_core.adapters.options import EngineOptions
 from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import DependencyIsSlow, SettingIsWrong
-from shared_core.inference import Embedder
-from shared_core.manager.privacy import Redact
-from shared_core.settings import Settings, read_settings
+from shared_core.settings import read_settings
 from shared_core.store.protocol import Store
 from shared_core.telemetry import get_logger
 from shared_core.values import Arm, Hit, Message, Outcome, Request
@@ -87,13 +86,6 @@ class ICCache(Rateable, BaseCache):
 
     Args:
         store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``) or an open store.
-        embedder: Anything that `as_embedder` takes. Without one (and without `reference` and `answer_with`, which
-            bring the default) only identical calls are answered, and no example is kept.
-        scope: Whose calls these are where neither config nor `iccache_context` says so. LangChain shows a cache the
-            config of a chain, an agent or a graph, and not that of a direct ``llm.invoke(text, config)``: name the
-            scope of such a call with `iccache_context`, and set `strict_scope` where several tenants share a cache.
-        strict_scope: Leave calls alone that name no scope: they go to the model and nothing is kept.
-        task: What kind of answer is wanted; by default a hash of the system message.
         query_fn: Condenses a conversation into the text that is embedded; later turns may then become examples.
         reference: The model whose answers may become examples, named as its LangChain class names it. By default
             those of every model whose name can be read, but `answer_with`'s.
@@ -101,16 +93,11 @@ class ICCache(Rateable, BaseCache):
             Its answers are returned as if the large model had given them; ``response_metadata["iccache"]`` says so.
         threshold: How near is near, in [0, 1]: the share of the pool's own random pairs that an example must be more
             similar than. Only with `answer_with`.
-        redact: Applied to texts before they are embedded or stored. What it changes is not kept word for word.
-        settings: Every other knob.
-        engine: Share the engine of an `ICCacheChatModel` instead of opening a store; excludes store, embedder,
-            answer_with, redact and settings.
-
-    Raises:
-        SettingIsWrong: The arguments contradict each other.
-        StoreIsUnusable: The store cannot be opened.
-        EmbedderDiffers: The pool was written with another embedder.
-        ExtraIsMissing: The default embedder is needed and sentence-transformers is not installed.
+        options: See `EngineOptions`. Without `embedder` (and without `reference` and `answer_with`, which bring the
+            default) only identical calls are answered, and no example is kept. LangChain shows a cache the config of a
+            chain, an agent or a graph, and not that of a direct ``llm.invoke(text, config)``: name the scope of such a
+            call with `iccache_context`. `strict_scope` leaves calls alone that name no scope: set it where several
+            tenants share a cache. What `redact` changes is not kept word for word.
     """
 
     engine: Engine
@@ -119,33 +106,30 @@ class ICCache(Rateable, BaseCache):
         self,
         store: Store | str | None = None,
         *,
-        embedder: object | None = None,
-        scope: str | None = None,
-        strict_scope: bool = False,
-        task: str | None = None,
         query_fn: QueryFunction | None = None,
         reference: str | None = None,
         answer_with: ArmModel | None = None,
         threshold: float = 0.999,
-        redact: Redact | None = None,
-        settings: Settings | None = None,
-        engine: Engine | None = None,
+        **options: Unpack[EngineOptions],
     ) -> None:
-        if engine is not None and any(x is not None for x in (store, embedder, answer_with, redact, settings)):
-            raise SettingIsWrong("a shared engine brings its own store, embedder, redact, settings and models")
-        if store is None and engine is None:
+        given = read_options(options, "ICCache")
+        if store is None and "engine" not in given.engine:
             raise SettingIsWrong("ICCache needs a store, such as 'sqlite:///iccache.db', or an engine to share")
+        if answer_with is not None and "engine" in given.engine:
+            raise SettingIsWrong("a shared engine has its own models; leave out answer_with, or leave out engine=")
         if answer_with is not None and not isinstance(answer_with, BaseChatModel | BaseLLM):
-            raise SettingIsWrong(f"answer_with is a {type(answer_with).__name__}, no chat or completion model")
+            raise SettingIsWrong(f"answer_with is a {type(answer_with).__name__}, not a chat or completion model")
         self._reference = reference
         self._small = model_name(answer_with) if answer_with is not None else ""
-        self._owns_engine = engine is None
-        self._collects = any(x is not None for x in (engine, embedder, answer_with)) or bool(reference)
-        self.engine = engine or _engine(
-            store or "", ready_embedder(embedder) if self._collects else None, self._small, threshold, redact, settings
+        self._owns_engine = "engine" not in given.engine
+        self._collects = (
+            bool(reference) or answer_with is not None or bool(given.engine.keys() & {"engine", "embedder"})
         )
-        self._requests = Requests(normalised, self.engine.counters, scope, strict_scope, task, query_fn, free=FREE)
-        self._texts = Requests(_turn_of_text, self.engine.counters, scope, strict_scope, task)
+        self.engine = self._engine(store, given, threshold)
+        self._requests = Requests(
+            normalised, self.counters, given.scope, given.strict_scope, given.task, query_fn, free=FREE
+        )
+        self._texts = Requests(_turn_of_text, self.counters, given.scope, given.strict_scope, given.task)
         self._near = NearTier(self.engine, answer_with) if answer_with is not None else None
 
     # LangChain's interface ------------------------------------------------------------------------------------
@@ -218,6 +202,19 @@ class ICCache(Rateable, BaseCache):
         await off_loop(lambda: self.clear(**kwargs))
 
     # private --------------------------------------------------------------------------------------------------
+
+    def _engine(self, store: Store | str | None, given: Given, threshold: float) -> Engine:
+        """An engine without arms, or with the small model as its only one: then examples are all that it decides on."""
+        if not self._owns_engine:
+            return example_engine(store, given)
+        options = dict(given.engine)
+        embedder = options.pop("embedder", None)
+        options["embedder"] = ready_embedder(embedder) if self._collects else None
+        options["settings"] = settings = options.get("settings") or read_settings()
+        if self._small:
+            options |= {"arms": [Arm(self._small, 1.0)], "reference": self._small}
+            options["settings"] = near_settings(settings, threshold)
+        return Engine(store=store or "", **options)
 
     def _read(self, prompt: str, llm_string: str) -> _Asked:
         """Whose call this is and what makes it itself.
@@ -343,25 +340,3 @@ def _named(message: AIMessage) -> str:
 def _messages(generations: Sequence[Generation]) -> list[AIMessage]:
     chats = [generation.message for generation in generations if isinstance(generation, ChatGeneration)]
     return [message for message in chats if isinstance(message, AIMessage)]
-
-
-def _engine(
-    store: Store | str,
-    embedder: Embedder | None,
-    small: str,
-    threshold: float,
-    redact: Redact | None,
-    settings: Settings | None,
-) -> Engine:
-    """An engine without arms, or with the small model as its only one: then examples are all that it decides on."""
-    settings = settings or read_settings()
-    if not small:
-        return Engine(store=store, embedder=embedder, redact=redact, settings=settings)
-    return Engine(
-        store=store,
-        arms=[Arm(small, 1.0)],
-        reference=small,
-        embedder=embedder,
-        settings=near_settings(settings, threshold),
-        redact=redact,
-    )

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Unpack
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -19,13 +19,12 @@ from iccache_langchain.calls import DECISION, FREE, QueryFunction, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised, outcome_of
 from shared_core.adapters import Context
-from shared_core.adapters.factory import example_engine, settings_of, split_kwargs
+from shared_core.adapters.factory import example_engine, read_options
+from shared_core.adapters.options import EngineOptions
 from shared_core.adapters.parameters import decision_id
 from shared_core.adapters.provenance import PROVENANCE
-from shared_core.adapters.requests import Requests, check_scope
+from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
-from shared_core.manager.privacy import Redact
-from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.values import UNROUTED, Decision, Outcome, Route
 
@@ -70,22 +69,9 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
             out.
         reference: The model whose answers may become examples, named as its LangChain class names it. By default those
             of every model that gives its name. Another model's answers are kept once they are rated well.
-        embedder: Hub id, folder, LangChain `Embeddings` or callable; by default MiniLM.
-        scope: Whose calls these are where nothing else says so.
-        strict_scope: Keep nothing of calls that name no scope.
-        task: What kind of answer is wanted; by default a hash of system message and of whatever binds the answer.
         query_fn: Condenses a conversation (LangChain messages) into the text that is embedded; later turns may then
             become examples.
-        redact: Applied to texts before they are embedded or stored.
-        settings: Every other knob.
-        engine: Share the engine of another surface; excludes store, embedder, redact and settings.
-        knobs: Fields of `Settings`.
-
-    Raises:
-        SettingIsWrong: The arguments contradict each other.
-        StoreIsUnusable: The store cannot be opened.
-        EmbedderDiffers: The pool was written with another embedder.
-        ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
+        options: See `EngineOptions`. `strict_scope` keeps nothing of calls that name no scope.
     """
 
     run_inline = True
@@ -96,25 +82,16 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         store: Store | str | None = None,
         *,
         reference: str | None = None,
-        embedder: object | None = None,
-        scope: str | None = None,
-        strict_scope: bool = False,
-        task: str | None = None,
         query_fn: QueryFunction | None = None,
-        redact: Redact | None = None,
-        settings: Settings | None = None,
-        engine: Engine | None = None,
-        **knobs: Any,
+        **options: Unpack[EngineOptions],
     ) -> None:
-        split_kwargs(knobs, (), type(self).__name__)
-        check_scope(scope, task, strict_scope=strict_scope)
-        keeping = example_engine(
-            store=store, embedder=embedder, redact=redact, settings=settings_of(settings, knobs), engine=engine
-        )
-        self.engine = keeping
-        self._owns_engine = engine is None
+        given = read_options(options, type(self).__name__)
+        self.engine = example_engine(store, given)
+        self._owns_engine = "engine" not in given.engine
         self._reference = reference
-        self._requests = Requests(normalised, keeping.counters, scope, strict_scope, task, query_fn, free=FREE)
+        self._requests = Requests(
+            normalised, self.counters, given.scope, given.strict_scope, given.task, query_fn, free=FREE
+        )
         self._lock = threading.Lock()
         self._under_way: OrderedDict[UUID, _Asked] = OrderedDict()
 

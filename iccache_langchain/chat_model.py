@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -26,22 +26,18 @@ from iccache_langchain.answers import ChatAnswers
 from iccache_langchain.arms import ArmModel
 from iccache_langchain.binding import rebound
 from iccache_langchain.calls import FREE, OURS, RUN, QueryFunction, call_context
-from iccache_langchain.construction import sort
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
+from iccache_langchain.options import ChatModelOptions, without_client_options
 from iccache_langchain.runnable_config import PinnedChatModel
 from shared_core.adapters import Context
-from shared_core.adapters.factory import routing_engine, settings_of
+from shared_core.adapters.factory import read_options, routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.parameters import decision_id
-from shared_core.adapters.requests import Requests, check_scope
+from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
-from shared_core.manager.privacy import Redact
-from shared_core.reward import Reward
-from shared_core.settings import Settings
-from shared_core.store.protocol import Store
-from shared_core.values import Decision, Request, Style
+from shared_core.values import Decision, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,35 +89,14 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         arms: Candidate models by name: any LangChain chat model, or completion model.
         reference: The arm whose answers become examples, whose quality is the yardstick, and which answers whenever
             IC-Cache cannot decide or another arm fails before its first word. It is shown no examples.
-        costs: Relative cost of a request by arm; 1.0 for the reference unless given, and required for every other arm.
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; ``sqlite:///iccache.db`` if left
-            out.
-        embedder: Hub id, folder, LangChain `Embeddings` or callable; by default MiniLM.
-        reward: Scores (request, answer) in [0, 1], or None for no opinion; `request.query` is the text that was asked.
-            Runs off the request path. Where it fails, the answer is kept without a score.
-        redact: Applied to texts before they are embedded or stored.
-        settings: Every other knob. Each field of `Settings` may also be given as an argument of its own.
-        scope: Whose requests these are where neither call nor context says so.
-        strict_scope: Refuse calls that name no scope. A streamed call must name it itself, since a chain's stream runs
-            outside the `iccache_context` that it was made in.
-        task: What kind of answer is wanted, where neither call nor context says so; by default a hash of system
-            message, tools, response format and whatever else binds the answer.
         query_fn: Condenses a conversation (LangChain messages) into the text that is embedded. If it fails, the call
             goes on without examples. It runs before the decision, and takes what time it takes.
-        styles: How examples are rendered for an arm: ``"chat"`` (default) or ``"paper"``.
-        engine: Share the engine of another surface; excludes store, embedder, reward, redact, settings and costs.
-        background: False starts no loops; call ``engine.maintain()`` yourself.
         temperature: Sent with every call that has none of its own, as are `max_tokens` and `stop`.
         max_tokens: See `temperature`.
         stop: See `temperature`.
         streaming: As in LangChain's own models.
-        others: Fields of LangChain's `BaseChatModel`, and of `Settings`.
-
-    Raises:
-        SettingIsWrong: The arguments contradict each other.
-        StoreIsUnusable: The store cannot be opened.
-        EmbedderDiffers: The pool was written with another embedder.
-        ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
+        options: See `RoutingOptions`, and fields of LangChain's `BaseChatModel`. Where `strict_scope` is set, a streamed
+            call must name its scope itself, since a chain's stream runs outside the `iccache_context` of its maker.
     """
 
     arms: dict[str, ArmModel] = Field(exclude=True)
@@ -142,50 +117,30 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         *,
         arms: Mapping[str, ArmModel],
         reference: str,
-        costs: Mapping[str, float] | None = None,
-        store: Store | str | None = None,
-        embedder: object | None = None,
-        reward: Reward | None = None,
-        redact: Redact | None = None,
-        settings: Settings | None = None,
-        scope: str | None = None,
-        strict_scope: bool = False,
-        task: str | None = None,
         query_fn: QueryFunction | None = None,
-        styles: Mapping[str, Style] | None = None,
-        engine: Engine | None = None,
-        background: bool = True,
-        **others: Any,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        stop: list[str] | None = None,
+        streaming: bool = False,
+        **options: Unpack[ChatModelOptions],
     ) -> None:
-        own = {name: others.pop(name) for name in ("temperature", "max_tokens", "stop", "streaming") if name in others}
-        rest = sort(others)
-        check_scope(scope, task, strict_scope=strict_scope)
+        given = read_options(without_client_options(options), "ICCacheChatModel", BaseChatModel.model_fields)
         arm_calls.check(arms, reference)
-        routing = routing_engine(
-            list(arms),
-            reference,
-            costs=costs,
-            styles=styles,
-            store=store,
-            embedder=embedder,
-            reward=reward,
-            redact=redact,
-            settings=settings_of(settings, rest.knobs),
-            engine=engine,
-            background=background,
-        )
         super().__init__(
             arms=dict(arms),
             reference=reference,
-            engine=routing,
-            scope=scope,
-            strict_scope=strict_scope,
-            task=task,
+            engine=routing_engine(list(arms), reference, given),
+            scope=given.scope,
+            strict_scope=given.strict_scope,
+            task=given.task,
             query_fn=query_fn,
-            **own,
-            **rest.base,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            stop=stop,
+            streaming=streaming,
+            **given.base,
         )
-        self._owns_engine = engine is None
+        self._owns_engine = "engine" not in given.engine
 
     # what LangChain calls -------------------------------------------------------------------------------------
 

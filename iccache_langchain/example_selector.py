@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from langchain_core.example_selectors import BaseExampleSelector
 from langchain_core.messages import BaseMessage
@@ -14,13 +14,12 @@ from langchain_core.messages.utils import convert_to_messages
 from iccache_langchain.calls import FREE, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
-from shared_core.adapters.factory import example_engine, settings_of, split_kwargs
-from shared_core.adapters.requests import Requests, check_scope
+from shared_core.adapters.factory import example_engine, read_options
+from shared_core.adapters.options import EngineOptions
+from shared_core.adapters.requests import Requests
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
-from shared_core.manager.privacy import Redact
-from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.values import Decision, Request, ScoredExample
 
@@ -62,21 +61,8 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         input_key: The template's variable that holds the request: a text, a message or a list of messages.
         escape_braces: True for `FewShotPromptTemplate` with its default f-string format, which takes the examples'
             texts for a template once more: ``{`` becomes ``{{``. `FewShotChatMessagePromptTemplate` does not.
-        embedder: Hub id, folder, LangChain `Embeddings` or callable; by default MiniLM.
-        scope: Whose requests these are where neither ``config["configurable"]`` nor `iccache_context` says so.
-        strict_scope: Refuse requests that name no scope.
-        task: What kind of answer is wanted. A template does not tell its selector what else is in the prompt, so name
-            the task to share examples with another surface; by default that of a bare question.
-        redact: Applied to texts before they are embedded or stored.
-        settings: Every other knob, `max_examples` among them.
-        engine: Share the engine of another surface; excludes store, embedder, redact and settings.
-        knobs: Fields of `Settings`.
-
-    Raises:
-        SettingIsWrong: The arguments contradict each other.
-        StoreIsUnusable: The store cannot be opened.
-        EmbedderDiffers: The pool was written with another embedder.
-        ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
+        options: See `EngineOptions`. A template does not tell its selector what else is in the prompt, so name the
+            `task` to share examples with another surface; by default it is that of a bare question.
     """
 
     engine: Engine
@@ -87,25 +73,14 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         *,
         input_key: str = INPUT,
         escape_braces: bool = False,
-        embedder: object | None = None,
-        scope: str | None = None,
-        strict_scope: bool = False,
-        task: str | None = None,
-        redact: Redact | None = None,
-        settings: Settings | None = None,
-        engine: Engine | None = None,
-        **knobs: Any,
+        **options: Unpack[EngineOptions],
     ) -> None:
-        split_kwargs(knobs, (), type(self).__name__)
-        check_scope(scope, task, strict_scope=strict_scope)
-        choosing = example_engine(
-            store=store, embedder=embedder, redact=redact, settings=settings_of(settings, knobs), engine=engine
-        )
-        self.engine = choosing
-        self._owns_engine = engine is None
+        given = read_options(options, type(self).__name__)
+        self.engine = example_engine(store, given)
+        self._owns_engine = "engine" not in given.engine
         self.input_key = input_key
         self.escape_braces = escape_braces
-        self._requests = Requests(normalised, choosing.counters, scope, strict_scope, task, free=FREE)
+        self._requests = Requests(normalised, self.counters, given.scope, given.strict_scope, given.task, free=FREE)
 
     # LangChain's interface ------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, Unpack
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -22,18 +22,15 @@ from iccache_langchain.chat_model import ICCacheChatModel
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import insert, normalised, outcome_of
 from shared_core.adapters import KEYS, Context, current_context
-from shared_core.adapters.factory import check_arms, routing_engine, settings_of, split_kwargs
+from shared_core.adapters.factory import check_arms, read_options, routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
+from shared_core.adapters.options import RoutingOptions
 from shared_core.adapters.provenance import PROVENANCE
-from shared_core.adapters.requests import Requests, check_scope
+from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing, Transcript
 from shared_core.engine import Engine
 from shared_core.errors import ExtraIsMissing, SettingIsWrong
-from shared_core.manager.privacy import Redact
-from shared_core.reward import Reward
-from shared_core.settings import Settings
-from shared_core.store.protocol import Store
-from shared_core.values import Decision, Outcome, Request, Style
+from shared_core.values import Decision, Outcome, Request
 
 try:
     from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
@@ -120,31 +117,11 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
             further out has put in its place.
         reference: The arm whose answers become examples, whose quality is the yardstick, and which answers whenever
             IC-Cache cannot decide or another arm fails. It is shown no examples.
-        costs: Relative cost of a request by arm; 1.0 for the reference unless given, and required for every other arm.
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; ``sqlite:///iccache.db`` if left
-            out.
-        embedder: Hub id, folder, LangChain `Embeddings` or callable; by default MiniLM.
-        reward: Scores (request, answer) in [0, 1], or None for no opinion; `request.query` is the text that was asked.
-            Runs off the request path, and not for answers that call tools. Where it fails, the answer is kept without a
-            score.
-        redact: Applied to texts before they are embedded or stored.
-        settings: Every other knob. Each field of `Settings` may also be given as an argument of its own.
-        scope: Whose requests these are where neither run nor context says so.
-        strict_scope: Refuse runs that name no scope themselves: whether an agent is streamed, and so perhaps outside
-            the `iccache_context` that it was called in, cannot be seen from inside.
-        task: What kind of answer is wanted; by default a hash of system message, tools and response format.
         query_fn: Condenses a conversation (LangChain messages) into the text that is embedded. Answers of later turns,
             those after tool results included, may then become examples; return "" where they should not.
-        styles: How examples are rendered for an arm: ``"chat"`` (default) or ``"paper"``.
-        engine: Share the engine of another surface; excludes store, embedder, reward, redact, settings and costs.
-        background: False starts no loops; call ``engine.maintain()`` yourself.
-        knobs: Fields of `Settings`.
-
-    Raises:
-        SettingIsWrong: The arguments contradict each other.
-        StoreIsUnusable: The store cannot be opened.
-        EmbedderDiffers: The pool was written with another embedder.
-        ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
+        options: See `RoutingOptions`. The reward function does not see answers that call tools. `strict_scope` refuses
+            runs that name no scope themselves: whether an agent is streamed, and so perhaps outside the
+            `iccache_context` that it was called in, cannot be seen from inside.
     """
 
     engine: Engine
@@ -154,42 +131,18 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
         *,
         arms: Mapping[str, BaseChatModel | None],
         reference: str,
-        costs: Mapping[str, float] | None = None,
-        store: Store | str | None = None,
-        embedder: object | None = None,
-        reward: Reward | None = None,
-        redact: Redact | None = None,
-        settings: Settings | None = None,
-        scope: str | None = None,
-        strict_scope: bool = False,
-        task: str | None = None,
         query_fn: QueryFunction | None = None,
-        styles: Mapping[str, Style] | None = None,
-        engine: Engine | None = None,
-        background: bool = True,
-        **knobs: Any,
+        **options: Unpack[RoutingOptions],
     ) -> None:
-        split_kwargs(knobs, (), type(self).__name__)
-        check_scope(scope, task, strict_scope=strict_scope)
+        given = read_options(options, type(self).__name__)
         _check_models(arms, reference)
-        routing = routing_engine(
-            list(arms),
-            reference,
-            costs=costs,
-            styles=styles,
-            store=store,
-            embedder=embedder,
-            reward=reward,
-            redact=redact,
-            settings=settings_of(settings, knobs),
-            engine=engine,
-            background=background,
-        )
-        self.engine = routing
-        self._owns_engine = engine is None
+        self.engine = routing_engine(list(arms), reference, given)
+        self._owns_engine = "engine" not in given.engine
         self._arms = dict(arms)
         self._reference = reference
-        self._scope, self._strict_scope, self._task, self._query_fn = scope, strict_scope, task, query_fn
+        self._reader = Requests(
+            normalised, self.counters, given.scope, given.strict_scope, given.task, query_fn, free=FREE
+        )
 
     # what the agent calls -------------------------------------------------------------------------------------
 
@@ -215,9 +168,7 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
 
     @property
     def _requests(self) -> Requests[BaseMessage]:
-        return Requests(
-            normalised, self.counters, self._scope, self._strict_scope, self._task, self._query_fn, free=FREE
-        )
+        return self._reader
 
     def _models(self, asked: Asked) -> Mapping[str, BaseChatModel]:
         """The model behind each arm for this call."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Unpack
 from uuid import uuid4
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -34,14 +34,13 @@ from iccache_llamaindex.question import carry, question_of
 from iccache_llamaindex.route_event import ICCacheRouteEvent
 from iccache_llamaindex.source_nodes import is_example
 from shared_core.adapters import Context, current_context
-from shared_core.adapters.factory import example_engine
+from shared_core.adapters.factory import example_engine, read_options
 from shared_core.adapters.lifecycle import EngineOwner
+from shared_core.adapters.options import EngineOptions
 from shared_core.adapters.provenance import PROVENANCE
-from shared_core.adapters.requests import Requests, check_scope
+from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
-from shared_core.manager.privacy import Redact
-from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.values import UNROUTED, Decision, Message, Outcome, Request, Route
 
@@ -122,19 +121,8 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         store: A URL (``sqlite:///iccache.db``, ``redis://…``) or an open store; ``sqlite:///iccache.db`` if left out.
         reference: The model whose answers may become examples, as its LlamaIndex class names it. By default those of
             every model that gives its name. Another model's answers are kept once they are rated well.
-        scope: Whose queries these are where no `iccache_context` says so.
-        strict_scope: Keep nothing of queries that name no scope.
-        task: What kind of answer is wanted; by default free text, as the postprocessor's. It must be the same there.
-        embedder: Anything that `as_embedder` takes; by default all-MiniLM-L6-v2.
-        redact: Applied to texts before they are embedded or stored.
-        settings: Every other knob.
-        engine: Share the engine of another surface; excludes store, embedder, redact and settings.
-
-    Raises:
-        SettingIsWrong: The arguments contradict each other.
-        StoreIsUnusable: The store cannot be opened.
-        EmbedderDiffers: The pool was written with another embedder.
-        ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
+        options: See `EngineOptions`. `strict_scope` keeps nothing of queries that name no scope. The `task` is free text
+            by default, as the postprocessor's; it must be the same there.
     """
 
     reference: str | None = None
@@ -149,16 +137,13 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         self,
         store: Store | str | None = None,
         *,
-        embedder: object | None = None,
-        redact: Redact | None = None,
-        settings: Settings | None = None,
-        engine: Engine | None = None,
-        **fields: Any,
+        reference: str | None = None,
+        **options: Unpack[EngineOptions],
     ) -> None:
-        super().__init__(**fields)
-        check_scope(self.scope, self.task, strict_scope=self.strict_scope)
-        self._owns_engine = engine is None
-        self._engine = example_engine(store=store, embedder=embedder, redact=redact, settings=settings, engine=engine)
+        given = read_options(options, "ICCacheEventHandler")
+        super().__init__(reference=reference, scope=given.scope, strict_scope=given.strict_scope, task=given.task)
+        self._owns_engine = "engine" not in given.engine
+        self._engine = example_engine(store, given)
 
     @classmethod
     def class_name(cls) -> str:
@@ -227,9 +212,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         if _belongs(synthesis, response):
             return synthesis.handover.recorded() if synthesis.handover else None
         try:
-            requests: Requests[Message] = Requests(
-                tuple, self.counters, self.scope, self.strict_scope, self.task
-            )
+            requests: Requests[Message] = Requests(tuple, self.counters, self.scope, self.strict_scope, self.task)
             request = requests.request((Message("user", synthesis.question),), synthesis.said)
         except SettingIsWrong:
             self.counters.count("bypass.no_scope")

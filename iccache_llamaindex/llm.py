@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NoReturn, TypeAlias, TypeVar
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar, Unpack
 from uuid import UUID
 
 from llama_index.core.base.llms.types import (
@@ -27,7 +27,9 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.tools import BaseTool
+from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 from pydantic import Field, PrivateAttr
 
 from iccache_llamaindex import arms as arm_calls
@@ -36,17 +38,14 @@ from iccache_llamaindex.answers import LLMAnswers
 from iccache_llamaindex.arms import ArmCall, Call
 from iccache_llamaindex.messages import R, Response, arm_of, decision_id_of, normalised
 from shared_core.adapters import KEYS, Context, current_context, parameters
-from shared_core.adapters.factory import routing_engine, settings_of, split_kwargs
+from shared_core.adapters.factory import read_options, routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
-from shared_core.adapters.requests import Requests, check_scope
+from shared_core.adapters.options import RoutingOptions
+from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
-from shared_core.manager.privacy import Redact
-from shared_core.reward import Reward
-from shared_core.settings import Settings
-from shared_core.store.protocol import Store
-from shared_core.values import Decision, Request, Style
+from shared_core.values import Decision, Request
 
 QueryFunction: TypeAlias = Callable[[Sequence[ChatMessage]], str]
 T = TypeVar("T")
@@ -59,6 +58,15 @@ _ELSEWHERE: Final = {
     "messages_to_prompt": "each arm writes messages out as a prompt in its own way; set it there",
     "completion_to_prompt": "each arm puts a prompt into its own model's form; set it there",
 }
+
+
+class LLMOptions(RoutingOptions, total=False):
+    """`RoutingOptions`, and the fields of LlamaIndex's `LLM` that apply to every arm; LlamaIndex describes them."""
+
+    system_prompt: str | None
+    output_parser: BaseOutputParser | None
+    query_wrapper_prompt: BasePromptTemplate | None
+    pydantic_program_mode: PydanticProgramMode
 
 
 class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
@@ -84,34 +92,14 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
             weights, so that it can pass its callback manager on.
         reference: The arm whose answers become examples, whose quality is the yardstick, and which answers whenever
             IC-Cache cannot decide or another arm fails before its first word. It is shown no examples.
-        costs: Relative cost of a request by arm; 1.0 for the reference unless given, and required for every other arm.
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; ``sqlite:///iccache.db`` if left
-            out.
-        embedder: Hub id, folder, LlamaIndex `BaseEmbedding` or callable; by default MiniLM.
-        reward: Scores (request, answer) in [0, 1], or None for no opinion; `request.query` is the text that was asked.
-            Runs off the request path. Where it fails, the answer is kept without a score.
-        redact: Applied to texts before they are embedded or stored.
-        settings: Every other knob. Each field of `ICCacheSettings` may also be given as an argument of its own.
-        scope: Whose requests these are where neither call nor context says so.
-        strict_scope: Refuse calls that name no scope. A streamed call must name it itself or be bound, since a stream
-            may run outside the `iccache_context` that it was made in.
-        task: What kind of answer is wanted, where neither call nor context says so; by default a hash of system
-            message, tools, response format and whatever else binds the answer. Name one where the system message
-            changes with every request, as it does in context chat engines.
         query_fn: Condenses a conversation (LlamaIndex messages) into the text that is embedded. By default that is the
             question of the query engine that is asking, else the last user text. If it fails, the call goes on without
             examples. It runs before the decision, and takes what time it takes.
-        styles: How examples are rendered for an arm: ``"chat"`` (default) or ``"paper"``.
-        engine: Share the engine of another surface; excludes store, embedder, reward, redact, settings and costs.
-        background: False starts no loops; call ``engine.maintain()`` yourself.
         callback_manager: Told of every call, whichever arm answers; by default LlamaIndex's own.
-        others: Fields of LlamaIndex's `LLM` (``system_prompt=``, ``output_parser=`` …), and of `ICCacheSettings`.
-
-    Raises:
-        SettingIsWrong: The arguments contradict each other.
-        StoreIsUnusable: The store cannot be opened.
-        EmbedderDiffers: The pool was written with another embedder.
-        ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
+        options: See `RoutingOptions`, and fields of LlamaIndex's `LLM` (``system_prompt=``, ``output_parser=`` …). Where
+            `strict_scope` is set, a streamed call must name its scope itself or be bound, since a stream may run outside
+            the `iccache_context` of its maker. Name a `task` where the system message changes with every request, as it
+            does in context chat engines.
     """
 
     arms: dict[str, LLM] = Field(exclude=True, repr=False)  # they hold keys
@@ -130,54 +118,28 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         *,
         arms: Mapping[str, LLM],
         reference: str,
-        costs: Mapping[str, float] | None = None,
-        store: Store | str | None = None,
-        embedder: object | None = None,
-        reward: Reward | None = None,
-        redact: Redact | None = None,
-        settings: Settings | None = None,
-        scope: str | None = None,
-        strict_scope: bool = False,
-        task: str | None = None,
         query_fn: QueryFunction | None = None,
-        styles: Mapping[str, Style] | None = None,
-        engine: Engine | None = None,
-        background: bool = True,
         callback_manager: CallbackManager | None = None,
-        **others: Any,
+        **options: Unpack[LLMOptions],
     ) -> None:
-        fields, knobs = split_kwargs(others, LLM.model_fields.keys() | _ELSEWHERE.keys(), "ICCacheLLM")
-        _refuse_elsewhere(fields)
-        check_scope(scope, task, strict_scope=strict_scope)
+        given = read_options(options, "ICCacheLLM", LLM.model_fields.keys() | _ELSEWHERE.keys())
+        _refuse_elsewhere(given.base)
         arm_calls.check(arms, reference)
         manager = callback_manager or CallbackManager([])
         copies = arm_calls.copies(arms, manager)
-        shared = arm_calls.shared_fields(arms, fields)
-        routing = routing_engine(
-            list(arms),
-            reference,
-            costs=costs,
-            styles=styles,
-            store=store,
-            embedder=embedder,
-            reward=reward,
-            redact=redact,
-            settings=settings_of(settings, knobs),
-            engine=engine,
-            background=background,
-        )
+        shared = arm_calls.shared_fields(arms, given.base)
         super().__init__(
             arms=copies,
             reference=reference,
-            engine=routing,
-            scope=scope,
-            strict_scope=strict_scope,
-            task=task,
+            engine=routing_engine(list(arms), reference, given),
+            scope=given.scope,
+            strict_scope=given.strict_scope,
+            task=given.task,
             query_fn=query_fn,
             callback_manager=manager,
             **shared,
         )
-        self._owns_engine = engine is None
+        self._owns_engine = "engine" not in given.engine
         question.listen()
 
     # what LlamaIndex calls ------------------------------------------------------------------------------------

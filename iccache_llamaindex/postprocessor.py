@@ -7,8 +7,9 @@ on as they came.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeGuard
+from typing import Any, Final, Literal, TypeGuard, Unpack
 
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from pydantic import PrivateAttr
@@ -17,12 +18,11 @@ from iccache_llamaindex import question
 from iccache_llamaindex.handover import Chooser, Handover, current
 from iccache_llamaindex.rerank import by_support
 from iccache_llamaindex.source_nodes import ROLE, clean_sources, is_example
-from shared_core.adapters.factory import DEFAULT_STORE, example_engine
+from shared_core.adapters.factory import DEFAULT_STORE, example_engine, read_options
 from shared_core.adapters.lifecycle import EngineOwner
-from shared_core.adapters.requests import check_scope
+from shared_core.adapters.options import EngineOptions
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
-from shared_core.manager.privacy import Redact
 from shared_core.prompt import as_text
 from shared_core.settings import Settings, read_settings
 from shared_core.store.address import masked, unmasked
@@ -31,6 +31,12 @@ from shared_core.values import Decision
 
 NOTHING_FOUND: Final = "No documents were found for this question."
 _SHARED: Final = "(an open store)"  # what stands for a store that cannot be serialised
+
+
+class PostprocessorOptions(EngineOptions, total=False):
+    """`EngineOptions`, and the field of LlamaIndex's `BaseNodePostprocessor`."""
+
+    callback_manager: CallbackManager
 
 
 class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
@@ -55,19 +61,9 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
             more from turns, and sources that the model cites are documents only.
         keep_sources: Leave the examples' node in ``response.source_nodes``, marked by the metadata
             ``iccache_role="example"``.
-        scope: Whose queries these are where no `iccache_context` says so.
-        strict_scope: Leave queries alone that name no scope.
-        task: What kind of answer is wanted; by default free text, as of a call without a system message.
-        embedder: Anything that `as_embedder` takes; by default all-MiniLM-L6-v2.
-        redact: Applied to texts before they are embedded or stored.
-        settings: Every other knob: `example_tokens` is the budget, `max_examples`, `deadline` and so on.
-        engine: Share the engine of an `ICCacheLLM` or of another surface; excludes store, embedder, redact, settings.
-
-    Raises:
-        SettingIsWrong: The arguments contradict each other.
-        StoreIsUnusable: The store cannot be opened.
-        EmbedderDiffers: The pool was written with another embedder.
-        ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
+        settings: See `EngineOptions`.
+        options: See `EngineOptions`. `strict_scope` leaves queries alone that name no scope; the `task` is free text by
+            default, as of a call without a system message. Fields of LlamaIndex's `BaseNodePostprocessor` are taken too.
     """
 
     store: str = DEFAULT_STORE
@@ -86,24 +82,33 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
         self,
         store: Store | str | None = None,
         *,
-        embedder: object | None = None,
-        redact: Redact | None = None,
-        settings: Settings | Mapping[str, Any] | None = None,
-        engine: Engine | None = None,
-        **fields: Any,
+        mode: Literal["examples", "rerank", "both"] = "examples",
+        show: Literal["nodes", "turns"] = "nodes",
+        keep_sources: bool = False,
+        **options: Unpack[PostprocessorOptions],
     ) -> None:
-        if isinstance(settings, Mapping):  # as `to_dict` writes it
-            settings = read_settings(**settings)
-        if store == _SHARED and engine is None:
+        if isinstance(written := options.get("settings"), Mapping):  # as `to_dict` writes it
+            options["settings"] = read_settings(**written)
+        if store == _SHARED and options.get("engine") is None:
             raise SettingIsWrong("this was serialised without its store; from_dict(data, store=…) or engine=… gives it")
         if store == _SHARED:  # the engine that is given again has the settings, too
-            store = settings = None
+            store = options["settings"] = None
+        given = read_options(options, "ICCachePostprocessor", BaseNodePostprocessor.model_fields)
+        shared, settings = "engine" in given.engine, given.engine.get("settings")
         address = DEFAULT_STORE if store is None else unmasked(store) if isinstance(store, str) else _SHARED
-        super().__init__(store=_SHARED if engine else masked(address), settings=settings, **fields)
-        check_scope(self.scope, self.task, strict_scope=self.strict_scope)
-        self._owns_engine = engine is None
-        chosen_by = example_engine(store=store, embedder=embedder, redact=redact, settings=settings, engine=engine)
-        self._chooser = Chooser.of(chosen_by, self.scope, self.strict_scope, self.task)
+        super().__init__(
+            store=_SHARED if shared else masked(address),
+            settings=settings,
+            mode=mode,
+            show=show,
+            keep_sources=keep_sources,
+            scope=given.scope,
+            strict_scope=given.strict_scope,
+            task=given.task,
+            **given.base,
+        )
+        self._owns_engine = not shared
+        self._chooser = Chooser.of(example_engine(store, given), self.scope, self.strict_scope, self.task)
         question.install(clean_sources())
 
     @classmethod

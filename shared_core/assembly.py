@@ -180,7 +180,7 @@ def specify(
     for taken in RESERVED & set(names):
         raise SettingIsWrong(f"no arm may be named {taken!r}: decisions that chose no arm are recorded under that name")
     if arms and reference not in names:
-        raise SettingIsWrong(f"reference={reference!r} is none of the arms {names}; name the model to be matched")
+        raise SettingIsWrong(f"reference={reference!r} is not one of the arms {names}")
     if any(arm.cost < 0 for arm in arms):
         raise SettingIsWrong("costs must not be negative; give 1.0 to the reference and less to cheaper arms")
     return EngineSpec(store, tuple(arms), reference or "", embedder, settings, redact, rewarded, background, clock)

@@ -5,82 +5,97 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
 from typing import Any, Final, get_args
 
+from shared_core.adapters.options import RoutingOptions, SettingsOptions
+from shared_core.adapters.requests import check_scope
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.inference import Embedder
 from shared_core.inference.embedders import SentenceTransformerEmbedder, as_embedder, default_embedder
-from shared_core.manager.privacy import Redact
-from shared_core.reward import Reward
 from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
 from shared_core.values import Arm, Style
 
 DEFAULT_STORE: Final = "sqlite:///iccache.db"
+_OURS: Final = RoutingOptions.__annotations__.keys() - SettingsOptions.__annotations__.keys()
 
 
-def routing_engine(
-    names: Sequence[str],
-    reference: str,
-    *,
-    costs: Mapping[str, float] | None,
-    styles: Mapping[str, Style] | None,
-    store: Store | str | None,
-    embedder: object | None,
-    reward: Reward | None,
-    redact: Redact | None,
-    settings: Settings | None,
-    engine: Engine | None,
-    background: bool,
-) -> Engine:
-    """The given engine, if it routes between these arms; else a new one. None stands for what was not given.
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A surface's keyword arguments, by whom they concern.
+
+    Attributes:
+        engine: How its engine is made; what was not given, or is None, is left out.
+        scope: Whose calls these are.
+        strict_scope: Refuse calls that name no scope.
+        task: What kind of answer is wanted.
+        base: Fields of the framework's base class.
+    """
+
+    engine: Mapping[str, Any]
+    scope: str | None
+    strict_scope: bool
+    task: str | None
+    base: Mapping[str, Any]
+
+
+def read_options(options: Mapping[str, Any], surface: str, fields: Collection[str] = ()) -> Given:
+    """Tell the arguments of a surface apart, and refuse what contradicts itself, before a store is opened.
+
+    Args:
+        options: `EngineOptions` or `RoutingOptions`, and fields of the framework's base class.
+        surface: Its name, for messages.
+        fields: What the base class knows.
+
+    Raises:
+        SettingIsWrong: An argument is unknown, a setting out of range, or scope and strict_scope are both given.
+    """
+    ours = {name: value for name, value in options.items() if name in _OURS}
+    base, knobs = split_kwargs({n: v for n, v in options.items() if n not in _OURS}, fields, surface)
+    scope, strict_scope, task = ours.pop("scope", None), ours.pop("strict_scope", False), ours.pop("task", None)
+    check_scope(scope, task, strict_scope=strict_scope)
+    engine = {name: value for name, value in ours.items() if value is not None}
+    if knobs:
+        engine["settings"] = settings_of(engine.get("settings"), knobs)
+    return Given(engine, scope, strict_scope, task, base)
+
+
+def routing_engine(names: Sequence[str], reference: str, given: Given) -> Engine:
+    """The given engine, if it routes between these arms; else a new one.
 
     Raises:
         SettingIsWrong: The arguments contradict each other, or the engine was built for something else.
-        StoreIsUnusable, EmbedderDiffers, ExtraIsMissing: See `Engine`.
+        StoreIsUnusable, EmbedderDiffers, ExtraIsMissing: See `EngineOptions`.
     """
+    options = dict(given.engine)
+    engine: Engine | None = options.pop("engine", None)
+    background = options.pop("background", True)
     if engine is not None:
-        given = {"store": store, "embedder": embedder, "reward": reward, "redact": redact}
-        check_shared(engine, names, given | {"settings": settings, "costs": costs, "styles": styles})
+        check_shared(engine, names, options)
         return engine
-    return Engine(
-        store=DEFAULT_STORE if store is None else store,
-        arms=core_arms(names, reference, costs, styles),
-        reference=reference,
-        embedder=ready_embedder(embedder),
-        settings=settings,
-        reward=reward,
-        redact=redact,
-        background=background,
-    )
+    arms = core_arms(names, reference, *(options.pop(name, None) for name in ("costs", "styles", "example_budgets")))
+    store, embedder = options.pop("store", DEFAULT_STORE), ready_embedder(options.pop("embedder", None))
+    return Engine(store=store, arms=arms, reference=reference, embedder=embedder, background=background, **options)
 
 
-def example_engine(
-    *,
-    store: Store | str | None,
-    embedder: object | None,
-    redact: Redact | None,
-    settings: Settings | None,
-    engine: Engine | None,
-) -> Engine:
-    """The given engine, else a new one for a surface that chooses examples and no model. None: not given.
+def example_engine(store: Store | str | None, given: Given) -> Engine:
+    """The given engine, else a new one for a surface that chooses examples and no model.
 
     Raises:
         SettingIsWrong: An engine is given together with what it has already.
-        StoreIsUnusable, EmbedderDiffers, ExtraIsMissing: See `Engine`.
+        StoreIsUnusable, EmbedderDiffers, ExtraIsMissing: See `EngineOptions`.
     """
+    options = dict(given.engine)
+    engine: Engine | None = options.pop("engine", None)
     if engine is not None:
-        _refuse_doubles({"store": store, "embedder": embedder, "redact": redact, "settings": settings})
+        _refuse_doubles(options if store is None else {"store": store, **options})
         return engine
-    return Engine(
-        store=DEFAULT_STORE if store is None else store,
-        embedder=ready_embedder(embedder),
-        settings=settings,
-        redact=redact,
-    )
+    embedder = ready_embedder(options.pop("embedder", None))
+    return Engine(store=DEFAULT_STORE if store is None else store, embedder=embedder, **options)
 
 
 def ready_embedder(given: object | None) -> Embedder:
@@ -113,7 +128,7 @@ def check_arms(names: Sequence[str], reference: str) -> None:
     if len(names) < 2:
         raise SettingIsWrong(f"routing needs at least two arms, a small model and the reference; got {list(names)}")
     if reference not in names:
-        raise SettingIsWrong(f"reference={reference!r} is none of the arms {list(names)}; name the model to be matched")
+        raise SettingIsWrong(f"reference={reference!r} is not one of the arms {list(names)}")
 
 
 def settings_of(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings | None:
@@ -150,33 +165,51 @@ def split_kwargs(
 
 
 def core_arms(
-    names: Sequence[str], reference: str, costs: Mapping[str, float] | None, styles: Mapping[str, Style] | None
+    names: Sequence[str],
+    reference: str,
+    costs: Mapping[str, float] | None,
+    styles: Mapping[str, Style] | None,
+    budgets: Mapping[str, int] | None,
 ) -> list[Arm]:
     """The arms as the engine knows them: the reference costs 1.0 unless said otherwise, and is shown no examples.
 
     Raises:
-        SettingIsWrong: A cost is missing or no finite number, a style is unknown, or an unknown arm is named.
+        SettingIsWrong: A cost is missing or not a finite number, a style or budget cannot be used, or an unknown arm
+            is named.
     """
-    for argument, given in (("costs", costs), ("styles", styles)):
-        if not isinstance(given, Mapping | None):
-            raise SettingIsWrong(f"{argument} is {given!r}; give a mapping from the names of arms")
-    prices, styles = {reference: 1.0, **(costs or {})}, styles or {}
+    for argument, mapping in (("costs", costs), ("styles", styles), ("example_budgets", budgets)):
+        _check_names(argument, mapping, names)
+    prices, styles, budgets = {reference: 1.0, **(costs or {})}, styles or {}, budgets or {}
+    _check_values(prices, styles, budgets, reference)
+    missing = next((name for name in names if name not in prices), None)
+    if missing is not None:
+        raise SettingIsWrong(
+            f"costs is missing {missing!r}: give its cost relative to the reference ({reference!r} = 1.0), e.g. "
+            f"costs={{{missing!r}: 0.1}}"
+        )
+    return [Arm(name, prices[name], name != reference, styles.get(name, "chat"), budgets.get(name)) for name in names]
+
+
+def _check_names(argument: str, mapping: object, names: Sequence[str]) -> None:
+    if not isinstance(mapping, Mapping | None):
+        raise SettingIsWrong(f"{argument} is {mapping!r}; give a mapping from the names of arms")
+    unknown = sorted((mapping or {}).keys() - set(names))
+    if unknown:
+        raise SettingIsWrong(f"{argument} names {unknown}, which are not among the arms {list(names)}")
+
+
+def _check_values(
+    prices: Mapping[str, float], styles: Mapping[str, Style], budgets: Mapping[str, int], reference: str
+) -> None:
     for name, price in prices.items():
         if not _is_finite(price):
             raise SettingIsWrong(f"costs[{name!r}] is {price!r}; give a number, 1.0 being one request to {reference!r}")
     for name, style in styles.items():
         if style not in get_args(Style):
             raise SettingIsWrong(f"styles[{name!r}] is {style!r}; give one of {', '.join(get_args(Style))}")
-    missing = [name for name in names if name not in prices]
-    if missing:
-        raise SettingIsWrong(
-            f"costs lack {', '.join(map(repr, missing))}; give the cost of one request relative to {reference!r}, which "
-            "counts as 1.0: costs={'small': 0.1} says that ten small answers cost as much as one of the reference"
-        )
-    unknown = sorted((prices.keys() | styles.keys()) - set(names))
-    if unknown:
-        raise SettingIsWrong(f"costs and styles name {unknown}, which are none of the arms {list(names)}")
-    return [Arm(name, prices[name], uses_examples=name != reference, style=styles.get(name, "chat")) for name in names]
+    for name, budget in budgets.items():
+        if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
+            raise SettingIsWrong(f"example_budgets[{name!r}] is {budget!r}; give a number of tokens, at least 0")
 
 
 def _is_finite(price: object) -> bool:

@@ -833,8 +833,8 @@ def test_metadata_is_what_holds_for_every_arm(build, arm):
     [
         ({"arms": {"large": MockLLM()}}, "at least two arms"),
         ({"arms": {"small": "gpt", "large": MockLLM()}}, "'small' is a str"),
-        ({"reference": "big"}, "'big' is none of the arms"),
-        ({"costs": {}}, "costs lack 'small'"),
+        ({"reference": "big"}, "'big' is not one of the arms"),
+        ({"costs": {}}, "costs is missing 'small'"),
         ({"max_example": 3}, "did you mean max_examples"),
         ({"max_examples": -1}, "max_examples"),
         ({"scope": "a", "strict_scope": True}, "no effect with strict_scope"),

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import os
 import threading
+from typing import get_type_hints
 
 import pytest
 
@@ -12,9 +13,11 @@ from shared_core.adapters.factory import (
     check_arms,
     core_arms,
     example_engine,
+    read_options,
     routing_engine,
     settings_of,
 )
+from shared_core.adapters.options import SettingsOptions
 from shared_core.adapters.provenance import finish_reason, is_clean
 from shared_core.adapters.threads import off_loop
 from shared_core.adapters.routing import Routing
@@ -125,41 +128,72 @@ class TestSelect:
             Engine(store="memory://", arms=[Arm(name, 0.1), Arm("large", 1.0)], reference="large")
 
 
+def given(**options):
+    return read_options(options, "ICCacheChatModel")
+
+
 class TestConstruction:
     def test_a_shared_engine_is_taken_as_it_is(self, engine):
-        built = routing_engine(["small", "large"], "large", background=True, **NOTHING | {"engine": engine})
-        assert built is engine
-        assert example_engine(**{k: None for k in ("store", "embedder", "redact", "settings")}, engine=engine) is engine
+        assert routing_engine(["small", "large"], "large", given(engine=engine, costs=None)) is engine
+        assert example_engine(None, given(engine=engine, redact=None)) is engine
 
     def test_a_shared_engine_brings_what_it_has(self, engine):
-        given = NOTHING | {"engine": engine, "store": "memory://", "costs": {"small": 0.1}}
+        shared = given(engine=engine, store="memory://", costs={"small": 0.1})
         with pytest.raises(SettingIsWrong, match="its own costs, store"):
-            routing_engine(["small", "large"], "large", background=True, **given)
+            routing_engine(["small", "large"], "large", shared)
+        with pytest.raises(SettingIsWrong, match="its own settings"):
+            example_engine(None, given(engine=engine, deadline=1.0))
         with pytest.raises(SettingIsWrong, match="its own store"):
-            example_engine(store="memory://", embedder=None, redact=None, settings=None, engine=engine)
+            example_engine("memory://", given(engine=engine))
 
     def test_a_shared_engine_must_know_the_arms(self, engine):
         with pytest.raises(SettingIsWrong, match="routes between"):
-            routing_engine(["tiny", "large"], "large", background=True, **NOTHING | {"engine": engine})
+            routing_engine(["tiny", "large"], "large", given(engine=engine))
 
     def test_an_engine_of_its_own(self):
-        given = NOTHING | {"store": "memory://", "embedder": Words().embed, "costs": {"small": 0.2}}
-        built = routing_engine(["small", "large"], "large", background=False, **given)
+        options = given(store="memory://", embedder=Words().embed, costs={"small": 0.2}, background=False, explore=0.3)
+        built = routing_engine(["small", "large"], "large", options)
         assert {arm.name: (arm.cost, arm.uses_examples) for arm in built.arms.values()} == {
             "small": (0.2, True),
             "large": (1.0, False),
         }
+        assert built.settings.explore == 0.3
         built.close()
+
+    def test_an_arm_may_have_a_budget_of_its_own(self):
+        arms = core_arms(["small", "large"], "large", {"small": 0.1}, None, {"small": 300})
+        assert {arm.name: arm.example_tokens for arm in arms} == {"small": 300, "large": None}
+
+    @pytest.mark.parametrize("budgets", [{"tiny": 1}, {"small": -1}, {"small": True}, {"small": 1.5}, [("small", 1)]])
+    def test_a_budget_that_makes_no_sense_is_refused(self, budgets):
+        with pytest.raises(SettingIsWrong, match="example_budgets"):
+            core_arms(["small", "large"], "large", {"small": 0.1}, None, budgets)
 
     def test_what_cannot_be_routed(self):
         with pytest.raises(SettingIsWrong, match="at least two arms"):
             check_arms(["large"], "large")
-        with pytest.raises(SettingIsWrong, match="none of the arms"):
+        with pytest.raises(SettingIsWrong, match="not one of the arms"):
             check_arms(["small", "large"], "larg")
-        with pytest.raises(SettingIsWrong, match="costs lack 'small'"):
-            core_arms(["small", "large"], "large", None, None)
+        with pytest.raises(SettingIsWrong, match="costs is missing 'small'"):
+            core_arms(["small", "large"], "large", None, None, None)
         with pytest.raises(SettingIsWrong, match="deadline"):
             settings_of(None, {"deadline": -1})
+
+    def test_options_are_told_apart(self):
+        options = {"scope": "acme", "costs": {"small": 0.1}, "tags": ["a"], "max_examples": 2, "embedder": None}
+        read = read_options(options, "ICCacheChatModel", {"tags"})
+        assert (read.scope, read.strict_scope, read.task, read.base) == ("acme", False, None, {"tags": ["a"]})
+        assert read.engine["costs"] == {"small": 0.1}
+        assert read.engine["settings"].max_examples == 2
+        assert "embedder" not in read.engine
+        with pytest.raises(SettingIsWrong, match="ICCacheChatModel takes no max_exampels; did you mean max_examples"):
+            read_options({"max_exampels": 2}, "ICCacheChatModel")
+        with pytest.raises(SettingIsWrong, match="scope= has no effect with strict_scope=True; pass only one"):
+            read_options({"scope": "acme", "strict_scope": True}, "ICCacheChatModel")
+
+    def test_each_setting_is_an_option_of_its_own_type(self):
+        hints = get_type_hints(SettingsOptions)
+        assert hints == {name: field.annotation for name, field in Settings.model_fields.items()}
 
     def test_single_knobs_stand_over_settings(self):
         knobs = settings_of(Settings(explore=0.3, deadline=1.0), {"deadline": 2.0})

@@ -45,9 +45,9 @@ def build():
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        ({"reference": "huge"}, "huge.*none of the arms"),
+        ({"reference": "huge"}, "huge.*not one of the arms"),
         ({"arms": {"large": ParrotFakeChatModel()}}, "at least two"),
-        ({"costs": None}, "costs lack 'small'"),
+        ({"costs": None}, "costs is missing 'small'"),
         ({"costs": {"small": 0.1, "tiny": 0.1}}, "tiny"),
         ({"costs": {"small": -0.1}}, "negative"),
         ({"styles": {"tiny": "paper"}}, "tiny"),

@@ -66,12 +66,12 @@ def responding(request):
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        ({"reference": "huge"}, "huge.*none of the arms"),
+        ({"reference": "huge"}, "huge.*not one of the arms"),
         ({"arms": {"large": None}}, "at least two"),
         ({"arms": {"small": None, "large": None}}, "only one arm may be None"),
         ({"arms": {"small": FakeListLLM(responses=["x"]), "large": None}}, "small.*FakeListLLM.*chat models"),
         ({"arms": {"small": ParrotFakeChatModel().bind(stop=["x"]), "large": None}}, "small.*Binding"),
-        ({"costs": None}, "costs lack 'small'"),
+        ({"costs": None}, "costs is missing 'small'"),
         ({"styles": {"tiny": "paper"}}, "tiny"),
         ({"qualty_target": 0.5}, "ICCacheMiddleware takes no qualty_target; did you mean quality_target"),
         ({"quality_target": 2}, "quality_target"),

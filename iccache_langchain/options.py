@@ -1,0 +1,41 @@
+"""What `ICCacheChatModel` takes beside the options of all routing surfaces: fields of LangChain's base class."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
+
+from langchain_core.caches import BaseCache
+from langchain_core.callbacks import Callbacks
+from langchain_core.language_models.model_profile import ModelProfile
+from langchain_core.rate_limiters import BaseRateLimiter
+
+from shared_core.adapters.options import RoutingOptions
+
+# LangChain's standard parameters that are a client's own affair; each arm has a client.
+_CLIENT: Final = frozenset({"api_key", "base_url", "max_retries", "timeout"})
+
+
+class ChatModelOptions(RoutingOptions, total=False):
+    """`RoutingOptions`, and the fields of LangChain's `BaseChatModel`, which describes them."""
+
+    name: str | None
+    cache: BaseCache | bool | None
+    verbose: bool
+    callbacks: Callbacks
+    tags: list[str] | None
+    metadata: dict[str, Any] | None
+    custom_get_token_ids: Callable[[str], list[int]] | None
+    rate_limiter: BaseRateLimiter | None
+    disable_streaming: bool | Literal["tool_calling"]
+    output_version: str | None
+    profile: ModelProfile | None
+
+
+def without_client_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those of a client, which are warned about."""
+    clients = sorted(options.keys() & _CLIENT)
+    if clients:
+        warnings.warn(f"{', '.join(clients)}: each arm has a client of its own; set it there", stacklevel=3)
+    return {name: value for name, value in options.items() if name not in _CLIENT}
