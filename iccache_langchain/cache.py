@@ -29,8 +29,8 @@ from iccache_langchain.llm_string import Call, parse, read_messages
 from iccache_langchain.messages import normalised, outcome_of
 from iccache_langchain.near_tier import NearTier, is_answering, near_settings
 from shared_core.adapters import Context
-from shared_core.adapters.factory import Given, example_engine, read_options, ready_embedder
-from shared_core.adapters.options import EngineOptions
+from shared_core.adapters.factory import example_engine, ready_embedder
+from shared_core.adapters.options import EngineOptions, Given, read_options
 from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.threads import off_loop
@@ -112,7 +112,7 @@ class ICCache(Rateable, BaseCache):
         threshold: float = 0.999,
         **options: Unpack[EngineOptions],
     ) -> None:
-        given = read_options(options, "ICCache")
+        given = read_options(options, EngineOptions, "ICCache")
         if store is None and "engine" not in given.engine:
             raise SettingIsWrong("ICCache needs a store, such as 'sqlite:///iccache.db', or an engine to share")
         if answer_with is not None and "engine" in given.engine:

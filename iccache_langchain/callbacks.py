@@ -19,8 +19,8 @@ from iccache_langchain.calls import DECISION, FREE, QueryFunction, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised, outcome_of
 from shared_core.adapters import Context
-from shared_core.adapters.factory import example_engine, read_options
-from shared_core.adapters.options import EngineOptions
+from shared_core.adapters.factory import example_engine
+from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.parameters import decision_id
 from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
@@ -85,7 +85,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         query_fn: QueryFunction | None = None,
         **options: Unpack[EngineOptions],
     ) -> None:
-        given = read_options(options, type(self).__name__)
+        given = read_options(options, EngineOptions, type(self).__name__)
         self.engine = example_engine(store, given)
         self._owns_engine = "engine" not in given.engine
         self._reference = reference

@@ -31,8 +31,9 @@ from iccache_langchain.messages import normalised
 from iccache_langchain.options import ChatModelOptions, without_client_options
 from iccache_langchain.runnable_config import PinnedChatModel
 from shared_core.adapters import Context
-from shared_core.adapters.factory import read_options, routing_engine
+from shared_core.adapters.factory import routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
+from shared_core.adapters.options import RoutingOptions, read_options
 from shared_core.adapters.parameters import decision_id
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
@@ -124,7 +125,9 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         streaming: bool = False,
         **options: Unpack[ChatModelOptions],
     ) -> None:
-        given = read_options(without_client_options(options), "ICCacheChatModel", BaseChatModel.model_fields)
+        given = read_options(
+            without_client_options(options), RoutingOptions, "ICCacheChatModel", BaseChatModel.model_fields
+        )
         arm_calls.check(arms, reference)
         super().__init__(
             arms=dict(arms),

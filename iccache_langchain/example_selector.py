@@ -14,8 +14,8 @@ from langchain_core.messages.utils import convert_to_messages
 from iccache_langchain.calls import FREE, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
-from shared_core.adapters.factory import example_engine, read_options
-from shared_core.adapters.options import EngineOptions
+from shared_core.adapters.factory import example_engine
+from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
@@ -75,7 +75,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         escape_braces: bool = False,
         **options: Unpack[EngineOptions],
     ) -> None:
-        given = read_options(options, type(self).__name__)
+        given = read_options(options, EngineOptions, type(self).__name__)
         self.engine = example_engine(store, given)
         self._owns_engine = "engine" not in given.engine
         self.input_key = input_key

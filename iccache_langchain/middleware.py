@@ -22,9 +22,9 @@ from iccache_langchain.chat_model import ICCacheChatModel
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import insert, normalised, outcome_of
 from shared_core.adapters import KEYS, Context, current_context
-from shared_core.adapters.factory import check_arms, read_options, routing_engine
+from shared_core.adapters.factory import check_arms, routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
-from shared_core.adapters.options import RoutingOptions
+from shared_core.adapters.options import RoutingOptions, read_options
 from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing, Transcript
@@ -134,7 +134,7 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
         query_fn: QueryFunction | None = None,
         **options: Unpack[RoutingOptions],
     ) -> None:
-        given = read_options(options, type(self).__name__)
+        given = read_options(options, RoutingOptions, type(self).__name__)
         _check_models(arms, reference)
         self.engine = routing_engine(list(arms), reference, given)
         self._owns_engine = "engine" not in given.engine

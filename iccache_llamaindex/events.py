@@ -34,9 +34,9 @@ from iccache_llamaindex.question import carry, question_of
 from iccache_llamaindex.route_event import ICCacheRouteEvent
 from iccache_llamaindex.source_nodes import is_example
 from shared_core.adapters import Context, current_context
-from shared_core.adapters.factory import example_engine, read_options
+from shared_core.adapters.factory import example_engine
 from shared_core.adapters.lifecycle import EngineOwner
-from shared_core.adapters.options import EngineOptions
+from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
@@ -140,7 +140,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         reference: str | None = None,
         **options: Unpack[EngineOptions],
     ) -> None:
-        given = read_options(options, "ICCacheEventHandler")
+        given = read_options(options, EngineOptions, "ICCacheEventHandler")
         super().__init__(reference=reference, scope=given.scope, strict_scope=given.strict_scope, task=given.task)
         self._owns_engine = "engine" not in given.engine
         self._engine = example_engine(store, given)

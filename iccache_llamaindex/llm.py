@@ -38,9 +38,9 @@ from iccache_llamaindex.answers import LLMAnswers
 from iccache_llamaindex.arms import ArmCall, Call
 from iccache_llamaindex.messages import R, Response, arm_of, decision_id_of, normalised
 from shared_core.adapters import KEYS, Context, current_context, parameters
-from shared_core.adapters.factory import read_options, routing_engine
+from shared_core.adapters.factory import routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
-from shared_core.adapters.options import RoutingOptions
+from shared_core.adapters.options import RoutingOptions, read_options
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
@@ -122,7 +122,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         callback_manager: CallbackManager | None = None,
         **options: Unpack[LLMOptions],
     ) -> None:
-        given = read_options(options, "ICCacheLLM", LLM.model_fields.keys() | _ELSEWHERE.keys())
+        given = read_options(options, RoutingOptions, "ICCacheLLM", LLM.model_fields.keys() | _ELSEWHERE.keys())
         _refuse_elsewhere(given.base)
         arm_calls.check(arms, reference)
         manager = callback_manager or CallbackManager([])

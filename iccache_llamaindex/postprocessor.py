@@ -18,9 +18,9 @@ from iccache_llamaindex import question
 from iccache_llamaindex.handover import Chooser, Handover, current
 from iccache_llamaindex.rerank import by_support
 from iccache_llamaindex.source_nodes import ROLE, clean_sources, is_example
-from shared_core.adapters.factory import DEFAULT_STORE, example_engine, read_options
+from shared_core.adapters.factory import DEFAULT_STORE, example_engine
 from shared_core.adapters.lifecycle import EngineOwner
-from shared_core.adapters.options import EngineOptions
+from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.prompt import as_text
@@ -93,7 +93,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
             raise SettingIsWrong("this was serialised without its store; from_dict(data, store=…) or engine=… gives it")
         if store == _SHARED:  # the engine that is given again has the settings, too
             store = options["settings"] = None
-        given = read_options(options, "ICCachePostprocessor", BaseNodePostprocessor.model_fields)
+        given = read_options(options, EngineOptions, "ICCachePostprocessor", BaseNodePostprocessor.model_fields)
         shared, settings = "engine" in given.engine, given.engine.get("settings")
         address = DEFAULT_STORE if store is None else unmasked(store) if isinstance(store, str) else _SHARED
         super().__init__(

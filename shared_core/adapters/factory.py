@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from numbers import Real
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
-from shared_core.adapters.options import RoutingOptions, SettingsOptions
-from shared_core.adapters.requests import check_scope
+from shared_core.adapters.options import Given
 from shared_core.engine import Engine
 from shared_core.errors import SettingIsWrong
 from shared_core.inference import Embedder
 from shared_core.inference.embedders import SentenceTransformerEmbedder, as_embedder, default_embedder
-from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
 from shared_core.values import Arm, Style
 
 DEFAULT_STORE: Final = "sqlite:///iccache.db"
-_OURS: Final = RoutingOptions.__annotations__.keys() - SettingsOptions.__annotations__.keys()
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A surface's keyword arguments, by whom they concern.
-
-    Attributes:
-        engine: How its engine is made; what was not given, or is None, is left out.
-        scope: Whose calls these are.
-        strict_scope: Refuse calls that name no scope.
-        task: What kind of answer is wanted.
-        base: Fields of the framework's base class.
-    """
-
-    engine: Mapping[str, Any]
-    scope: str | None
-    strict_scope: bool
-    task: str | None
-    base: Mapping[str, Any]
-
-
-def read_options(options: Mapping[str, Any], surface: str, fields: Collection[str] = ()) -> Given:
-    """Tell the arguments of a surface apart, and refuse what contradicts itself, before a store is opened.
-
-    Args:
-        options: `EngineOptions` or `RoutingOptions`, and fields of the framework's base class.
-        surface: Its name, for messages.
-        fields: What the base class knows.
-
-    Raises:
-        SettingIsWrong: An argument is unknown, a setting out of range, or scope and strict_scope are both given.
-    """
-    ours = {name: value for name, value in options.items() if name in _OURS}
-    base, knobs = split_kwargs({n: v for n, v in options.items() if n not in _OURS}, fields, surface)
-    scope, strict_scope, task = ours.pop("scope", None), ours.pop("strict_scope", False), ours.pop("task", None)
-    check_scope(scope, task, strict_scope=strict_scope)
-    engine = {name: value for name, value in ours.items() if value is not None}
-    if knobs:
-        engine["settings"] = settings_of(engine.get("settings"), knobs)
-    return Given(engine, scope, strict_scope, task, base)
 
 
 def routing_engine(names: Sequence[str], reference: str, given: Given) -> Engine:
@@ -129,39 +84,6 @@ def check_arms(names: Sequence[str], reference: str) -> None:
         raise SettingIsWrong(f"routing needs at least two arms, a small model and the reference; got {list(names)}")
     if reference not in names:
         raise SettingIsWrong(f"reference={reference!r} is not one of the arms {list(names)}")
-
-
-def settings_of(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings | None:
-    """The settings with single knobs on top.
-
-    Raises:
-        SettingIsWrong: A value is out of range, or the environment or iccache.toml cannot be used.
-    """
-    if not knobs:
-        return settings
-    given = settings.model_dump(exclude_unset=True) if settings else {}
-    return read_settings(**{**given, **knobs})
-
-
-def split_kwargs(
-    others: Mapping[str, Any], fields: Collection[str], surface: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keyword arguments of a surface: those that its framework's base class knows, and those that `Settings` knows.
-
-    Args:
-        others: The keyword arguments.
-        fields: What the base class knows.
-        surface: Name of the surface, for the message.
-
-    Raises:
-        SettingIsWrong: An argument is neither; the message guesses what was meant.
-    """
-    knobs = {name: value for name, value in others.items() if name in Settings.model_fields}
-    base = {name: value for name, value in others.items() if name in fields and name not in knobs}
-    for name in sorted(others.keys() - base.keys() - knobs.keys()):
-        near = difflib.get_close_matches(name, [*Settings.model_fields, *fields], 1)
-        raise SettingIsWrong(f"{surface} takes no {name}" + (f"; did you mean {near[0]}?" if near else ""))
-    return base, knobs
 
 
 def core_arms(

@@ -1,17 +1,21 @@
-"""The constructor options that surfaces have in common, typed and described once.
+"""The constructor options that surfaces have in common, typed, described and read once.
 
 A surface takes them as ``**options: Unpack[…]``. None stands for what is not given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypedDict
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
+from shared_core.adapters.context import Context
 from shared_core.engine import Engine
+from shared_core.errors import SettingIsWrong
 from shared_core.manager.privacy import Redact
 from shared_core.reward import Reward
-from shared_core.settings import Settings
+from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
 from shared_core.values import Style
 
@@ -93,3 +97,67 @@ class RoutingOptions(EngineOptions, total=False):
     styles: Mapping[str, Style] | None
     example_budgets: Mapping[str, int] | None
     background: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A surface's keyword arguments, by whom they concern.
+
+    Attributes:
+        engine: How its engine is made; what was not given, or is None, is left out.
+        scope: Whose calls these are.
+        strict_scope: Refuse calls that name no scope.
+        task: What kind of answer is wanted.
+        base: Fields of the framework's base class.
+    """
+
+    engine: Mapping[str, Any]
+    scope: str | None
+    strict_scope: bool
+    task: str | None
+    base: Mapping[str, Any]
+
+
+def read_options(
+    options: Mapping[str, Any], kind: type[EngineOptions], surface: str, fields: Collection[str] = ()
+) -> Given:
+    """Tell the arguments of a surface apart, and refuse what contradicts itself, before a store is opened.
+
+    Args:
+        options: The arguments.
+        kind: `EngineOptions` or `RoutingOptions`, whichever the surface takes.
+        surface: Its name, for messages.
+        fields: Fields of the framework's base class, which it takes too.
+
+    Raises:
+        SettingIsWrong: An argument is unknown, a setting out of range, or scope and strict_scope are both given.
+    """
+    known = kind.__annotations__.keys()
+    for name in sorted(options.keys() - known - set(fields)):
+        near = difflib.get_close_matches(name, [*known, *fields], 1)
+        raise SettingIsWrong(f"{surface} takes no {name}" + (f"; did you mean {near[0]}?" if near else ""))
+    settings = SettingsOptions.__annotations__.keys()
+    ours = {name: value for name, value in options.items() if name in known - settings}
+    scope, strict_scope, task = ours.pop("scope", None), ours.pop("strict_scope", False), ours.pop("task", None)
+    _check_scope(scope, task, strict_scope=strict_scope)
+    engine = {name: value for name, value in ours.items() if value is not None}
+    if knobs := {name: value for name, value in options.items() if name in settings}:
+        engine["settings"] = with_knobs(engine.get("settings"), knobs)
+    return Given(engine, scope, strict_scope, task, {n: v for n, v in options.items() if n not in known})
+
+
+def with_knobs(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings:
+    """The settings with single knobs on top.
+
+    Raises:
+        SettingIsWrong: A value is out of range, or the environment or iccache.toml cannot be used.
+    """
+    given = settings.model_dump(exclude_unset=True) if settings else {}
+    return read_settings(**{**given, **knobs})
+
+
+def _check_scope(scope: str | None, task: str | None, *, strict_scope: bool) -> None:
+    """Refuse an empty scope or task, and a scope that would never be used."""
+    Context(scope, task)
+    if strict_scope and scope is not None:
+        raise SettingIsWrong("scope= has no effect with strict_scope=True; pass only one")

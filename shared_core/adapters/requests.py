@@ -104,17 +104,6 @@ class Requests(Generic[M]):
             return ""
 
 
-def check_scope(scope: str | None, task: str | None, *, strict_scope: bool = False) -> None:
-    """Refuse what contradicts itself, before a store is opened.
-
-    Raises:
-        SettingIsWrong: An empty scope or task, or a scope that would never be used.
-    """
-    Context(scope, task)
-    if strict_scope and scope is not None:
-        raise SettingIsWrong("scope= has no effect with strict_scope=True; pass only one")
-
-
 def default_task(messages: Sequence[Message], form: str = "") -> str:
     """A name for the kind of answer that is expected: 16 hex digits of system messages and form.
 

@@ -9,15 +9,8 @@ from typing import get_type_hints
 import pytest
 
 from shared_core.adapters.parameters import FREE, decision_id, fingerprint_of, form_of
-from shared_core.adapters.factory import (
-    check_arms,
-    core_arms,
-    example_engine,
-    read_options,
-    routing_engine,
-    settings_of,
-)
-from shared_core.adapters.options import SettingsOptions
+from shared_core.adapters.factory import check_arms, core_arms, example_engine, routing_engine
+from shared_core.adapters.options import RoutingOptions, SettingsOptions, read_options, with_knobs
 from shared_core.adapters.provenance import finish_reason, is_clean
 from shared_core.adapters.threads import off_loop
 from shared_core.adapters.routing import Routing
@@ -26,8 +19,6 @@ from shared_core.errors import SettingIsWrong
 from shared_core.settings import Settings
 from shared_core.values import Arm, Outcome
 from tests.unit.test_engine import Words, ask
-
-NOTHING = dict.fromkeys(("costs", "styles", "store", "embedder", "reward", "redact", "settings", "engine"))
 
 
 @pytest.fixture
@@ -129,7 +120,7 @@ class TestSelect:
 
 
 def given(**options):
-    return read_options(options, "ICCacheChatModel")
+    return read_options(options, RoutingOptions, "ICCacheChatModel")
 
 
 class TestConstruction:
@@ -177,26 +168,26 @@ class TestConstruction:
         with pytest.raises(SettingIsWrong, match="costs is missing 'small'"):
             core_arms(["small", "large"], "large", None, None, None)
         with pytest.raises(SettingIsWrong, match="deadline"):
-            settings_of(None, {"deadline": -1})
+            with_knobs(None, {"deadline": -1})
 
     def test_options_are_told_apart(self):
         options = {"scope": "acme", "costs": {"small": 0.1}, "tags": ["a"], "max_examples": 2, "embedder": None}
-        read = read_options(options, "ICCacheChatModel", {"tags"})
+        read = read_options(options, RoutingOptions, "ICCacheChatModel", {"tags"})
         assert (read.scope, read.strict_scope, read.task, read.base) == ("acme", False, None, {"tags": ["a"]})
         assert read.engine["costs"] == {"small": 0.1}
         assert read.engine["settings"].max_examples == 2
         assert "embedder" not in read.engine
         with pytest.raises(SettingIsWrong, match="ICCacheChatModel takes no max_exampels; did you mean max_examples"):
-            read_options({"max_exampels": 2}, "ICCacheChatModel")
+            read_options({"max_exampels": 2}, RoutingOptions, "ICCacheChatModel")
         with pytest.raises(SettingIsWrong, match="scope= has no effect with strict_scope=True; pass only one"):
-            read_options({"scope": "acme", "strict_scope": True}, "ICCacheChatModel")
+            read_options({"scope": "acme", "strict_scope": True}, RoutingOptions, "ICCacheChatModel")
 
     def test_each_setting_is_an_option_of_its_own_type(self):
         hints = get_type_hints(SettingsOptions)
         assert hints == {name: field.annotation for name, field in Settings.model_fields.items()}
 
     def test_single_knobs_stand_over_settings(self):
-        knobs = settings_of(Settings(explore=0.3, deadline=1.0), {"deadline": 2.0})
+        knobs = with_knobs(Settings(explore=0.3, deadline=1.0), {"deadline": 2.0})
         assert (knobs.explore, knobs.deadline) == (0.3, 2.0)
 
 

@@ -1,0 +1,68 @@
+"""Misused constructor options are refused by every surface, in the same words and before anything is opened."""
+
+import re
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from llama_index.core.llms import LLM
+
+from iccache_langchain import ICCache, ICCacheCallbackHandler, ICCacheExampleSelector
+from iccache_langchain.options import ChatModelOptions
+from iccache_llamaindex import ICCacheEventHandler, ICCachePostprocessor
+from iccache_llamaindex.llm import _ELSEWHERE, LLMOptions
+from shared_core.adapters.options import EngineOptions, RoutingOptions, SettingsOptions, read_options
+from shared_core.errors import SettingIsWrong
+
+EXAMPLE_SURFACES = [ICCache, ICCacheCallbackHandler, ICCacheEventHandler, ICCacheExampleSelector, ICCachePostprocessor]
+UNKNOWN = [
+    ("max_exampels", "max_examples"),
+    ("embeder", "embedder"),
+    ("strict_scop", "strict_scope"),
+]
+
+
+def embed_words(texts):
+    return [[1.0, 0.0] for _ in texts]
+
+
+@pytest.mark.parametrize("surface", EXAMPLE_SURFACES)
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        *(({wrong: None}, f"takes no {wrong}; did you mean {right}?") for wrong, right in UNKNOWN),
+        ({"costs": {"small": 0.1}}, "takes no costs"),
+        ({"reward": len}, "takes no reward"),
+        ({"background": False}, "takes no background"),
+        ({"deadline": -1.0}, "deadline is -1.0; it takes a number above 0"),
+        ({"task": ""}, "task must be a string that is not empty"),
+        ({"strict_scope": True, "scope": "a"}, "scope= has no effect with strict_scope=True; pass only one"),
+    ],
+)
+def test_misuse_is_refused_in_the_same_words(surface, given, says, tmp_path):
+    with pytest.raises(SettingIsWrong, match=re.escape(says)):
+        surface(f"sqlite:///{tmp_path}/pool.db", **{"embedder": embed_words} | given)
+    assert not list(tmp_path.iterdir()), "nothing is opened before the arguments are checked"
+
+
+def test_an_option_is_guessed_from_all_that_the_surface_takes():
+    for wrong, right in (("cost", "costs"), ("example_budget", "example_budgets"), ("verbos", "verbose")):
+        with pytest.raises(SettingIsWrong, match=rf"It takes no {wrong}; did you mean {right}\?"):
+            read_options({wrong: None}, RoutingOptions, "It", {"verbose"})
+
+
+@pytest.mark.parametrize("surface", EXAMPLE_SURFACES)
+def test_settings_are_arguments_of_every_surface(surface):
+    built = surface("memory://", embedder=embed_words, max_examples=2)
+    assert built.engine.settings.max_examples == 2
+    built.close()
+
+
+@pytest.mark.parametrize("options", [EngineOptions, RoutingOptions])
+def test_each_option_is_described(options):
+    described = set(re.findall(r"^        (\w+): ", EngineOptions.__doc__ + options.__doc__, re.MULTILINE))
+    assert options.__optional_keys__ - SettingsOptions.__optional_keys__ <= described
+
+
+def test_each_field_of_the_base_classes_is_typed():
+    assert BaseChatModel.model_fields.keys() <= ChatModelOptions.__optional_keys__
+    assert LLM.model_fields.keys() - _ELSEWHERE.keys() - {"callback_manager"} <= LLMOptions.__optional_keys__
