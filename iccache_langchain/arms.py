@@ -18,7 +18,7 @@ from langchain_core.runnables import Runnable
 
 from iccache_langchain.messages import insert
 from shared_core.adapters.factory import check_arms
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.values import Insertion
 
 ArmModel: TypeAlias = BaseChatModel | BaseLLM
@@ -31,17 +31,17 @@ def check(arms: Mapping[str, object], reference: str) -> None:
     """Refuse what cannot be routed.
 
     Raises:
-        SettingIsWrong: Fewer than two arms, an unknown reference, an arm that is no model, or one with a cache, rate
+        ConfigurationError: Fewer than two arms, an unknown reference, an arm that is no model, or one with a cache, rate
             limiter or callbacks of its own, which would silently do nothing.
     """
     check_arms(list(arms), reference)
     for name, arm in arms.items():
         if not isinstance(arm, BaseChatModel | BaseLLM):
             bound = "; set parameters on the model itself instead of binding them" if isinstance(arm, Runnable) else ""
-            raise SettingIsWrong(f"arm {name!r} is a {type(arm).__name__}, no chat or completion model{bound}")
+            raise ConfigurationError(f"arm {name!r} is a {type(arm).__name__}, no chat or completion model{bound}")
         for attribute in _SKIPPED:
             if getattr(arm, attribute, None):
-                raise SettingIsWrong(
+                raise ConfigurationError(
                     f"arm {name!r} has {attribute}= of its own, which would never be used; give it to ICCacheChatModel "
                     f"and build the arm without (cache=False)"
                 )

@@ -35,13 +35,10 @@ from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
-from shared_core.errors import DependencyIsSlow, SettingIsWrong
+from shared_core.errors import ConfigurationError, DependencyIsSlow
 from shared_core.settings import read_settings
 from shared_core.store.protocol import Store
-from shared_core.telemetry import get_logger
 from shared_core.values import Arm, Hit, Message, Outcome, Request
-
-log = get_logger("langchain")
 
 # Where providers put token counts beside `usage_metadata`; a hit cost none of them.
 _USAGE_KEYS: Final = ("token_usage", "usage")
@@ -114,11 +111,11 @@ class ICCache(Rateable, BaseCache):
     ) -> None:
         given = read_options(options, EngineOptions, "ICCache")
         if store is None and "engine" not in given.engine:
-            raise SettingIsWrong("ICCache needs a store, such as 'sqlite:///iccache.db', or an engine to share")
+            raise ConfigurationError("ICCache needs a store, such as 'sqlite:///iccache.db', or an engine to share")
         if answer_with is not None and "engine" in given.engine:
-            raise SettingIsWrong("a shared engine has its own models; leave out answer_with, or leave out engine=")
+            raise ConfigurationError("a shared engine has its own models; leave out answer_with, or leave out engine=")
         if answer_with is not None and not isinstance(answer_with, BaseChatModel | BaseLLM):
-            raise SettingIsWrong(f"answer_with is a {type(answer_with).__name__}, not a chat or completion model")
+            raise ConfigurationError(f"answer_with is a {type(answer_with).__name__}, not a chat or completion model")
         self._reference = reference
         self._small = model_name(answer_with) if answer_with is not None else ""
         self._owns_engine = "engine" not in given.engine
@@ -220,7 +217,7 @@ class ICCache(Rateable, BaseCache):
         """Whose call this is and what makes it itself.
 
         Raises:
-            SettingIsWrong: `strict_scope` is set and nobody named a scope.
+            ConfigurationError: `strict_scope` is set and nobody named a scope.
         """
         call = parse(llm_string)
         messages = read_messages(prompt)
@@ -256,7 +253,7 @@ class ICCache(Rateable, BaseCache):
         try:
             payload = encode(generations)
         except CannotBeStored as error:
-            self._count("update.unstorable", error)
+            self.engine.failed("update.unstorable", error)
             payload = None
         messages = _messages(generations)
         return _Observed(
@@ -280,13 +277,9 @@ class ICCache(Rateable, BaseCache):
         try:
             yield
         except CannotBeRead as error:
-            self._count(f"{where}.unreadable", error)
+            self.engine.failed(f"{where}.unreadable", error)
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._count(where, error)
-
-    def _count(self, where: str, error: Exception) -> None:
-        self.counters.count(f"{where}.failed", error=type(error).__name__)
-        log.debug("IC-Cache %s: %s: %s", where, type(error).__name__, error)
+            self.engine.failed(where, error)
 
 
 def _served(hit: Hit) -> list[Generation]:

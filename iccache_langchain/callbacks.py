@@ -112,7 +112,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         try:
             asked = _asked(messages[0], metadata or {}, kwargs.get("invocation_params") or {})
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._count(error)
+            self.engine.failed("observe", error)
             return
         with self._lock:
             self._under_way[run_id] = asked
@@ -142,7 +142,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         """Rate an answer in [0, 1]: by its run id, or by its message if that still has LangChain's id. Does not wait.
 
         Raises:
-            SettingIsWrong: The score is not within [0, 1], or the message tells no run.
+            ConfigurationError: The score is not within [0, 1], or the message tells no run.
         """
         if isinstance(answer, BaseMessage) and PROVENANCE not in answer.response_metadata:
             named = _RUN_OF_MESSAGE.match(answer.id or "")
@@ -156,7 +156,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         try:
             request = self._requests.request(asked.messages, asked.said, asked.params, asked.stop)
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._count(error)
+            self.engine.failed("observe", error)
             return
         outcome = self._outcome(asked, answer, is_only)
         route = Route(outcome.writer or UNROUTED, reason="observed")
@@ -175,15 +175,12 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         with self._lock:
             return self._under_way.pop(run_id, None)
 
-    def _count(self, error: Exception) -> None:
-        self.engine.counters.count("observe.failed", error=type(error).__name__)
-
 
 def _asked(messages: Sequence[BaseMessage], metadata: Mapping[str, Any], invocation: Mapping[str, Any]) -> _Asked:
     """What is known of a call when it begins: its scope is read here, where the caller's context holds.
 
     Raises:
-        SettingIsWrong: An empty scope or task.
+        ConfigurationError: An empty scope or task.
     """
     said = Context.read(metadata).over(call_context({}, context_counts=True))
     names = [*(invocation.get(key) for key in _WRITER_NAMES), metadata.get("ls_model_name")]

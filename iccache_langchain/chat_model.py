@@ -28,7 +28,7 @@ from iccache_langchain.binding import rebound
 from iccache_langchain.calls import FREE, OURS, RUN, QueryFunction, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
-from iccache_langchain.options import ChatModelOptions, without_client_options
+from iccache_langchain.options import FIELDS, ChatModelOptions, without_client_options
 from iccache_langchain.runnable_config import PinnedChatModel
 from shared_core.adapters import Context
 from shared_core.adapters.factory import routing_engine
@@ -92,11 +92,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
             IC-Cache cannot decide or another arm fails before its first word. It is shown no examples.
         query_fn: Condenses a conversation (LangChain messages) into the text that is embedded. If it fails, the call
             goes on without examples. It runs before the decision, and takes what time it takes.
-        temperature: Sent with every call that has none of its own, as are `max_tokens` and `stop`.
-        max_tokens: See `temperature`.
-        stop: See `temperature`.
-        streaming: As in LangChain's own models.
-        options: See `RoutingOptions`, and fields of LangChain's `BaseChatModel`. Where `strict_scope` is set, a streamed
+        options: See `ChatModelOptions`. Where `strict_scope` is set, a streamed
             call must name its scope itself, since a chain's stream runs outside the `iccache_context` of its maker.
     """
 
@@ -119,15 +115,9 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         arms: Mapping[str, ArmModel],
         reference: str,
         query_fn: QueryFunction | None = None,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-        stop: list[str] | None = None,
-        streaming: bool = False,
         **options: Unpack[ChatModelOptions],
     ) -> None:
-        given = read_options(
-            without_client_options(options), RoutingOptions, "ICCacheChatModel", BaseChatModel.model_fields
-        )
+        given = read_options(without_client_options(options), RoutingOptions, "ICCacheChatModel", FIELDS)
         arm_calls.check(arms, reference)
         super().__init__(
             arms=dict(arms),
@@ -137,11 +127,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
             strict_scope=given.strict_scope,
             task=given.task,
             query_fn=query_fn,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            stop=stop,
-            streaming=streaming,
-            **given.base,
+            **given.base,  # only what is given: LangChain streams by whether `streaming` was set
         )
         self._owns_engine = "engine" not in given.engine
 
@@ -272,7 +258,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         *,
         streamed: bool = False,
     ) -> _Call:
-        """Read what LangChain passes to a private method; raises only `SettingIsWrong`, for an unusable scope or task."""
+        """Read what LangChain passes to a private method; raises only `ConfigurationError`, for an unusable scope or task."""
         context = call_context(kwargs, context_counts=not (streamed and self.strict_scope))
         sent = self._defaults() | {name: value for name, value in kwargs.items() if name not in OURS}
         words = stop or sent.pop("stop", None)

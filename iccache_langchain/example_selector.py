@@ -19,7 +19,7 @@ from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.store.protocol import Store
 from shared_core.values import Decision, Request, ScoredExample
 
@@ -93,7 +93,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
             kwargs: What the constructor takes.
 
         Raises:
-            SettingIsWrong: A key is missing, or a text is empty.
+            ConfigurationError: A key is missing, or a text is empty.
         """
         selector = cls(**kwargs)
         selector.add_examples(examples)
@@ -108,7 +108,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         """Put an example into the pool, durably; returns its id. One of the same input is replaced.
 
         Raises:
-            SettingIsWrong: ``input`` or ``output`` is missing or empty.
+            ConfigurationError: ``input`` or ``output`` is missing or empty.
         """
         return self.add_examples([example])[0]
 
@@ -120,7 +120,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         """The examples that help with this request, the most useful last; none if anything fails.
 
         Raises:
-            SettingIsWrong: The template has no variable `input_key`, or `strict_scope` and nobody named a scope.
+            ConfigurationError: The template has no variable `input_key`, or `strict_scope` and nobody named a scope.
         """
         with self._failing_open():
             return self._shown(self.engine.select(self._request(input_variables)))
@@ -161,14 +161,14 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         """A failure inside is counted, and costs the examples; a misuse is raised."""
         try:
             yield
-        except SettingIsWrong:
+        except ConfigurationError:
             raise
         except Exception:  # noqa: BLE001 - fail open, counted
             self.engine.counters.count("fallback.unreadable_call")
 
     def _request(self, input_variables: Mapping[str, Any]) -> Request:
         if self.input_key not in input_variables:
-            raise SettingIsWrong(
+            raise ConfigurationError(
                 f"input_key={self.input_key!r} is not one of the template's variables {sorted(input_variables)}; name the "
                 "one that holds the request"
             )
@@ -200,7 +200,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
 
 def _pair(example: Mapping[str, str]) -> tuple[str, str]:
     if not {INPUT, OUTPUT} <= example.keys():
-        raise SettingIsWrong(f"an example has the keys 'input' and 'output'; got {sorted(example)}")
+        raise ConfigurationError(f"an example has the keys 'input' and 'output'; got {sorted(example)}")
     return example[INPUT], example[OUTPUT]
 
 

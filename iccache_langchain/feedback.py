@@ -21,6 +21,6 @@ class Rateable(EngineOwner):
         A poor one is not served again by the exact tier.
 
         Raises:
-            SettingIsWrong: The score is not within [0, 1], or the message did not come through IC-Cache.
+            ConfigurationError: The score is not within [0, 1], or the message did not come through IC-Cache.
         """
         self.engine.submit_feedback(decision_id_of(answer), score, rater)

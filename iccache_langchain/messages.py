@@ -18,7 +18,7 @@ from langchain_core.messages import (
 
 from shared_core.adapters.parameters import decision_id
 from shared_core.adapters.provenance import PROVENANCE, finish_reason, is_clean
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import NotFromICCache
 from shared_core.values import Insertion, Message, Outcome, Role, canonical_json
 
 _ROLES: Final[tuple[tuple[type[BaseMessage], Role], ...]] = (
@@ -76,12 +76,12 @@ def decision_id_of(answer: BaseMessage | UUID | str) -> str:
     """The decision behind an answer, given as its message, its run id or the decision id itself.
 
     Raises:
-        SettingIsWrong: The message did not come through IC-Cache.
+        NotFromICCache: The message did not come through IC-Cache.
     """
     if isinstance(answer, BaseMessage):
         provenance = answer.response_metadata.get(PROVENANCE)
         if not isinstance(provenance, dict) or "decision_id" not in provenance:
-            raise SettingIsWrong(
+            raise NotFromICCache(
                 f"this {type(answer).__name__} has no response_metadata['iccache'], so it did not come through IC-Cache "
                 "or lost it on the way; give the run id or the decision id instead"
             )

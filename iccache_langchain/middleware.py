@@ -29,7 +29,7 @@ from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing, Transcript
 from shared_core.engine import Engine
-from shared_core.errors import ExtraIsMissing, SettingIsWrong
+from shared_core.errors import ConfigurationError, ExtraIsMissing
 from shared_core.values import Decision, Outcome, Request
 
 try:
@@ -181,7 +181,7 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
 
     def _request(self, asked: Asked) -> Request:
         if isinstance(asked.model, ICCacheChatModel):
-            raise SettingIsWrong(
+            raise ConfigurationError(
                 "this agent's model is an ICCacheChatModel, which routes by itself; give the agent one of its arms, or "
                 "leave ICCacheMiddleware out"
             )
@@ -200,18 +200,20 @@ def _check_models(arms: Mapping[str, object], reference: str) -> None:
     """Refuse arms that an agent cannot call.
 
     Raises:
-        SettingIsWrong: Fewer than two arms, an unknown reference, or an arm that is no chat model or routes by itself.
+        ConfigurationError: Fewer than two arms, an unknown reference, or an arm that is no chat model or routes by itself.
     """
     check_arms(list(arms), reference)
     if sum(arm is None for arm in arms.values()) > 1:
-        raise SettingIsWrong("only one arm may be None, which stands for the agent's own model")
+        raise ConfigurationError("only one arm may be None, which stands for the agent's own model")
     for name, arm in arms.items():
         if arm is not None and not isinstance(arm, BaseChatModel):
-            raise SettingIsWrong(
+            raise ConfigurationError(
                 f"arm {name!r} is a {type(arm).__name__}; an agent calls chat models (or None: its own)"
             )
         if isinstance(arm, ICCacheChatModel):
-            raise SettingIsWrong(f"arm {name!r} is an ICCacheChatModel, which routes by itself; give its arms instead")
+            raise ConfigurationError(
+                f"arm {name!r} is an ICCacheChatModel, which routes by itself; give its arms instead"
+            )
 
 
 def _bypass(asked: Asked) -> str:

@@ -22,7 +22,7 @@ from iccache_langchain.messages import outcome_of
 from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
 from shared_core.values import Decision, Outcome, Request
@@ -91,7 +91,7 @@ class NearTier:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._engine.counters.count("near.failed", error=type(error).__name__)
+            self._engine.failed("near", error)
         finally:
             _is_answering.reset(token)
 
@@ -127,10 +127,12 @@ def near_settings(settings: Settings, threshold: float) -> Settings:
     stage 1 looks at so many candidates, it also tells whether there are so many.
 
     Raises:
-        SettingIsWrong: The threshold is not within [0, 1].
+        ConfigurationError: The threshold is not within [0, 1].
     """
     if not 0.0 <= threshold <= 1.0:
-        raise SettingIsWrong(f"threshold is a share of the pool's random pairs, so within [0, 1]; got {threshold!r}")
+        raise ConfigurationError(
+            f"threshold is a share of the pool's random pairs, so within [0, 1]; got {threshold!r}"
+        )
     pairs = 1.0 / max(1.0 - threshold, 2.0 / MOST**2)
     needed = math.ceil((1.0 + math.sqrt(1.0 + 8.0 * pairs)) / 2.0)
     candidates = min(MOST, max(settings.candidates, needed))

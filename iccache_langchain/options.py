@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import Callbacks
+from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.rate_limiters import BaseRateLimiter
 
@@ -18,8 +19,19 @@ _CLIENT: Final = frozenset({"api_key", "base_url", "max_retries", "timeout"})
 
 
 class ChatModelOptions(RoutingOptions, total=False):
-    """`RoutingOptions`, and the fields of LangChain's `BaseChatModel`, which describes them."""
+    """What `ICCacheChatModel` takes beside its arms: `RoutingOptions`, and fields of LangChain's `BaseChatModel`.
 
+    Attributes:
+        temperature: Sent with every call that has none of its own.
+        max_tokens: Sent with every call that has none of its own.
+        stop: Sent with every call that has none of its own.
+        streaming: As in LangChain's own models.
+    """
+
+    temperature: float | None
+    max_tokens: int | None
+    stop: list[str] | None
+    streaming: bool
     name: str | None
     cache: BaseCache | bool | None
     verbose: bool
@@ -31,6 +43,10 @@ class ChatModelOptions(RoutingOptions, total=False):
     disable_streaming: bool | Literal["tool_calling"]
     output_version: str | None
     profile: ModelProfile | None
+
+
+FIELDS: Final = frozenset({*BaseChatModel.model_fields, "temperature", "max_tokens", "stop", "streaming"})
+"""What is passed on to LangChain's base class."""
 
 
 def without_client_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,16 +5,11 @@ What is exported is imported when it is first used: LlamaIndex takes seconds. Th
 `ICCacheSettings` here, because every LlamaIndex program has a `Settings` already.
 """
 
-import importlib
-import importlib.util
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from shared_core.adapters import iccache_context
-from shared_core.errors import ExtraIsMissing
-from shared_core.settings import Settings as ICCacheSettings
+from shared_core.exports import lazily, require
 
-if importlib.util.find_spec("llama_index") is None or importlib.util.find_spec("llama_index.core") is None:
-    raise ExtraIsMissing("llama-index-core", "llamaindex")
+require("llama_index.core", "llama-index-core", "llamaindex")
 
 if TYPE_CHECKING:
     from iccache_llamaindex.events import ICCacheEventHandler, ICCacheFeedbackEvent
@@ -23,38 +18,67 @@ if TYPE_CHECKING:
     from iccache_llamaindex.prompts import few_shot_prompt
     from iccache_llamaindex.route_event import ICCacheRouteEvent
     from iccache_llamaindex.workflow import Prepared, with_examples
+    from shared_core.adapters.context import iccache_context
+    from shared_core.engine import Engine
+    from shared_core.errors import (
+        ConfigurationError,
+        EmbedderDiffers,
+        EmbedderFailed,
+        ExtraIsMissing,
+        ICCacheError,
+        NotFromICCache,
+        RedactionFailed,
+        StoreIsUnusable,
+    )
+    from shared_core.inference.embedders import as_embedder
+    from shared_core.manager.privacy import Redact
+    from shared_core.reward import Reward
+    from shared_core.settings import Settings as ICCacheSettings
+    from shared_core.store.protocol import Store
 
-_HOMES: Final = {
-    "ICCacheEventHandler": "iccache_llamaindex.events",
-    "ICCacheFeedbackEvent": "iccache_llamaindex.events",
-    "ICCacheLLM": "iccache_llamaindex.llm",
-    "ICCachePostprocessor": "iccache_llamaindex.postprocessor",
-    "ICCacheRouteEvent": "iccache_llamaindex.route_event",
-    "Prepared": "iccache_llamaindex.workflow",
-    "few_shot_prompt": "iccache_llamaindex.prompts",
-    "with_examples": "iccache_llamaindex.workflow",
-    "without_examples": "iccache_llamaindex.postprocessor",
-}
+    __version__: str
+else:
+    _HOMES: Final = {
+        "ICCacheEventHandler": ("iccache_llamaindex.events", "ICCacheEventHandler"),
+        "ICCacheFeedbackEvent": ("iccache_llamaindex.events", "ICCacheFeedbackEvent"),
+        "ICCacheLLM": ("iccache_llamaindex.llm", "ICCacheLLM"),
+        "ICCachePostprocessor": ("iccache_llamaindex.postprocessor", "ICCachePostprocessor"),
+        "ICCacheRouteEvent": ("iccache_llamaindex.route_event", "ICCacheRouteEvent"),
+        "Prepared": ("iccache_llamaindex.workflow", "Prepared"),
+        "few_shot_prompt": ("iccache_llamaindex.prompts", "few_shot_prompt"),
+        "with_examples": ("iccache_llamaindex.workflow", "with_examples"),
+        "without_examples": ("iccache_llamaindex.postprocessor", "without_examples"),
+        "ICCacheSettings": ("shared_core.settings", "Settings"),
+    }
+    __getattr__ = lazily(__name__, _HOMES)
 
 __all__ = [
+    "ConfigurationError",
+    "EmbedderDiffers",
+    "EmbedderFailed",
+    "Engine",
+    "ExtraIsMissing",
+    "ICCacheError",
     "ICCacheEventHandler",
     "ICCacheFeedbackEvent",
     "ICCacheLLM",
     "ICCachePostprocessor",
     "ICCacheRouteEvent",
     "ICCacheSettings",
+    "NotFromICCache",
     "Prepared",
+    "Redact",
+    "RedactionFailed",
+    "Reward",
+    "Store",
+    "StoreIsUnusable",
+    "__version__",
+    "as_embedder",
     "few_shot_prompt",
     "iccache_context",
     "with_examples",
     "without_examples",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -22,7 +22,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from iccache_llamaindex.messages import as_completion, insert
 from shared_core.adapters import Context
 from shared_core.adapters.factory import check_arms
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.values import Insertion
 
 # What LlamaIndex applies before it calls a model: of several models behind one, it sees only the one in front.
@@ -79,12 +79,12 @@ def check(arms: Mapping[str, object], reference: str) -> None:
     """Refuse what cannot be routed.
 
     Raises:
-        SettingIsWrong: Fewer than two arms, an unknown reference, or an arm that is no LLM of LlamaIndex's.
+        ConfigurationError: Fewer than two arms, an unknown reference, or an arm that is no LLM of LlamaIndex's.
     """
     check_arms(list(arms), reference)
     for name, arm in arms.items():
         if not isinstance(arm, LLM):
-            raise SettingIsWrong(
+            raise ConfigurationError(
                 f"arm {name!r} is a {type(arm).__name__}, no LLM of LlamaIndex's; OpenAILike takes any server that speaks "
                 "OpenAI's protocol, LangChainLLM (llama-index-llms-langchain) any LangChain model"
             )
@@ -94,7 +94,7 @@ def shared_fields(arms: Mapping[str, LLM], given: Mapping[str, Any]) -> dict[str
     """What LlamaIndex is to apply before the call: as given to the router, else as all arms have it.
 
     Raises:
-        SettingIsWrong: The arms differ, so that it would hold for some of them only.
+        ConfigurationError: The arms differ, so that it would hold for some of them only.
     """
     found = {}
     for attribute in _SHARED_FIELDS:
@@ -104,7 +104,7 @@ def shared_fields(arms: Mapping[str, LLM], given: Mapping[str, Any]) -> dict[str
         elif all(value == values[0] for value in values):
             found[attribute] = values[0]
         else:
-            raise SettingIsWrong(
+            raise ConfigurationError(
                 f"the arms differ in {attribute}=, which LlamaIndex applies before it is known which arm answers; give "
                 f"ICCacheLLM the {attribute}= for all of them"
             )
@@ -115,12 +115,12 @@ def copies(arms: Mapping[str, LLM], manager: CallbackManager) -> dict[str, LLM]:
     """Copies of the arms that may be given the router's callback manager; clients and weights are shared.
 
     Raises:
-        SettingIsWrong: An arm has callback handlers of its own, which would no longer be called.
+        ConfigurationError: An arm has callback handlers of its own, which would no longer be called.
     """
     for name, arm in arms.items():
         lost = [handler for handler in arm.callback_manager.handlers if handler not in manager.handlers]
         if lost:
-            raise SettingIsWrong(
+            raise ConfigurationError(
                 f"arm {name!r} has callback handlers of its own ({type(lost[0]).__name__}), which would never be called; "
                 "give them to ICCacheLLM(callback_manager=…): they are told which model answered"
             )

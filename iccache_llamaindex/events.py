@@ -40,7 +40,7 @@ from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError, NotFromICCache
 from shared_core.store.protocol import Store
 from shared_core.values import UNROUTED, Decision, Message, Outcome, Request, Route
 
@@ -159,7 +159,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         """Rate an answer in [0, 1], by the query engine's response or by its decision id. Does not wait.
 
         Raises:
-            SettingIsWrong: The score is not within [0, 1], or the response says no decision.
+            ConfigurationError: The score is not within [0, 1], or the response says no decision.
         """
         self._engine.submit_feedback(answer if isinstance(answer, str) else decision_id_of(answer), score, rater)
 
@@ -175,7 +175,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         try:
             self._take(event)
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self.counters.count("observe.failed", error=type(error).__name__)
+            self._engine.failed("observe", error)
 
     # private --------------------------------------------------------------------------------------------------
 
@@ -214,7 +214,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         try:
             requests: Requests[Message] = Requests(tuple, self.counters, self.scope, self.strict_scope, self.task)
             request = requests.request((Message("user", synthesis.question),), synthesis.said)
-        except SettingIsWrong:
+        except ConfigurationError:
             self.counters.count("bypass.no_scope")
             return None
         return Decision(uuid4().hex, request, Route(UNROUTED, reason="observed"), created_at=time.time())
@@ -236,11 +236,11 @@ def decision_id_of(response: RESPONSE_TYPE) -> str:
     """The decision behind a query engine's response.
 
     Raises:
-        SettingIsWrong: It says none.
+        NotFromICCache: It says none.
     """
     provenance = (getattr(response, "metadata", None) or {}).get(PROVENANCE)
     if not isinstance(provenance, Mapping) or "decision_id" not in provenance:
-        raise SettingIsWrong(
+        raise NotFromICCache(
             f"this {type(response).__name__} has no metadata['iccache']; give the decision id instead, which "
             "ICCacheEventHandler.last_decision_id() tells right after the answer"
         )

@@ -18,7 +18,7 @@ from llama_index.core.schema import NodeWithScore
 from shared_core.adapters import Context, current_context
 from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.telemetry import get_logger
 from shared_core.values import Decision, Insertion, Message, Request
 
@@ -64,15 +64,10 @@ class Chooser:
     def _failing_open(self) -> Iterator[None]:
         try:
             yield
-        except SettingIsWrong:
+        except ConfigurationError:
             self.engine.counters.count("bypass.no_scope")
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self.failed("choose", error)
-
-    def failed(self, where: str, error: Exception) -> None:
-        """Count what must not reach the query."""
-        self.engine.counters.count(f"{where}.failed", error=type(error).__name__)
-        log.debug("IC-Cache %s: %s: %s", where, type(error).__name__, error)
+            self.engine.failed("choose", error)
 
 
 @dataclass(slots=True)

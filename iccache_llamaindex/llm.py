@@ -44,7 +44,7 @@ from shared_core.adapters.options import RoutingOptions, read_options
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.values import Decision, Request
 
 QueryFunction: TypeAlias = Callable[[Sequence[ChatMessage]], str]
@@ -246,10 +246,10 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         ```
 
         Raises:
-            SettingIsWrong: Something else is given, or None.
+            ConfigurationError: Something else is given, or None.
         """
         if unknown := sorted(said.keys() - KEYS):
-            raise SettingIsWrong(f"bind takes {', '.join(sorted(KEYS))}, not {', '.join(unknown)}")
+            raise ConfigurationError(f"bind takes {', '.join(sorted(KEYS))}, not {', '.join(unknown)}")
         bound = copy.copy(self)
         bound._bound = Context.read(said).over(self._bound)  # noqa: SLF001 - a copy of ours
         return bound
@@ -258,7 +258,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         """Rate an answer in [0, 1]: by its response, or by its decision id. Does not wait.
 
         Raises:
-            SettingIsWrong: The score is not within [0, 1], or the response did not come through IC-Cache.
+            ConfigurationError: The score is not within [0, 1], or the response did not come through IC-Cache.
         """
         self.engine.submit_feedback(decision_id_of(answer), score, rater)
 
@@ -269,10 +269,10 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         """Built from what `to_dict` wrote and what it never writes: ``from_dict(data, arms={…}, costs={…}, …)``.
 
         Raises:
-            SettingIsWrong: The arms are not given.
+            ConfigurationError: The arms are not given.
         """
         if "arms" not in kwargs:
-            raise SettingIsWrong(
+            raise ConfigurationError(
                 "arms are not serialised, since they hold keys; give them again, and store, costs and reward with them: "
                 "ICCacheLLM.from_dict(data, arms={…}, costs={…}, store=…)"
             )
@@ -309,7 +309,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         return replace(call, prompt=prompt, formatted=formatted)
 
     def _call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], *, streamed: bool = False) -> Call:
-        """Read a call; raises only `SettingIsWrong`, for a scope or task that cannot be used."""
+        """Read a call; raises only `ConfigurationError`, for a scope or task that cannot be used."""
         context = Context.read(kwargs).over(self._bound)
         if not (streamed and self.strict_scope):
             context = context.over(current_context())
@@ -367,4 +367,4 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
 def _refuse_elsewhere(fields: Mapping[str, Any]) -> None:
     for name, mend in _ELSEWHERE.items():
         if fields.get(name) is not None:
-            raise SettingIsWrong(f"{name}= would do nothing here: {mend}")
+            raise ConfigurationError(f"{name}= would do nothing here: {mend}")

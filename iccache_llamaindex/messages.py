@@ -18,7 +18,7 @@ from llama_index.core.base.llms.types import (
 
 from shared_core.adapters.parameters import decision_id, plain
 from shared_core.adapters.provenance import PROVENANCE, REASON_KEYS, finish_reason, is_clean
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import NotFromICCache
 from shared_core.values import Insertion, Message, Outcome, Role, canonical_json
 
 Response: TypeAlias = ChatResponse | CompletionResponse
@@ -173,13 +173,13 @@ def decision_id_of(answer: Response | UUID | str) -> str:
     """The decision behind an answer, given as the response or as the decision id itself.
 
     Raises:
-        SettingIsWrong: The response did not come through IC-Cache.
+        NotFromICCache: The response did not come through IC-Cache.
     """
     if isinstance(answer, UUID | str):
         return decision_id(answer)
     provenance = getattr(answer, "additional_kwargs", {}).get(PROVENANCE)
     if not isinstance(provenance, dict) or "decision_id" not in provenance:
-        raise SettingIsWrong(
+        raise NotFromICCache(
             f"this {type(answer).__name__} has no additional_kwargs['iccache'], so it did not come through IC-Cache or "
             "lost it on the way; give the decision id instead, which ICCacheRouteEvent tells of every call"
         )

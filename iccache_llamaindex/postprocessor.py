@@ -22,7 +22,7 @@ from shared_core.adapters.factory import DEFAULT_STORE, example_engine
 from shared_core.adapters.lifecycle import EngineOwner
 from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.engine import Engine
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.prompt import as_text
 from shared_core.settings import Settings, read_settings
 from shared_core.store.address import masked, unmasked
@@ -90,7 +90,9 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
         if isinstance(written := options.get("settings"), Mapping):  # as `to_dict` writes it
             options["settings"] = read_settings(**written)
         if store == _SHARED and options.get("engine") is None:
-            raise SettingIsWrong("this was serialised without its store; from_dict(data, store=…) or engine=… gives it")
+            raise ConfigurationError(
+                "this was serialised without its store; from_dict(data, store=…) or engine=… gives it"
+            )
         if store == _SHARED:  # the engine that is given again has the settings, too
             store = options["settings"] = None
         given = read_options(options, EngineOptions, "ICCachePostprocessor", BaseNodePostprocessor.model_fields)
@@ -166,7 +168,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
             try:
                 ordered, handover = self._prepared(nodes, query.query_str, decision)
             except Exception as error:  # noqa: BLE001 - fail open, counted
-                self._chooser.failed("postprocess", error)
+                self.engine.failed("postprocess", error)
         current.set(handover)
         return ordered
 

@@ -19,7 +19,7 @@ from pydantic import SerializeAsAny
 
 from iccache_llamaindex.handover import Chooser, Handover, current
 from iccache_llamaindex.postprocessor import ICCachePostprocessor
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.prompt import as_text
 from shared_core.telemetry import get_logger
 from shared_core.values import Message
@@ -57,7 +57,7 @@ def few_shot_prompt(
         question: The variable by which examples are chosen.
 
     Raises:
-        SettingIsWrong: The template has no such variable.
+        ConfigurationError: The template has no such variable.
     """
     template = PromptTemplate(template) if isinstance(template, str) else template or DEFAULT_TEXT_QA_PROMPT_SEL
     chooser = examples.chooser if examples else None
@@ -65,7 +65,7 @@ def few_shot_prompt(
         mappings = {**(template.function_mappings or {}), PLACE: _text_for(chooser, question)}
         return template.model_copy(update={"function_mappings": mappings})
     if question not in {*template.template_vars, *(template.template_var_mappings or {})}:
-        raise SettingIsWrong(
+        raise ConfigurationError(
             f"examples are chosen by {{{question}}}, which is none of the template's variables {template.template_vars}; "
             "name the one that holds the question: few_shot_prompt(template, question=…)"
         )

@@ -75,7 +75,7 @@ async def with_examples(
         task: What kind of answer is wanted; by default a hash of the system message.
 
     Raises:
-        SettingIsWrong: An empty scope or task.
+        ConfigurationError: An empty scope or task.
     """
     if isinstance(messages, str):
         messages = [ChatMessage(role=MessageRole.USER, content=messages)]

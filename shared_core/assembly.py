@@ -12,7 +12,7 @@ from typing import Final
 from uuid import uuid4
 
 from shared_core.background import Periodic, Writer
-from shared_core.errors import CheckpointIsUnreadable, SettingIsWrong, StoreIsUnusable
+from shared_core.errors import CheckpointIsUnreadable, ConfigurationError, StoreIsUnusable
 from shared_core.exact import ExactTier
 from shared_core.guard import Guard
 from shared_core.inference import Embedder
@@ -172,15 +172,17 @@ def specify(
     """Check what was asked for.
 
     Raises:
-        SettingIsWrong: Arms without names of their own, or a reference that is none of them.
+        ConfigurationError: Arms without names of their own, or a reference that is none of them.
     """
     names = [arm.name for arm in arms]
     if len(set(names)) != len(names):
-        raise SettingIsWrong(f"arms need names of their own; got {names}")
+        raise ConfigurationError(f"arms need names of their own; got {names}")
     for taken in RESERVED & set(names):
-        raise SettingIsWrong(f"no arm may be named {taken!r}: decisions that chose no arm are recorded under that name")
+        raise ConfigurationError(
+            f"no arm may be named {taken!r}: decisions that chose no arm are recorded under that name"
+        )
     if arms and reference not in names:
-        raise SettingIsWrong(f"reference={reference!r} is not one of the arms {names}")
+        raise ConfigurationError(f"reference={reference!r} is not one of the arms {names}")
     if any(arm.cost < 0 for arm in arms):
-        raise SettingIsWrong("costs must not be negative; give 1.0 to the reference and less to cheaper arms")
+        raise ConfigurationError("costs must not be negative; give 1.0 to the reference and less to cheaper arms")
     return EngineSpec(store, tuple(arms), reference or "", embedder, settings, redact, rewarded, background, clock)

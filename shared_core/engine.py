@@ -7,29 +7,22 @@ those two to the FIFO writer with the `submit_` forms. The engine never calls a 
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Final, Generic, TypeVar
+from typing import TypeVar
 from uuid import uuid4
 
 from shared_core.assembly import Components, after_fork, specify
-from shared_core.errors import (
-    DependencyIsDown,
-    DependencyIsSlow,
-    EmbedderDiffers,
-    ExtraIsMissing,
-    SettingIsWrong,
-    StoreIsUnusable,
-)
+from shared_core.errors import ConfigurationError, DependencyIsDown, DependencyIsSlow
+from shared_core.failures import Attempt, Failures
 from shared_core.guard import Deadline, Step, Steps
 from shared_core.inference import Embedder
-from shared_core.learning.learner import LearnReport
+from shared_core.learning.learner import MaintainReport
 from shared_core.manager.admission import POOR
 from shared_core.manager.decisions import record_of
 from shared_core.manager.privacy import Redact, check_redact, redacted
@@ -38,7 +31,7 @@ from shared_core.reward import Reward, check_reward, check_score, scored
 from shared_core.router.load import CallsInFlight
 from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
-from shared_core.telemetry import Counters, get_logger
+from shared_core.telemetry import Counters
 from shared_core.values import (
     EXACT,
     UNROUTED,
@@ -55,28 +48,7 @@ from shared_core.values import (
     Style,
 )
 
-log = get_logger("engine")
-
 T = TypeVar("T")
-
-PERMANENT_ERRORS: Final = (StoreIsUnusable, EmbedderDiffers, ExtraIsMissing, SettingIsWrong)  # none passes by itself
-
-
-@dataclass(frozen=True, slots=True)
-class MaintainReport:
-    """What one round of `maintain` did."""
-
-    learned: LearnReport
-    changed: int
-    evicted: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempt(Generic[T]):
-    """The steps of a request, and what the caller gets where they fail or take too long."""
-
-    steps: Callable[[Components], Steps[T]]
-    on_failure: Callable[[Exception], T]
 
 
 class Engine:
@@ -95,7 +67,7 @@ class Engine:
         clock: Seconds since the epoch.
 
     Raises:
-        SettingIsWrong: The arguments contradict each other.
+        ConfigurationError: The arguments contradict each other.
         StoreIsUnusable: The store cannot be opened.
         EmbedderDiffers: The pool was written with another embedder.
     """
@@ -116,6 +88,7 @@ class Engine:
         self.settings = settings or read_settings()
         self.counters = Counters()
         self.in_flight = CallsInFlight()
+        self._failures = Failures(self.counters)
         self._arms = {arm.name: arm for arm in arms}
         self._reference = reference or ""
         check_reward(reward)
@@ -137,7 +110,6 @@ class Engine:
         )
         self._local = Components(self._spec, self.counters)
         self._pid = os.getpid()
-        self._told: set[str] = set()  # errors that a person must mend, and that a warning has named
 
     @property
     def arms(self) -> Mapping[str, Arm]:
@@ -195,7 +167,7 @@ class Engine:
         """`observe` for event loops."""
         return await self._arun(self._observe(request, outcome, admit, router_decision_id))
 
-    def _lookup(self, request: Request) -> _Attempt[Hit | None]:
+    def _lookup(self, request: Request) -> Attempt[Components, Hit | None]:
         def steps(components: Components) -> Steps[Hit | None]:
             answer = yield from components.exact.get(request)
             self.counters.count("lookup.hit" if answer else "lookup.miss")
@@ -207,20 +179,20 @@ class Engine:
             components.writer.submit(components.exact.record_hit, decision, answer)
             return hit
 
-        return _Attempt(steps, lambda error: self._count("lookup", error))
+        return Attempt(steps, lambda error: self.failed("lookup", error))
 
-    def _decide(self, request: Request, identity: str) -> _Attempt[Decision]:
+    def _decide(self, request: Request, identity: str) -> Attempt[Components, Decision]:
         def steps(components: Components) -> Steps[Decision]:
             if components.router is None:
-                raise SettingIsWrong("decide needs arms; this engine was built without")
+                raise ConfigurationError("decide needs arms; this engine was built without")
             asked = yield from self._redacted(request)
             selection = yield from self._selection(components, asked, tuple(self._arms.values()))
             route = yield from components.router.route(asked, selection, identity)
             return self._decided(identity, asked, route, selection, self._arms[route.arm].style)
 
-        return _Attempt(steps, lambda error: self._fallback(request, identity, Route(self._reference), error))
+        return Attempt(steps, lambda error: self._fallback(request, identity, Route(self._reference), error))
 
-    def _select(self, request: Request, identity: str, arm: Arm) -> _Attempt[Decision]:
+    def _select(self, request: Request, identity: str, arm: Arm) -> Attempt[Components, Decision]:
         def steps(components: Components) -> Steps[Decision]:
             asked = yield from self._redacted(request)
             selection = yield from self._selection(components, asked, (arm,))
@@ -228,9 +200,11 @@ class Engine:
             route = Route(arm.name, reason=f"{shown} examples of {selection.considered} candidates")
             return self._decided(identity, asked, route, selection, arm.style)
 
-        return _Attempt(steps, lambda error: self._fallback(request, identity, Route(arm.name), error))
+        return Attempt(steps, lambda error: self._fallback(request, identity, Route(arm.name), error))
 
-    def _observe(self, request: Request, outcome: Outcome, admit: bool, router_decision_id: str) -> _Attempt[str]:
+    def _observe(
+        self, request: Request, outcome: Outcome, admit: bool, router_decision_id: str
+    ) -> Attempt[Components, str]:
         route = Route(outcome.writer or self._reference, reason="observed")
         decision = Decision(uuid4().hex, request, route, created_at=self._clock())
 
@@ -249,13 +223,13 @@ class Engine:
             return submit_rest(components)
 
         def on_failure(error: Exception) -> str:
-            self._count("observe", error)
+            self.failed("observe", error)
             if isinstance(error, DependencyIsSlow | DependencyIsDown):  # perhaps it was stored; twice does no harm
                 self.submit(self._components().exact.put, decision, outcome)
                 return submit_rest(self._components())
             return decision.id
 
-        return _Attempt(steps, on_failure)
+        return Attempt(steps, on_failure)
 
     def _redacted(self, request: Request) -> Steps[Request]:
         """The request as it may be embedded and stored."""
@@ -276,11 +250,11 @@ class Engine:
         return Decision(identity, request, route, selection, insertion, created_at=self._clock())
 
     def _fallback(self, request: Request, identity: str, route: Route, error: Exception) -> Decision:
-        self._count("fallback", error)
+        self._failures.count("fallback", error)
         route = replace(route, reason=f"fallback: {type(error).__name__}: {error}")
         return Decision(identity, request, route, fallback=True, created_at=self._clock())
 
-    def _run(self, attempt: _Attempt[T]) -> T:
+    def _run(self, attempt: Attempt[Components, T]) -> T:
         """Make an attempt on this thread, within the deadline."""
         try:
             components = self._components()
@@ -288,7 +262,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - fail open, counted
             return attempt.on_failure(error)
 
-    async def _arun(self, attempt: _Attempt[T]) -> T:
+    async def _arun(self, attempt: Attempt[Components, T]) -> T:
         """`_run` on an event loop."""
         try:
             components = self._components()
@@ -338,7 +312,7 @@ class Engine:
         of an arm that is not trusted by itself.
 
         Raises:
-            SettingIsWrong: The score is not within [0, 1].
+            ConfigurationError: The score is not within [0, 1].
         """
         check_score(score)
         components = self._components()
@@ -361,7 +335,7 @@ class Engine:
         """`feedback`, on the writer, after the records submitted before: never blocks.
 
         Raises:
-            SettingIsWrong: The score is not within [0, 1].
+            ConfigurationError: The score is not within [0, 1].
         """
         check_score(score)
         self.submit(self.feedback, decision_id, score, rater)
@@ -371,7 +345,7 @@ class Engine:
         try:
             self._components().writer.submit(function, *args)
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._count("submit", error)
+            self.failed("submit", error)
 
     # keeping examples -----------------------------------------------------------------------------------------
 
@@ -389,7 +363,7 @@ class Engine:
         An example of the same query is replaced: what is imported or corrected is meant to be right.
 
         Raises:
-            SettingIsWrong: The engine has no embedder, or a text is empty.
+            ConfigurationError: The engine has no embedder, or a text is empty.
         """
         ids = self._components().examples.add(pairs, scope=scope, task=task, source=source, writer=writer)
         self._components().refresh()
@@ -413,6 +387,10 @@ class Engine:
         if pool and self._spec.embedder:
             self._spec.embedder.embed(["warm"])
             pool.warm(scope)
+
+    def failed(self, where: str, error: Exception) -> None:
+        """Count and log an error that the user's call is spared, as ``<where>.failed{error}``."""
+        self._failures.count(f"{where}.failed", error)
 
     def maintain(self) -> MaintainReport:
         """One round in place: learn from the log, publish, evict, follow the feed, adopt, rebuild."""
@@ -445,10 +423,3 @@ class Engine:
 
     def _deadline(self) -> Deadline:
         return Deadline(self.settings.deadline, time.monotonic)
-
-    def _count(self, where: str, error: Exception) -> None:
-        name = type(error).__name__
-        self.counters.count(where if where == "fallback" else f"{where}.failed", error=name)
-        is_news = isinstance(error, PERMANENT_ERRORS) and name not in self._told
-        self._told.add(name)
-        log.log(logging.WARNING if is_news else logging.DEBUG, "IC-Cache %s: %s: %s", where, name, error)

@@ -7,8 +7,20 @@ class ICCacheError(Exception):
     """Base of every exception that this package raises on purpose."""
 
 
-class SettingIsWrong(ICCacheError, ValueError):
+class ConfigurationError(ICCacheError, ValueError):
     """A setting or constructor argument cannot be used as given."""
+
+
+class EmbedderFailed(ICCacheError, ValueError):
+    """An embedder returned what cannot be used as vectors."""
+
+
+class RedactionFailed(ICCacheError, ValueError):
+    """The redaction function failed; the text was neither embedded nor stored."""
+
+
+class NotFromICCache(ICCacheError, ValueError):
+    """An answer holds no decision, so it did not come through IC-Cache, or lost its metadata on the way."""
 
 
 class ExtraIsMissing(ICCacheError, ImportError):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from numbers import Real
 from typing import TypeAlias
 
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.telemetry import Counters, get_logger
 from shared_core.values import Request
 
@@ -21,22 +21,22 @@ def check_reward(reward: Reward | None) -> None:
     """Refuse what cannot be called from a thread.
 
     Raises:
-        SettingIsWrong: It is not a plain function.
+        ConfigurationError: It is not a plain function.
     """
     if reward is not None and not callable(reward):
-        raise SettingIsWrong(f"reward is {reward!r}; give a function")
+        raise ConfigurationError(f"reward is {reward!r}; give a function")
     if inspect.iscoroutinefunction(reward):
-        raise SettingIsWrong("reward is a coroutine function; give a plain one, which runs on a thread of its own")
+        raise ConfigurationError("reward is a coroutine function; give a plain one, which runs on a thread of its own")
 
 
 def check_score(score: float) -> None:
     """Refuse what is not a number in [0, 1].
 
     Raises:
-        SettingIsWrong: See above.
+        ConfigurationError: See above.
     """
     if not (isinstance(score, Real) and 0.0 <= score <= 1.0):
-        raise SettingIsWrong(f"a score must be a number in [0, 1]; got {score!r}")
+        raise ConfigurationError(f"a score must be a number in [0, 1]; got {score!r}")
 
 
 def scored(reward: Reward | None, request: Request, answer: str, counters: Counters) -> float | None:

@@ -20,7 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 
 DAY = 86_400.0
 PREFIX: Final = "ICCACHE_"
@@ -112,20 +112,22 @@ def read_settings(**given: Any) -> Settings:
         given: Fields of `Settings`, as code gives them.
 
     Raises:
-        SettingIsWrong: An argument, a variable or a key of the file cannot be used; the message names it, its value
+        ConfigurationError: An argument, a variable or a key of the file cannot be used; the message names it, its value
             and what is allowed. Or the file cannot be read.
     """
     try:
         return Settings(**given)
     except ValidationError as error:
         complaints = [_complaint(str(e["loc"][0]), e["input"], given) for e in error.errors()]
-        raise SettingIsWrong("; ".join(complaints)) from error
+        raise ConfigurationError("; ".join(complaints)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingIsWrong(
+        raise ConfigurationError(
             f"{FILE} is not TOML: {error}; write one line a setting, such as max_examples = 3"
         ) from error
     except OSError as error:
-        raise SettingIsWrong(f"{FILE} cannot be read: {error.strerror}; make it readable, or move it away") from error
+        raise ConfigurationError(
+            f"{FILE} cannot be read: {error.strerror}; make it readable, or move it away"
+        ) from error
 
 
 def _complaint(key: str, value: object, given: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from pydantic import PrivateAttr
 
 from iccache_langchain.demo.texts import shortened
-from shared_core.errors import ExtraIsMissing, SettingIsWrong
+from shared_core.errors import ConfigurationError, ExtraIsMissing
 from shared_core.inference import Embedder
 from shared_core.prompt import estimate_tokens
 
@@ -56,7 +56,7 @@ class AnswerFile(BaseChatModel):
         del stop, run_manager, kwargs
         asked = str(messages[-1].content)
         if asked not in self.answers:
-            raise SettingIsWrong(f"the file of right answers has none to {shortened(asked)!r}")
+            raise ConfigurationError(f"the file of right answers has none to {shortened(asked)!r}")
         answer = self.answers[asked]
         read, written = sum(estimate_tokens(str(m.content)) for m in messages), estimate_tokens(answer)
         usage = UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
@@ -108,11 +108,11 @@ def reachable(address: str, option: str, max_tokens: int) -> BaseChatModel:
     """The model at ``URL#model``, its answers cut at `max_tokens`, after one question of one token to it.
 
     Raises:
-        SettingIsWrong: The address is malformed, or nothing answers there; the message names `option`.
+        ConfigurationError: The address is malformed, or nothing answers there; the message names `option`.
     """
     url, _, model = address.partition("#")
     if not url.startswith(("http://", "https://")) or not model:
-        raise SettingIsWrong(
+        raise ConfigurationError(
             f"{option} takes URL#model, such as http://localhost:8000/v1#qwen2.5-3b; {shown(address)!r} is none"
         )
     try:
@@ -120,7 +120,7 @@ def reachable(address: str, option: str, max_tokens: int) -> BaseChatModel:
     except ExtraIsMissing:
         raise
     except Exception as error:
-        raise SettingIsWrong(
+        raise ConfigurationError(
             f"{option}: {shown(url)} gives no answer as {model!r} ({reason(error)}); is it running, and is this the name "
             "under which it serves the model?"
         ) from error

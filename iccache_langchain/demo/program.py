@@ -21,7 +21,7 @@ from iccache_langchain.demo.run import Demo
 from iccache_langchain.demo.view import Lines, Picture, Silent, View, conclusion, introduction
 from iccache_langchain.demo.workload import Workload, built_in, from_file
 from shared_core.cli.adapters import DemoOptions
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.inference import serving
 from shared_core.inference.embedders import default_embedder, packaged_minilm
 from shared_core.inference.weights import eight_bit
@@ -36,7 +36,7 @@ def run(options: DemoOptions) -> None:
     A run that is broken off prints what it measured until then.
 
     Raises:
-        SettingIsWrong: An option, file or endpoint cannot be used.
+        ConfigurationError: An option, file or endpoint cannot be used.
         ExtraIsMissing: A package of the demo is not installed.
         ModelFailed: A model gave no answer in the middle of the run.
     """
@@ -44,14 +44,14 @@ def run(options: DemoOptions) -> None:
     small, large = options.small, options.large
     if options.data is None:
         if any(given is not None for given in (small, large, options.system, options.reward)):
-            raise SettingIsWrong(
+            raise ConfigurationError(
                 "--small, --large, --system and --reward go with --data FILE.jsonl; without it the demo brings its own"
             )
         workload = built_in(options.seed, domain.SIZE if options.requests is None else options.requests)
         models = _built_in(workload, serving.packaged_gguf())
     else:
         if small is None or large is None:
-            raise SettingIsWrong("--data needs --small URL#model and --large URL#model, the models that answer it")
+            raise ConfigurationError("--data needs --small URL#model and --large URL#model, the models that answer it")
         workload = from_file(options, options.data)
         models = nullcontext(_own(small, large, options.max_tokens))
     _perform(workload, models, options)

@@ -10,7 +10,7 @@ from pathlib import Path
 from iccache_langchain.demo import domain
 from shared_core.cli.adapters import DemoOptions, Reward
 from shared_core.cli.jsonl import called, read_jsonl
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.values import fold
 
 
@@ -66,10 +66,10 @@ def built_in(seed: int, size: int) -> Workload:
     """The invented command language (see `domain`).
 
     Raises:
-        SettingIsWrong: `size` is not between 1 and `domain.SIZE`.
+        ConfigurationError: `size` is not between 1 and `domain.SIZE`.
     """
     if not 1 <= size <= domain.SIZE:
-        raise SettingIsWrong(f"the built-in task has 1 to {domain.SIZE} requests; --requests {size} is outside")
+        raise ConfigurationError(f"the built-in task has 1 to {domain.SIZE} requests; --requests {size} is outside")
     pairs = domain.pairs(seed)[:size]
     about = (
         f"The task: {size} requests in an invented command language, which no model has ever seen.",
@@ -91,17 +91,17 @@ def from_file(options: DemoOptions, path: Path) -> Workload:
     """The user's requests: JSON lines with a request and, where it is known, an answer. Repeats are left out.
 
     Raises:
-        SettingIsWrong: The file cannot be read, or a line is not as expected; the message names it. Or equality is
+        ConfigurationError: The file cannot be read, or a line is not as expected; the message names it. Or equality is
             asked for and there is no answer.
     """
     if options.requests is not None and options.requests < 1:
-        raise SettingIsWrong(f"--requests must be at least 1; got {options.requests}")
+        raise ConfigurationError(f"--requests must be at least 1; got {options.requests}")
     lines = read_jsonl(path, [options.field], [options.answer_field], {options.field: "--field"})
     rows = {row[options.field]: row.get(options.answer_field) for row in lines}
     requests = tuple(rows)[: options.requests]
     answers = {request: answer for request in requests if (answer := rows[request]) is not None}
     if not answers and options.reward == Reward.EQUALITY:
-        raise SettingIsWrong(
+        raise ConfigurationError(
             f'--reward equality needs answers, and {called(path)} has none in the field "{options.answer_field}"; name '
             "the field with --answer-field, or leave --reward out"
         )

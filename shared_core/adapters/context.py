@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 
 SCOPE: Final = "iccache_scope"
 TASK: Final = "iccache_task"
@@ -37,21 +37,21 @@ class Context:
     def __post_init__(self) -> None:
         for name, value in (("scope", self.scope), ("task", self.task)):
             if value is not None and not (isinstance(value, str) and value):
-                raise SettingIsWrong(f"{name} must be a string that is not empty; got {value!r}")
+                raise ConfigurationError(f"{name} must be a string that is not empty; got {value!r}")
         if not isinstance(self.no_store, bool):
-            raise SettingIsWrong(f"no_store must be True or False; got {self.no_store!r}")
+            raise ConfigurationError(f"no_store must be True or False; got {self.no_store!r}")
 
     @classmethod
     def read(cls, values: Mapping[str, object]) -> Context:
         """From the entries ``iccache_scope``, ``iccache_task`` and ``iccache_no_store`` of a mapping.
 
         Raises:
-            SettingIsWrong: An entry is there and has no usable value. None is refused too: a tenant's id that is
+            ConfigurationError: An entry is there and has no usable value. None is refused too: a tenant's id that is
                 unexpectedly None must not lead to the scope that everybody shares.
         """
         for key in (SCOPE, TASK):
             if key in values and values[key] is None:
-                raise SettingIsWrong(f"{key} is None; give a string that is not empty, or leave {key} out")
+                raise ConfigurationError(f"{key} is None; give a string that is not empty, or leave {key} out")
         return cls(values.get(SCOPE), values.get(TASK), values.get(NO_STORE, False))  # type: ignore[arg-type]  # checked
 
     def over(self, other: Context) -> Context:
@@ -81,7 +81,7 @@ def iccache_context(*, scope: str | None = None, task: str | None = None, no_sto
         no_store: True keeps requests and answers out of every store.
 
     Raises:
-        SettingIsWrong: An empty scope or task.
+        ConfigurationError: An empty scope or task.
     """
     token = _current.set(Context(scope, task, no_store).over(_current.get()))
     try:

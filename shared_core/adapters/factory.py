@@ -10,7 +10,7 @@ from typing import Final, get_args
 
 from shared_core.adapters.options import Given
 from shared_core.engine import Engine
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.inference import Embedder
 from shared_core.inference.embedders import SentenceTransformerEmbedder, as_embedder, default_embedder
 from shared_core.store.protocol import Store
@@ -23,7 +23,7 @@ def routing_engine(names: Sequence[str], reference: str, given: Given) -> Engine
     """The given engine, if it routes between these arms; else a new one.
 
     Raises:
-        SettingIsWrong: The arguments contradict each other, or the engine was built for something else.
+        ConfigurationError: The arguments contradict each other, or the engine was built for something else.
         StoreIsUnusable, EmbedderDiffers, ExtraIsMissing: See `EngineOptions`.
     """
     options = dict(given.engine)
@@ -41,7 +41,7 @@ def example_engine(store: Store | str | None, given: Given) -> Engine:
     """The given engine, else a new one for a surface that chooses examples and no model.
 
     Raises:
-        SettingIsWrong: An engine is given together with what it has already.
+        ConfigurationError: An engine is given together with what it has already.
         StoreIsUnusable, EmbedderDiffers, ExtraIsMissing: See `EngineOptions`.
     """
     options = dict(given.engine)
@@ -60,7 +60,7 @@ def ready_embedder(given: object | None) -> Embedder:
     still be embedded when it ends (docs/decisions/0027-the-end.md).
 
     Raises:
-        SettingIsWrong: It is no embedder, or cannot be loaded.
+        ConfigurationError: It is no embedder, or cannot be loaded.
         ExtraIsMissing: sentence-transformers is needed and not installed.
     """
     embedder = _default() if given is None else as_embedder(given)
@@ -78,12 +78,12 @@ def check_arms(names: Sequence[str], reference: str) -> None:
     """Refuse what cannot be routed.
 
     Raises:
-        SettingIsWrong: Fewer than two arms, or an unknown reference.
+        ConfigurationError: Fewer than two arms, or an unknown reference.
     """
     if len(names) < 2:
-        raise SettingIsWrong(f"routing needs at least two arms, a small model and the reference; got {list(names)}")
+        raise ConfigurationError(f"routing needs at least two arms, a small model and the reference; got {list(names)}")
     if reference not in names:
-        raise SettingIsWrong(f"reference={reference!r} is not one of the arms {list(names)}")
+        raise ConfigurationError(f"reference={reference!r} is not one of the arms {list(names)}")
 
 
 def core_arms(
@@ -96,7 +96,7 @@ def core_arms(
     """The arms as the engine knows them: the reference costs 1.0 unless said otherwise, and is shown no examples.
 
     Raises:
-        SettingIsWrong: A cost is missing or not a finite number, a style or budget cannot be used, or an unknown arm
+        ConfigurationError: A cost is missing or not a finite number, a style or budget cannot be used, or an unknown arm
             is named.
     """
     for argument, mapping in (("costs", costs), ("styles", styles), ("example_budgets", budgets)):
@@ -105,7 +105,7 @@ def core_arms(
     _check_values(prices, styles, budgets, reference)
     missing = next((name for name in names if name not in prices), None)
     if missing is not None:
-        raise SettingIsWrong(
+        raise ConfigurationError(
             f"costs is missing {missing!r}: give its cost relative to the reference ({reference!r} = 1.0), e.g. "
             f"costs={{{missing!r}: 0.1}}"
         )
@@ -114,10 +114,10 @@ def core_arms(
 
 def _check_names(argument: str, mapping: object, names: Sequence[str]) -> None:
     if not isinstance(mapping, Mapping | None):
-        raise SettingIsWrong(f"{argument} is {mapping!r}; give a mapping from the names of arms")
+        raise ConfigurationError(f"{argument} is {mapping!r}; give a mapping from the names of arms")
     unknown = sorted((mapping or {}).keys() - set(names))
     if unknown:
-        raise SettingIsWrong(f"{argument} names {unknown}, which are not among the arms {list(names)}")
+        raise ConfigurationError(f"{argument} names {unknown}, which are not among the arms {list(names)}")
 
 
 def _check_values(
@@ -125,13 +125,15 @@ def _check_values(
 ) -> None:
     for name, price in prices.items():
         if not _is_finite(price):
-            raise SettingIsWrong(f"costs[{name!r}] is {price!r}; give a number, 1.0 being one request to {reference!r}")
+            raise ConfigurationError(
+                f"costs[{name!r}] is {price!r}; give a number, 1.0 being one request to {reference!r}"
+            )
     for name, style in styles.items():
         if style not in get_args(Style):
-            raise SettingIsWrong(f"styles[{name!r}] is {style!r}; give one of {', '.join(get_args(Style))}")
+            raise ConfigurationError(f"styles[{name!r}] is {style!r}; give one of {', '.join(get_args(Style))}")
     for name, budget in budgets.items():
         if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
-            raise SettingIsWrong(f"example_budgets[{name!r}] is {budget!r}; give a number of tokens, at least 0")
+            raise ConfigurationError(f"example_budgets[{name!r}] is {budget!r}; give a number of tokens, at least 0")
 
 
 def _is_finite(price: object) -> bool:
@@ -146,14 +148,16 @@ def check_shared(engine: Engine, names: Sequence[str], given: Mapping[str, objec
     """Refuse an engine that was built for something else.
 
     Raises:
-        SettingIsWrong: It routes between other arms, or arguments are given that it has already.
+        ConfigurationError: It routes between other arms, or arguments are given that it has already.
     """
     _refuse_doubles(given)
     if set(engine.arms) != set(names):
-        raise SettingIsWrong(f"the shared engine routes between {sorted(engine.arms)}, not between {sorted(names)}")
+        raise ConfigurationError(f"the shared engine routes between {sorted(engine.arms)}, not between {sorted(names)}")
 
 
 def _refuse_doubles(given: Mapping[str, object]) -> None:
     doubled = sorted(name for name, value in given.items() if value is not None)
     if doubled:
-        raise SettingIsWrong(f"a shared engine has its own {', '.join(doubled)}; leave them out, or leave out engine=")
+        raise ConfigurationError(
+            f"a shared engine has its own {', '.join(doubled)}; leave them out, or leave out engine="
+        )

@@ -82,7 +82,7 @@ class ExampleOwner(EngineOwner):
             writer: The model that wrote the answers.
 
         Raises:
-            SettingIsWrong: A text is empty, or a scope must be named and is not.
+            ConfigurationError: A text is empty, or a scope must be named and is not.
         """
         scope, task = self._requests.place(Context(scope, task).over(self._said), system)
         self.engine.warm(scope)

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from shared_core.adapters.context import Context
 from shared_core.engine import Engine
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.manager.privacy import Redact
 from shared_core.reward import Reward
 from shared_core.settings import Settings, read_settings
@@ -61,7 +61,7 @@ class EngineOptions(SettingsOptions, total=False):
             system message, tools, response format and whatever else binds the answer.
 
     Raises:
-        SettingIsWrong: The arguments contradict each other, or one of them is unknown.
+        ConfigurationError: The arguments contradict each other, or one of them is unknown.
         StoreIsUnusable: The store cannot be opened.
         EmbedderDiffers: The pool was written with another embedder.
         ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
@@ -130,12 +130,12 @@ def read_options(
         fields: Fields of the framework's base class, which it takes too.
 
     Raises:
-        SettingIsWrong: An argument is unknown, a setting out of range, or scope and strict_scope are both given.
+        ConfigurationError: An argument is unknown, a setting out of range, or scope and strict_scope are both given.
     """
     known = kind.__annotations__.keys()
     for name in sorted(options.keys() - known - set(fields)):
         near = difflib.get_close_matches(name, [*known, *fields], 1)
-        raise SettingIsWrong(f"{surface} takes no {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        raise ConfigurationError(f"{surface} takes no {name}" + (f"; did you mean {near[0]}?" if near else ""))
     settings = SettingsOptions.__annotations__.keys()
     ours = {name: value for name, value in options.items() if name in known - settings}
     scope, strict_scope, task = ours.pop("scope", None), ours.pop("strict_scope", False), ours.pop("task", None)
@@ -150,7 +150,7 @@ def with_knobs(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings:
     """The settings with single knobs on top.
 
     Raises:
-        SettingIsWrong: A value is out of range, or the environment or iccache.toml cannot be used.
+        ConfigurationError: A value is out of range, or the environment or iccache.toml cannot be used.
     """
     given = settings.model_dump(exclude_unset=True) if settings else {}
     return read_settings(**{**given, **knobs})
@@ -160,4 +160,4 @@ def _check_scope(scope: str | None, task: str | None, *, strict_scope: bool) -> 
     """Refuse an empty scope or task, and a scope that would never be used."""
     Context(scope, task)
     if strict_scope and scope is not None:
-        raise SettingIsWrong("scope= has no effect with strict_scope=True; pass only one")
+        raise ConfigurationError("scope= has no effect with strict_scope=True; pass only one")

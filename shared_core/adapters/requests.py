@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from shared_core.adapters.context import Context, current_context
 from shared_core.adapters.parameters import FREE, fingerprint_of, form_of
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.telemetry import Counters
 from shared_core.values import DEFAULT_SCOPE, Message, Request, digest, fold
 
@@ -59,7 +59,7 @@ class Requests(Generic[M]):
             query: The text to be embedded, where the surface knows it better than `query_fn`.
 
         Raises:
-            SettingIsWrong: `strict_scope`, and nobody named a scope.
+            ConfigurationError: `strict_scope`, and nobody named a scope.
         """
         form = form_of(params or {}, stop, free=self.free)
         return self.of_form(messages, context, form, fingerprint_of(params or {}, stop), query=query)
@@ -89,7 +89,7 @@ class Requests(Generic[M]):
         """Scope and task of examples that are added by hand; `system` names the task unless a task is given.
 
         Raises:
-            SettingIsWrong: `strict_scope`, and nobody named a scope.
+            ConfigurationError: `strict_scope`, and nobody named a scope.
         """
         turns = (Message("system", system),) if system else ()
         said = context.over(current_context()).over(Context(task=self.task))
@@ -145,10 +145,10 @@ def build_request(
         condensed: False if `query` stands for the last turn alone, not for the earlier ones as well.
 
     Raises:
-        SettingIsWrong: `strict`, and the context names no scope.
+        ConfigurationError: `strict`, and the context names no scope.
     """
     if strict and context.scope is None:
-        raise SettingIsWrong(
+        raise ConfigurationError(
             "this call names no scope and strict_scope is on; name it in the call (iccache_scope=…), bind it "
             "(.bind(iccache_scope=…), or in LangChain config={'configurable': {'iccache_scope': …}}) or, where nothing is "
             "streamed, use iccache_context(scope=…)"

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.values import Clock, Decision, Insertion, Outcome, Request, Route
 
 R = TypeVar("R")  # a framework's whole answer
@@ -71,7 +71,7 @@ class Routing:
             bypass: Why this call is not routed, if it is not: then the reference answers and nothing is kept.
 
         Raises:
-            SettingIsWrong: The call names a scope or task that cannot be used: a misuse, not a failure.
+            ConfigurationError: The call names a scope or task that cannot be used: a misuse, not a failure.
         """
         identity = identity or uuid4().hex
         request = self._read(read, identity, bypass)
@@ -92,7 +92,7 @@ class Routing:
         """The request, or the decision where there is nothing to decide."""
         try:
             request = read()
-        except SettingIsWrong:
+        except ConfigurationError:
             raise
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self.engine.counters.count("fallback.unreadable_call")

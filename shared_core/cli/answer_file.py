@@ -66,7 +66,7 @@ def read(path: Path) -> Mapping[str, Reply]:
     Where a line has a ``"tool"``, that tool is called, and the answer holds its arguments as JSON.
 
     Raises:
-        SettingIsWrong: The file cannot be used.
+        ConfigurationError: The file cannot be used.
     """
     rows = read_jsonl(path, ["request", "answer"], ["tool"])
     return {row["request"]: Reply(row["answer"], row.get("tool", "")) for row in rows}

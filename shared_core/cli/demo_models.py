@@ -18,7 +18,7 @@ def run(answers: Path | None) -> None:
     a file of answers.
 
     Raises:
-        SettingIsWrong: The file cannot be used, or the small model is not installed.
+        ConfigurationError: The file cannot be used, or the small model is not installed.
         ExtraIsMissing: xllamacpp is not installed.
     """
     right = answer_file.read(answers) if answers else None

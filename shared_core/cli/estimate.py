@@ -46,7 +46,7 @@ def run(file: Path, *, field: str, embedder: str | None, as_json: bool) -> None:
     """Estimate, and print.
 
     Raises:
-        SettingIsWrong: The file cannot be used, or the embedder not be loaded.
+        ConfigurationError: The file cannot be used, or the embedder not be loaded.
         ExtraIsMissing: sentence-transformers is not installed.
     """
     texts = [row[field] for row in read_jsonl(file, [field], (), {field: "--field"})]

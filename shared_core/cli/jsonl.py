@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TextIO, cast
 
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 
 STANDARD_INPUT: Final = Path("-")
 _GZIP: Final = b"\x1f\x8b"
@@ -32,7 +32,7 @@ def read_jsonl(
         options: By field, the option of the command that names another field.
 
     Raises:
-        SettingIsWrong: The file cannot be read or is empty, a line is no JSON object, or a field is no text.
+        ConfigurationError: The file cannot be read or is empty, a line is no JSON object, or a field is no text.
     """
     name = called(path)
     found = False
@@ -44,13 +44,15 @@ def read_jsonl(
                     yield _fields(row, f"{name}, line {number}", required, optional, options or {})
                     found = True
     except UnicodeDecodeError as error:
-        raise SettingIsWrong(f"{name} is not UTF-8 text: {error.reason}; convert it, or name another file") from error
+        raise ConfigurationError(
+            f"{name} is not UTF-8 text: {error.reason}; convert it, or name another file"
+        ) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SettingIsWrong(f"{name} is a gzip file that is damaged or cut: {error}; make it again") from error
+        raise ConfigurationError(f"{name} is a gzip file that is damaged or cut: {error}; make it again") from error
     except OSError as error:
-        raise SettingIsWrong(f"{name} cannot be read: {error.strerror or error}") from error
+        raise ConfigurationError(f"{name} cannot be read: {error.strerror or error}") from error
     if not found:
-        raise SettingIsWrong(f"{name} is empty; expected {_expected(required[0])}")
+        raise ConfigurationError(f"{name} is empty; expected {_expected(required[0])}")
 
 
 def called(path: Path) -> str:
@@ -72,15 +74,15 @@ def _object(line: str, where: str, field: str, *, first: bool) -> Mapping[str, A
     try:
         row = json.loads(line)
     except RecursionError as error:
-        raise SettingIsWrong(f"{where} is nested too deeply to be read; leave such fields out") from error
+        raise ConfigurationError(f"{where} is nested too deeply to be read; leave such fields out") from error
     except ValueError as error:
         if first and not line.lstrip().startswith("{"):
-            raise SettingIsWrong(f"{where} is not JSON{_guess(line, field)}") from error
+            raise ConfigurationError(f"{where} is not JSON{_guess(line, field)}") from error
         at = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise SettingIsWrong(f"{where} is not JSON ({reason}{at}); expected {_expected(field)}") from error
+        raise ConfigurationError(f"{where} is not JSON ({reason}{at}); expected {_expected(field)}") from error
     if not isinstance(row, dict):
-        raise SettingIsWrong(f"{where} is no JSON object{_guess(line, field)}")
+        raise ConfigurationError(f"{where} is no JSON object{_guess(line, field)}")
     return row
 
 
@@ -103,14 +105,14 @@ def _fields(
 ) -> Mapping[str, str]:
     for name in required:
         if not isinstance(row.get(name), str) or not row[name].strip():
-            raise SettingIsWrong(f'{where} has no text in the field "{name}"{_other_fields(row, name, options)}')
+            raise ConfigurationError(f'{where} has no text in the field "{name}"{_other_fields(row, name, options)}')
     for name in optional:
         if not isinstance(row.get(name) or "", str):
-            raise SettingIsWrong(f'{where}: the field "{name}" must hold a text, or be left out')
+            raise ConfigurationError(f'{where}: the field "{name}" must hold a text, or be left out')
     texts = {name: text for name in (*required, *optional) if isinstance(text := row.get(name), str) and text.strip()}
     for name, text in texts.items():
         if not _is_whole(text):
-            raise SettingIsWrong(
+            raise ConfigurationError(
                 f'{where}: the field "{name}" holds half a character (a lone surrogate), as where a log was cut; '
                 "remove it, or the line"
             )

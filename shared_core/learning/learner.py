@@ -43,6 +43,15 @@ class LearnReport:
     unusable: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class MaintainReport:
+    """What one round of `Engine.maintain` did: what was learned, examples that changed, and examples evicted."""
+
+    learned: LearnReport
+    changed: int
+    evicted: int
+
+
 class Learner:
     """Consumes the feedback log: arm posteriors, mean rewards, example statistics.
 

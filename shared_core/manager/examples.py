@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared_core.errors import EmbedderDiffers, SettingIsWrong
+from shared_core.errors import ConfigurationError, EmbedderDiffers
 from shared_core.inference import Embedder
 from shared_core.manager.admission import POOR
 from shared_core.manager.privacy import Redact, redacted
@@ -41,13 +41,13 @@ class Examples:
         An example of the same query is replaced: what is imported or corrected is meant to be right.
 
         Raises:
-            SettingIsWrong: There is no embedder, or a text is empty.
+            ConfigurationError: There is no embedder, or a text is empty.
             EmbedderDiffers: The pool was written with another embedder.
         """
         if self._embedder is None:
-            raise SettingIsWrong("examples need an embedder; give one to the constructor")
+            raise ConfigurationError("examples need an embedder; give one to the constructor")
         if any(not query.strip() or not answer.strip() for query, answer in pairs):
-            raise SettingIsWrong("an example needs a query and an answer that are not empty")
+            raise ConfigurationError("an example needs a query and an answer that are not empty")
         texts = [Texts(redacted(query, self._redact), redacted(answer, self._redact)) for query, answer in pairs]
         vectors = self._embedder.embed([t.query for t in texts])
         claim_embedder(self._store, self._embedder)

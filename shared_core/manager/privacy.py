@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError, RedactionFailed
 
 Redact: TypeAlias = Callable[[str], str]
 
@@ -14,10 +14,10 @@ def check_redact(redact: Redact | None) -> None:
     """Refuse what is not a function.
 
     Raises:
-        SettingIsWrong: See above.
+        ConfigurationError: See above.
     """
     if redact is not None and not callable(redact):
-        raise SettingIsWrong(f"redact is {redact!r}; give a function")
+        raise ConfigurationError(f"redact is {redact!r}; give a function")
 
 
 def redacted(text: str, redact: Redact | None) -> str:
@@ -27,7 +27,7 @@ def redacted(text: str, redact: Redact | None) -> str:
     request itself goes on without examples (DESIGN.md §4.5).
 
     Raises:
-        SettingIsWrong: `redact` raised, or returned no string. The message holds nothing of the text, which a
+        RedactionFailed: `redact` raised, or returned no string. The message holds nothing of the text, which a
             chained traceback might, so the cause is not shown with it.
     """
     if redact is None:
@@ -35,11 +35,11 @@ def redacted(text: str, redact: Redact | None) -> str:
     try:
         result = redact(text)
     except Exception as error:  # noqa: BLE001  # whatever the caller's function raises
-        raise SettingIsWrong(
+        raise RedactionFailed(
             f"redact raised {type(error).__name__}; the text was neither embedded nor stored, repair redact"
         ) from None
     if not isinstance(result, str):
-        raise SettingIsWrong(
+        raise RedactionFailed(
             f"redact returned {type(result).__name__}, not str; the text was neither embedded nor stored"
         )
     return result

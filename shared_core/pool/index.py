@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.pool.graph import Alive, Graph, Positions, import_faiss
 from shared_core.pool.memory import room
 from shared_core.values import Vector
@@ -92,10 +92,10 @@ class VectorIndex:
         """The at most `k` vectors most similar to `vector` of shape (dimension,); fewer only if fewer are left.
 
         Raises:
-            SettingIsWrong: The vector has another dimension.
+            ConfigurationError: The vector has another dimension.
         """
         if vector.shape != (self.dimension,):
-            raise SettingIsWrong(f"a vector of shape ({self.dimension},) was expected; got {vector.shape}")
+            raise ConfigurationError(f"a vector of shape ({self.dimension},) was expected; got {vector.shape}")
         count = self._count  # first: a row that replaces another is added last, and must not be found beside it
         query = np.ascontiguousarray(vector, np.float32)[None]
         near_tail, tail = self._search_tail(query, k, count)

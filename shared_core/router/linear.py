@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.guard import Steps, immediately
 from shared_core.router import state
 from shared_core.router.bandit import (
@@ -73,7 +73,7 @@ class LinearRouter:
             rated, the reference then answers everything, and one warning says so.
 
     Raises:
-        SettingIsWrong: Two arms share a name, or the reference is none of them.
+        ConfigurationError: Two arms share a name, or the reference is none of them.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class LinearRouter:
     ) -> None:
         names = [arm.name for arm in arms]
         if len(set(names)) < len(names):
-            raise SettingIsWrong(f"two arms share a name: {names}; give each arm its own")
+            raise ConfigurationError(f"two arms share a name: {names}; give each arm its own")
         if reference not in names:
-            raise SettingIsWrong(f"the reference {reference!r} is not an arm; name one of {names}")
+            raise ConfigurationError(f"the reference {reference!r} is not an arm; name one of {names}")
         self._arms = tuple(arms)
         self._reference = names.index(reference)
         self._costs = tuple(settings.cost_weight * arm.cost for arm in arms)

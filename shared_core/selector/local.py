@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,7 @@ from shared_core.telemetry import Counters
 from shared_core.values import Arm, Request, ScoredExample, Selection, Texts
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(NamedTuple):
     """A candidate worth showing to an arm."""
 
     id: str
@@ -70,9 +69,9 @@ class LocalSelector:
         texts = (yield from self._pool.texts(scope, found.ids)) if self._utility.needs_texts and found.ids else {}
         utilities = self._utility.score(request, found, texts, shown)
         chosen = {arm.name: self._chosen(found, row, threshold) for arm, row in zip(shown, utilities, strict=True)}
-        wanted = {choice.id for choices in chosen.values() for choice in choices} - texts.keys()
+        wanted = dict.fromkeys(c.id for choices in chosen.values() for c in choices if c.id not in texts)
         if wanted:
-            texts = {**texts, **(yield from self._pool.texts(scope, [i for i in found.ids if i in wanted]))}
+            texts = {**texts, **(yield from self._pool.texts(scope, tuple(wanted)))}
         return Selection(
             by_arm={arm.name: self._within_budget(arm, chosen[arm.name], texts) for arm in shown},
             considered=len(found.ids),

@@ -27,7 +27,7 @@ class SimilarityUtility:
         arms: Sequence[Arm],
     ) -> NDArray[np.float32]:
         """``max(similarity, 0) · quality_weight(quality)``, of shape (arms, candidates)."""
-        return np.broadcast_to(utility(found.similarity, found.statistics["quality"]), (len(arms), len(found.ids)))
+        return utility(found.similarity, found.statistics["quality"])[np.newaxis].repeat(len(arms), 0)
 
 
 def quality_weight(quality: NDArray[np.float32]) -> NDArray[np.float32]:

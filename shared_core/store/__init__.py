@@ -6,7 +6,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from shared_core.errors import SettingIsWrong, StoreIsUnusable
+from shared_core.errors import ConfigurationError, StoreIsUnusable
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.store.sqlite import SqliteStore
@@ -23,7 +23,7 @@ def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Sto
         clock: Decides what has expired.
 
     Raises:
-        SettingIsWrong: `url` names no store.
+        ConfigurationError: `url` names no store.
         StoreIsUnusable: The store cannot be opened, reached or used as it is set up.
         ExtraIsMissing: A Redis URL, without the package redis.
     """
@@ -44,7 +44,7 @@ def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Sto
         except OSError as error:
             reason = str(error).rstrip(".")
             raise StoreIsUnusable(f"{reason}; start the server, or correct the address") from error
-    raise SettingIsWrong(
+    raise ConfigurationError(
         f"no store has the scheme {scheme!r}; use sqlite:///file.db, redis://host:port/db, rediss://host:port/db, "
         "unix:///path/to/redis.sock or memory://"
     )
@@ -53,7 +53,7 @@ def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Sto
 def _sqlite_path(url: str) -> Path:
     path = url.removeprefix("sqlite:///")
     if path in (url, "", ":memory:"):
-        raise SettingIsWrong(
+        raise ConfigurationError(
             f"{url!r} names no file; use sqlite:///relative.db, sqlite:////absolute/path.db, or memory://"
         )
     return Path(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 
 MASK: Final = "***"
 _USER_INFO: Final = re.compile(r"(?<=://)([^/@?#]*:)[^@]*(?=@)")  # the password may hold a slash that was not escaped
@@ -21,10 +21,10 @@ def unmasked(url: str) -> str:
     """`url`, if it can be opened.
 
     Raises:
-        SettingIsWrong: Its password was left out when it was serialised.
+        ConfigurationError: Its password was left out when it was serialised.
     """
     if MASK in url and masked(url) == url:
-        raise SettingIsWrong(
+        raise ConfigurationError(
             "the store's password was left out when this was serialised; give the whole address again: "
             "from_dict(data, store='redis://…')"
         )

@@ -73,7 +73,7 @@ class RedisStore:
             feed_length: How many changes the feed keeps, at least.
 
         Raises:
-            SettingIsWrong: The address cannot be read.
+            ConfigurationError: The address cannot be read.
             StoreIsUnusable: The server is too old, evicts keys, or refuses this user.
             OSError: It cannot be reached, or does not answer in time.
         """

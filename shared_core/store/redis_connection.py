@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
-from shared_core.errors import ExtraIsMissing, SettingIsWrong, StoreIsUnusable
+from shared_core.errors import ConfigurationError, ExtraIsMissing, StoreIsUnusable
 from shared_core.telemetry import get_logger
 
 try:
@@ -57,28 +57,32 @@ def parse_address(url: str) -> Address:
     """Read the address of a pool.
 
     Raises:
-        SettingIsWrong: It cannot be read. The message never quotes it, since it may hold a password.
+        ConfigurationError: It cannot be read. The message never quotes it, since it may hold a password.
     """
     try:
         parts = urlsplit(url)
         options = _parse_url(url)
         host, port = parts.hostname or "localhost", parts.port or 6379
     except ValueError:
-        raise SettingIsWrong(f"the Redis URL cannot be read; write {_SPELLING}, special characters as %XX") from None
+        raise ConfigurationError(
+            f"the Redis URL cannot be read; write {_SPELLING}, special characters as %XX"
+        ) from None
     over_tcp = parts.scheme != "unix"
     if over_tcp and ("@" in parts.path + parts.query + parts.fragment or not re.fullmatch(r"/?\d*", parts.path)):
-        raise SettingIsWrong(
+        raise ConfigurationError(
             f"the Redis URL's path is not a database number; write {_SPELLING}, special characters of a password as %XX"
         )
     if not over_tcp and not options.get("path"):
-        raise SettingIsWrong(f"the Redis URL names no socket; write {_SPELLING}")
+        raise ConfigurationError(f"the Redis URL names no socket; write {_SPELLING}")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     pool = query.pop("pool", DEFAULT_POOL)
     options.pop("pool", None)
     if not _POOL.fullmatch(pool):
-        raise SettingIsWrong(f"{pool!r} cannot name a pool; use 1 to 100 letters, digits, dots, hyphens, underscores")
+        raise ConfigurationError(
+            f"{pool!r} cannot name a pool; use 1 to 100 letters, digits, dots, hyphens, underscores"
+        )
     if unknown := sorted(name for name in query if name not in _OPTIONS and not name.startswith(_TLS)):
-        raise SettingIsWrong(f"the Redis URL has unknown options {', '.join(unknown)}; known: {sorted(_OPTIONS)}")
+        raise ConfigurationError(f"the Redis URL has unknown options {', '.join(unknown)}; known: {sorted(_OPTIONS)}")
     if over_tcp:
         where = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}/{options.get('db', 0)}"
     else:
@@ -130,7 +134,7 @@ def connect(address: Address) -> Client:
             client.close()
             return _cluster(address, options)
     except TypeError as error:
-        raise SettingIsWrong(f"{address.label}: {error}") from error
+        raise ConfigurationError(f"{address.label}: {error}") from error
 
 
 def _cluster(address: Address, options: Mapping[str, Any]) -> redis.cluster.RedisCluster:

@@ -21,7 +21,7 @@ from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
 from iccache_langchain import ICCache, ICCacheCallbackHandler, ICCacheChatModel, ICCacheMiddleware, iccache_context
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from tests.embedding import Words
@@ -253,7 +253,7 @@ def test_an_agents_model_that_routes_by_itself_is_refused(build, model, store):
     router = ICCacheChatModel(
         arms={"small": model("small"), "large": model("large")}, reference="large", engine=middleware.engine
     )
-    with pytest.raises(SettingIsWrong, match="routes by itself"):
+    with pytest.raises(ConfigurationError, match="routes by itself"):
         create_agent(router, [], middleware=[middleware]).invoke({"messages": [("user", "hello")]})
 
 
@@ -442,7 +442,7 @@ async def test_strict_wants_the_run_itself_to_name_its_scope(build, agent):
     talking = agent(build(strict_scope=True))
     with iccache_context(scope="a"):
         for way in ("invoke", "astream"):
-            with pytest.raises(SettingIsWrong, match="iccache_scope"):
+            with pytest.raises(ConfigurationError, match="iccache_scope"):
                 await run(talking, way, "hello")
     state = await run(talking, "astream", "hello", {"configurable": {"iccache_scope": "a"}})
     assert said(state)[-1] == "large answers"

@@ -33,7 +33,7 @@ from iccache_langchain import ICCacheChatModel
 from iccache_langchain.cache import ICCache
 from iccache_langchain.messages import normalised
 from shared_core.adapters import Context, build_request, iccache_context
-from shared_core.errors import DependencyIsSlow, SettingIsWrong
+from shared_core.errors import DependencyIsSlow, ConfigurationError
 from shared_core.settings import Settings
 from shared_core.store.sqlite import SqliteStore
 from tests.servers import RedisServer
@@ -558,9 +558,9 @@ class TestFeedback:
         assert server.count() == 1
 
     def test_a_score_or_message_that_makes_no_sense_is_refused(self, llm, cache):
-        with pytest.raises(SettingIsWrong):
+        with pytest.raises(ConfigurationError):
             cache.record_feedback(llm.invoke("hi"), 7)
-        with pytest.raises(SettingIsWrong):
+        with pytest.raises(ConfigurationError):
             cache.record_feedback(AIMessage("from elsewhere"), 1.0)
 
 
@@ -864,11 +864,11 @@ class TestMisuse:
         ],
     )
     def test_is_refused_at_construction(self, kwargs):
-        with pytest.raises(SettingIsWrong):
+        with pytest.raises(ConfigurationError):
             ICCache(**kwargs)
 
     def test_a_shared_engine_brings_its_own(self, cache, url):
-        with pytest.raises(SettingIsWrong):
+        with pytest.raises(ConfigurationError):
             ICCache(url, engine=cache.engine)
 
     def test_a_shared_engine_stays_open(self, cache, server):

@@ -24,7 +24,7 @@ from langgraph.graph import END, START, StateGraph
 from pydantic import BaseModel
 
 from iccache_langchain import ICCacheChatModel, iccache_context
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError, NotFromICCache
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from tests.embedding import Words
@@ -513,9 +513,9 @@ async def test_an_answer_is_rated_by_message_run_or_decision(helped, store):
     given = {f.decision_id: f.score for _, f in store.feedback(0) if f.rater == "user"}
     assert given == {provenance(a)["decision_id"]: score for a, score in zip(answers, (0.1, 0.2, 0.3, 0.4))}
     assert set(store.decisions(list(given))) == set(given)
-    with pytest.raises(SettingIsWrong):
+    with pytest.raises(NotFromICCache):
         helped.record_feedback(answers[0], 7)
-    with pytest.raises(SettingIsWrong):
+    with pytest.raises(NotFromICCache):
         helped.record_feedback(AIMessage("not ours"), 1.0)
 
 
@@ -667,19 +667,19 @@ def test_a_scope_never_sees_the_examples_of_another(build, server):
 
 async def test_strict_wants_every_call_to_name_its_scope(build):
     model = build(strict_scope=True)
-    with pytest.raises(SettingIsWrong, match="iccache_scope"):
+    with pytest.raises(ConfigurationError, match="iccache_scope"):
         model.invoke("x")
     with iccache_context(scope="a"):
         assert model.invoke("x").content == "large answers"
-        with pytest.raises(SettingIsWrong, match="iccache_scope"):
+        with pytest.raises(ConfigurationError, match="iccache_scope"):
             list(model.stream("x"))
-        with pytest.raises(SettingIsWrong, match="iccache_scope"):
+        with pytest.raises(ConfigurationError, match="iccache_scope"):
             list((model | StrOutputParser()).stream("x"))
-        with pytest.raises(SettingIsWrong, match="iccache_scope"):
+        with pytest.raises(ConfigurationError, match="iccache_scope"):
             [chunk async for chunk in model.astream("x")]
     assert list(model.bind(iccache_scope="a").stream("x"))
     assert list(model.stream("x", {"configurable": {"iccache_scope": "a"}}))
-    with pytest.raises(SettingIsWrong, match="None"):
+    with pytest.raises(ConfigurationError, match="None"):
         model.invoke("x", iccache_scope=None)
 
 

@@ -32,7 +32,7 @@ from iccache_llamaindex.postprocessor import NOTHING_FOUND, ICCachePostprocessor
 from iccache_llamaindex.prompts import few_shot_prompt
 from iccache_llamaindex.workflow import Prepared, with_examples
 from shared_core.adapters import default_task, iccache_context
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 from tests.embedding import Words
 from tests.openai_server import OpenAIServer, Refused, Reply, openai_server
@@ -335,7 +335,7 @@ class TestChatEngines:
             assert sources(response) == sorted(DOCUMENTS)
 
     def test_an_untouched_template_has_no_place(self, make):
-        with pytest.raises(SettingIsWrong, match="query_str"):
+        with pytest.raises(ConfigurationError, match="query_str"):
             few_shot_prompt(DEFAULT_CONTEXT_TEMPLATE)
 
 

@@ -37,7 +37,7 @@ from pydantic import BaseModel
 
 from iccache_llamaindex import ICCacheLLM, ICCacheRouteEvent, iccache_context
 from shared_core.adapters import routing
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from tests.embedding import Words
@@ -562,7 +562,7 @@ def test_the_users_arms_are_left_as_they_are(build, arm):
 def test_an_arm_with_callbacks_of_its_own_is_refused_by_name(build, arm):
     manager = CallbackManager([TokenCountingHandler()])
     arms = {"small": arm("small", callback_manager=manager), "large": arm("large")}
-    with pytest.raises(SettingIsWrong, match="'small' has callback handlers"):
+    with pytest.raises(ConfigurationError, match="'small' has callback handlers"):
         build(arms=arms)
     assert build(arms=arms, callback_manager=manager)
 
@@ -712,7 +712,7 @@ async def test_a_bound_llm_in_engines_and_agents(build, store, server):
     assert model.as_structured_llm(City).chat([user("in 'Rome'")]).raw.name == "Rome"
     assert model.flush(10)
     assert (set(store.scopes()), queries(store, "acme")) == ({"acme"}, {"how warm?"})
-    with pytest.raises(SettingIsWrong, match="not scope"):
+    with pytest.raises(ConfigurationError, match="not scope"):
         model.bind(scope="acme")
 
 
@@ -732,15 +732,15 @@ async def test_two_tenants_never_see_each_others_examples(build, server):
 
 async def test_strict_wants_every_call_to_name_its_scope(build):
     model = build(strict_scope=True)
-    with pytest.raises(SettingIsWrong, match="iccache_scope"):
+    with pytest.raises(ConfigurationError, match="iccache_scope"):
         model.chat([user("x")])
     with iccache_context(scope="a"):
         assert text(model.chat([user("x")])) == "large answers"
         for way in ("stream_chat", "astream_chat", "stream_complete", "astream_complete"):
-            with pytest.raises(SettingIsWrong, match="iccache_scope"):
+            with pytest.raises(ConfigurationError, match="iccache_scope"):
                 await ask(model, way, "x")
     assert text(await ask(model, "stream_chat", "x", iccache_scope="a")) == "large answers"
-    with pytest.raises(SettingIsWrong, match="None"):
+    with pytest.raises(ConfigurationError, match="None"):
         model.chat([user("x")], iccache_scope=None)
 
 
@@ -765,9 +765,9 @@ async def test_an_answer_is_rated_by_response_or_decision(helped, store):
     assert helped.flush(10)
     given = {f.decision_id: f.score for _, f in store.feedback(0) if f.rater == "user"}
     assert given == {provenance(a)["decision_id"]: score for a, score in zip(answers, (0.1, 0.2, 0.3))}
-    with pytest.raises(SettingIsWrong):
+    with pytest.raises(ConfigurationError):
         helped.record_feedback(answers[0], 7)
-    with pytest.raises(SettingIsWrong, match="ICCacheRouteEvent"):
+    with pytest.raises(ConfigurationError, match="ICCacheRouteEvent"):
         helped.record_feedback(MockLLM().chat([user("x")]), 1.0)
 
 
@@ -798,7 +798,7 @@ async def test_no_key_leaves_in_any_form(helped, heard, caplog):
 
 def test_from_dict_takes_the_arms_again(build, arm, store):
     data = json.loads(build(scope="a", task="t", system_prompt="be brief").to_json())
-    with pytest.raises(SettingIsWrong, match="arms are not serialised"):
+    with pytest.raises(ConfigurationError, match="arms are not serialised"):
         ICCacheLLM.from_dict(data)
     arms = {name: arm(name) for name in ("small", "large")}
     again = ICCacheLLM.from_dict(data, arms=arms, costs={"small": 0.1}, store=store, embedder=Words())
@@ -844,7 +844,7 @@ def test_metadata_is_what_holds_for_every_arm(build, arm):
     ],
 )
 def test_what_contradicts_itself_is_refused(build, wanted, match):
-    with pytest.raises(SettingIsWrong, match=match):
+    with pytest.raises(ConfigurationError, match=match):
         build(**wanted)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 import redis
 
-from shared_core.errors import FeedWasTrimmed, SettingIsWrong, StoreIsUnusable
+from shared_core.errors import FeedWasTrimmed, ConfigurationError, StoreIsUnusable
 from shared_core.settings import Settings
 from shared_core.store.redis import RedisStore
 from tests.fakes import FakeClock
@@ -87,7 +87,7 @@ def everything(store: RedisStore) -> None:
     ],
 )
 def test_address_that_cannot_be_read_is_refused(url: str) -> None:
-    with pytest.raises(SettingIsWrong):
+    with pytest.raises(ConfigurationError):
         open_store(url)
 
 
@@ -95,7 +95,7 @@ def test_address_that_cannot_be_read_is_refused(url: str) -> None:
     "url", [f"redis://user:{SECRET}@localhost:6379/0", f"redis://:{SECRET}@localhost", "redis://me:12?34@host:6379/0"]
 )
 def test_password_that_was_not_escaped_is_refused_without_quoting_it(url: str) -> None:
-    with pytest.raises(SettingIsWrong, match="%XX") as refusal:
+    with pytest.raises(ConfigurationError, match="%XX") as refusal:
         open_store(url)
     assert not re.search(r"p@ss|w\?rd|12|34", "".join(traceback.format_exception(refusal.value, limit=0)))
 

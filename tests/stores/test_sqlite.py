@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_core.errors import SettingIsWrong, StoreIsUnusable
+from shared_core.errors import ConfigurationError, StoreIsUnusable
 from shared_core.settings import Settings
 from shared_core.store import database, open_store
 from shared_core.store.sqlite import SqliteStore
@@ -73,14 +73,14 @@ def test_urls_name_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settin
 
 @pytest.mark.parametrize("url", ["mysql://user:secret@host/db", "iccache.db", "", "memory", "sqlite:/x.db"])
 def test_an_unknown_scheme_is_refused_with_the_known_ones(url: str, settings: Settings) -> None:
-    with pytest.raises(SettingIsWrong, match=r"sqlite:///.*redis://.*memory://") as caught:
+    with pytest.raises(ConfigurationError, match=r"sqlite:///.*redis://.*memory://") as caught:
         open_store(url, settings=settings)
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite://host/x.db"])
 def test_a_url_without_a_file_is_refused(url: str, settings: Settings) -> None:
-    with pytest.raises(SettingIsWrong, match="relative.db"):
+    with pytest.raises(ConfigurationError, match="relative.db"):
         open_store(url, settings=settings)
 
 

@@ -15,7 +15,7 @@ from shared_core.adapters.provenance import finish_reason, is_clean
 from shared_core.adapters.threads import off_loop
 from shared_core.adapters.routing import Routing
 from shared_core.engine import Engine
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 from shared_core.values import Arm, Outcome
 from tests.unit.test_engine import Words, ask
@@ -53,11 +53,11 @@ class TestDeciding:
 
     async def test_a_scope_that_cannot_be_used_is_the_callers_mistake(self, engine):
         def misused():
-            raise SettingIsWrong("scope is None")
+            raise ConfigurationError("scope is None")
 
-        with pytest.raises(SettingIsWrong, match="scope is None"):
+        with pytest.raises(ConfigurationError, match="scope is None"):
             Routing(engine, "large").decide(misused)
-        with pytest.raises(SettingIsWrong, match="scope is None"):
+        with pytest.raises(ConfigurationError, match="scope is None"):
             await Routing(engine, "large").adecide(misused)
 
     async def test_a_bypassed_call_is_not_stored(self, engine):
@@ -115,7 +115,7 @@ class TestSelect:
 
     @pytest.mark.parametrize("name", ["exact", "unrouted"])
     def test_no_arm_may_take_the_name_of_what_is_no_arm(self, name):
-        with pytest.raises(SettingIsWrong, match=name):
+        with pytest.raises(ConfigurationError, match=name):
             Engine(store="memory://", arms=[Arm(name, 0.1), Arm("large", 1.0)], reference="large")
 
 
@@ -130,15 +130,15 @@ class TestConstruction:
 
     def test_a_shared_engine_brings_what_it_has(self, engine):
         shared = given(engine=engine, store="memory://", costs={"small": 0.1})
-        with pytest.raises(SettingIsWrong, match="its own costs, store"):
+        with pytest.raises(ConfigurationError, match="its own costs, store"):
             routing_engine(["small", "large"], "large", shared)
-        with pytest.raises(SettingIsWrong, match="its own settings"):
+        with pytest.raises(ConfigurationError, match="its own settings"):
             example_engine(None, given(engine=engine, deadline=1.0))
-        with pytest.raises(SettingIsWrong, match="its own store"):
+        with pytest.raises(ConfigurationError, match="its own store"):
             example_engine("memory://", given(engine=engine))
 
     def test_a_shared_engine_must_know_the_arms(self, engine):
-        with pytest.raises(SettingIsWrong, match="routes between"):
+        with pytest.raises(ConfigurationError, match="routes between"):
             routing_engine(["tiny", "large"], "large", given(engine=engine))
 
     def test_an_engine_of_its_own(self):
@@ -157,17 +157,17 @@ class TestConstruction:
 
     @pytest.mark.parametrize("budgets", [{"tiny": 1}, {"small": -1}, {"small": True}, {"small": 1.5}, [("small", 1)]])
     def test_a_budget_that_makes_no_sense_is_refused(self, budgets):
-        with pytest.raises(SettingIsWrong, match="example_budgets"):
+        with pytest.raises(ConfigurationError, match="example_budgets"):
             core_arms(["small", "large"], "large", {"small": 0.1}, None, budgets)
 
     def test_what_cannot_be_routed(self):
-        with pytest.raises(SettingIsWrong, match="at least two arms"):
+        with pytest.raises(ConfigurationError, match="at least two arms"):
             check_arms(["large"], "large")
-        with pytest.raises(SettingIsWrong, match="not one of the arms"):
+        with pytest.raises(ConfigurationError, match="not one of the arms"):
             check_arms(["small", "large"], "larg")
-        with pytest.raises(SettingIsWrong, match="costs is missing 'small'"):
+        with pytest.raises(ConfigurationError, match="costs is missing 'small'"):
             core_arms(["small", "large"], "large", None, None, None)
-        with pytest.raises(SettingIsWrong, match="deadline"):
+        with pytest.raises(ConfigurationError, match="deadline"):
             with_knobs(None, {"deadline": -1})
 
     def test_options_are_told_apart(self):
@@ -177,9 +177,11 @@ class TestConstruction:
         assert read.engine["costs"] == {"small": 0.1}
         assert read.engine["settings"].max_examples == 2
         assert "embedder" not in read.engine
-        with pytest.raises(SettingIsWrong, match="ICCacheChatModel takes no max_exampels; did you mean max_examples"):
+        with pytest.raises(
+            ConfigurationError, match="ICCacheChatModel takes no max_exampels; did you mean max_examples"
+        ):
             read_options({"max_exampels": 2}, RoutingOptions, "ICCacheChatModel")
-        with pytest.raises(SettingIsWrong, match="scope= has no effect with strict_scope=True; pass only one"):
+        with pytest.raises(ConfigurationError, match="scope= has no effect with strict_scope=True; pass only one"):
             read_options({"scope": "acme", "strict_scope": True}, RoutingOptions, "ICCacheChatModel")
 
     def test_each_setting_is_an_option_of_its_own_type(self):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError, RedactionFailed
 from shared_core.manager.admission import RULES, Candidate, Rule, refusal
 from shared_core.manager.examples import example_id, example_of
 from shared_core.manager.privacy import redacted
@@ -92,12 +92,12 @@ def test_redaction_that_fails_lets_nothing_through_and_says_nothing_of_the_text(
     def broken(text):
         raise KeyError(text)
 
-    with pytest.raises(SettingIsWrong, match="redact raised KeyError") as caught:
+    with pytest.raises(RedactionFailed, match="redact raised KeyError") as caught:
         redacted("secret", broken)
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
     assert caught.value.__cause__ is None
-    with pytest.raises(SettingIsWrong, match="redact returned NoneType, not str"):
+    with pytest.raises(RedactionFailed, match="redact returned NoneType, not str"):
         redacted("secret", lambda text: None)
 
 

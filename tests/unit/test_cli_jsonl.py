@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from shared_core.cli.jsonl import read_jsonl
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 
 ROWS = [{"request": "a"}, {"request": "ä", "answer": "b"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -76,19 +76,19 @@ def test_an_optional_field_that_says_nothing_is_left_out(tmp_path, value):
     ],
 )
 def test_what_is_wrong_is_said_once_with_the_line(tmp_path, data, complaint):
-    with pytest.raises(SettingIsWrong) as error:
+    with pytest.raises(ConfigurationError) as error:
         read(tmp_path, data)
     assert complaint in str(error.value)
     assert "line 1 column" not in str(error.value)
 
 
 def test_a_wrong_key_names_the_option_where_there_is_one(tmp_path):
-    with pytest.raises(SettingIsWrong, match="name the right one with --field$"):
+    with pytest.raises(ConfigurationError, match="name the right one with --field$"):
         read(tmp_path, '{"prompt": "a"}', request="--field")
 
 
 def test_a_line_of_many_fields_lists_the_first(tmp_path):
-    with pytest.raises(SettingIsWrong) as error:
+    with pytest.raises(ConfigurationError) as error:
         read(tmp_path, json.dumps({f"{n}" * 99: 1 for n in range(30)}))
     assert len(str(error.value)) < 600
     assert str(error.value).endswith(" …")

@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from shared_core.cli.learn import is_known
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from shared_core.values import Checkpoint, DecisionRecord, Feedback
@@ -58,7 +58,7 @@ def test_nothing_is_known_before_anything_was_rated(store):
 def test_the_reference_may_be_named_late_in_the_log(store, monkeypatch):
     monkeypatch.setattr("shared_core.cli.learn.LOOK", 2)
     rate(store, *["small"] * 5)
-    with pytest.raises(SettingIsWrong, match="is on 'small'"):
+    with pytest.raises(ConfigurationError, match="is on 'small'"):
         is_known(store, "large")
     rate(store, *["small"] * 5, "large")
     assert is_known(store, "large")

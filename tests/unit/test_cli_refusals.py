@@ -9,7 +9,7 @@ import pytest
 
 from shared_core.settings import read_settings
 from shared_core.cli.learn import _keep_going
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.learning.learner import LearnReport
 from tests.unit.test_cli import call, refused
 
@@ -80,7 +80,7 @@ def test_a_setting_is_named_with_its_value_and_what_is_allowed(monkeypatch, fold
         monkeypatch.setenv(name, value)
     if text:
         (folder / "iccache.toml").write_bytes(text.encode() if isinstance(text, str) else text)
-    with pytest.raises(SettingIsWrong) as error:
+    with pytest.raises(ConfigurationError) as error:
         read_settings()
     words = str(error.value)
     assert complaint in words

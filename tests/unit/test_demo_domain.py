@@ -8,7 +8,7 @@ from iccache_langchain.demo.domain import FORMS, SIZE, VALUES, pairs
 from iccache_langchain.demo.results import Alone, Step, report, thirds
 from iccache_langchain.demo.workload import built_in, equality, from_file, token_f1
 from shared_core.cli.adapters import DemoOptions
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.values import digest
 
 
@@ -55,7 +55,7 @@ def test_the_screen_says_that_the_large_arm_is_a_file_and_what_the_reward_is():
 
 @pytest.mark.parametrize("size", [0, 241])
 def test_a_size_outside_the_task_is_refused(size):
-    with pytest.raises(SettingIsWrong, match="1 to 240"):
+    with pytest.raises(ConfigurationError, match="1 to 240"):
         built_in(0, size)
 
 

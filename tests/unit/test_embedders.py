@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from shared_core.errors import ExtraIsMissing, SettingIsWrong
+from shared_core.errors import ConfigurationError, EmbedderFailed, ExtraIsMissing
 from shared_core.inference import embedders
 from shared_core.inference.embedders import (
     MINILM,
@@ -58,7 +58,7 @@ def test_very_large_and_very_small_vectors_keep_their_direction():
     ],
 )
 def test_unusable_vectors_are_refused_by_the_embedders_name(values, why):
-    with pytest.raises(SettingIsWrong, match=f"'mine'.*({why})"):
+    with pytest.raises(EmbedderFailed, match=f"'mine'.*({why})"):
         CallableEmbedder(lambda _: values, "mine").embed(["a", "b"])
 
 
@@ -96,7 +96,7 @@ def test_langchain_embeddings_are_known_by_class_and_model():
 
 def test_a_named_function_is_known_by_its_name_and_a_lambda_needs_a_tag():
     assert as_embedder(by_length).tag == f"{__name__}.by_length"
-    with pytest.raises(SettingIsWrong, match="tag="):
+    with pytest.raises(ConfigurationError, match="tag="):
         as_embedder(lambda texts: by_length(texts))
     assert as_embedder(lambda texts: by_length(texts), tag="lengths").tag == "lengths"
 
@@ -110,9 +110,9 @@ def test_an_embedder_is_taken_as_it_is_and_may_be_renamed():
 
 
 def test_what_is_no_embedder_is_refused():
-    with pytest.raises(SettingIsWrong, match="int is no embedder"):
+    with pytest.raises(ConfigurationError, match="int is no embedder"):
         as_embedder(7)
-    with pytest.raises(SettingIsWrong, match="tag"):
+    with pytest.raises(ConfigurationError, match="tag"):
         CallableEmbedder(by_length, "")
 
 
@@ -121,7 +121,7 @@ def test_a_folder_that_does_not_exist_is_refused_at_construction(path, tmp_path,
     monkeypatch.chdir(tmp_path)
     if path == "":
         path = tmp_path / "gone"
-    with pytest.raises(SettingIsWrong, match="there is no embedder in"):
+    with pytest.raises(ConfigurationError, match="there is no embedder in"):
         as_embedder(path)
 
 
@@ -129,7 +129,7 @@ def test_a_model_that_cannot_be_loaded_is_named_in_one_line(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
     embedder = SentenceTransformerEmbedder(tmp_path / "broken")
-    with pytest.raises(SettingIsWrong, match=r"broken.*cannot be loaded.*give a folder") as caught:
+    with pytest.raises(ConfigurationError, match=r"broken.*cannot be loaded.*give a folder") as caught:
         embedder.warm()
     assert "\n" not in str(caught.value)
 

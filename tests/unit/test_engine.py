@@ -11,7 +11,7 @@ import pytest
 
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
-from shared_core.errors import EmbedderDiffers, SettingIsWrong
+from shared_core.errors import EmbedderDiffers, ConfigurationError
 from shared_core.manager.local import LIMIT_EVERY
 from shared_core.settings import Settings
 from shared_core.store import open_store
@@ -123,7 +123,7 @@ def test_a_reward_function_that_would_have_to_be_awaited_is_refused(build):
     async def reward(request, answer):
         return 1.0
 
-    with pytest.raises(SettingIsWrong, match="coroutine"):
+    with pytest.raises(ConfigurationError, match="coroutine"):
         build(reward=reward)
 
 
@@ -392,11 +392,11 @@ def test_another_embedder_than_the_pools_is_refused_and_both_are_named(build, tm
 
 
 def test_misuse_is_refused_at_construction(build):
-    with pytest.raises(SettingIsWrong, match="reference"):
+    with pytest.raises(ConfigurationError, match="reference"):
         build(reference="huge")
-    with pytest.raises(SettingIsWrong, match="names"):
+    with pytest.raises(ConfigurationError, match="names"):
         build(arms=(ARMS[0], ARMS[0]))
-    with pytest.raises(SettingIsWrong, match=r"\[0, 1\]"):
+    with pytest.raises(ConfigurationError, match=r"\[0, 1\]"):
         build().feedback("x", 5)
 
 

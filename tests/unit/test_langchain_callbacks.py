@@ -17,7 +17,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_openai import ChatOpenAI
 
 from iccache_langchain import ICCache, ICCacheCallbackHandler, ICCacheChatModel, iccache_context
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError, NotFromICCache
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from tests.embedding import Words
@@ -128,7 +128,7 @@ async def test_the_run_id_is_the_decision(build, model, store, way):
 
 
 def test_a_message_that_tells_no_run_is_refused(build):
-    with pytest.raises(SettingIsWrong, match="run id"):
+    with pytest.raises(NotFromICCache, match="run id"):
         build().record_feedback(AIMessage("hello", id="resp_123"), 1.0)
 
 
@@ -331,7 +331,7 @@ async def test_strict_keeps_nothing_of_a_call_that_names_no_scope(build, model, 
     assert model().invoke("hello", {"callbacks": [handler], "metadata": {"iccache_scope": ""}}).text
     assert handler.flush(10)
     assert store.scopes() == []
-    assert handler.engine.counters.value("observe.failed", error="SettingIsWrong") == 2
+    assert handler.engine.counters.value("observe.failed", error="ConfigurationError") == 2
     await model().ainvoke("hello", {"callbacks": [handler], "metadata": {"iccache_scope": "a"}})
     assert admitted(handler, store, "a") == 1
 
@@ -393,5 +393,5 @@ async def test_nothing_of_ours_blocks_the_event_loop(build, model, tmp_path):
     ],
 )
 def test_misuse_is_refused_when_it_is_built(build, wanted, says):
-    with pytest.raises(SettingIsWrong, match=says):
+    with pytest.raises(ConfigurationError, match=says):
         build(**wanted)

@@ -16,7 +16,7 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda
 from iccache_langchain import ICCacheChatModel
 from iccache_langchain.calls import FREE
 from shared_core.adapters.parameters import fingerprint_of, form_of
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 from tests.embedding import Words
 
@@ -72,7 +72,7 @@ def build():
     ],
 )
 def test_misuse_is_refused_when_it_is_built(build, wanted, says):
-    with pytest.raises(SettingIsWrong, match=f"(?s){says}"):
+    with pytest.raises(ConfigurationError, match=f"(?s){says}"):
         build(**wanted)
 
 
@@ -114,9 +114,9 @@ def test_an_engine_is_shared_only_between_the_same_arms_and_closed_by_its_owner(
     assert owner.invoke("hello").content == "hello"
     assert owner.flush(10)
     assert owner.engine.counters["writer.dropped"] == 0
-    with pytest.raises(SettingIsWrong, match="store"):
+    with pytest.raises(ConfigurationError, match="store"):
         build(engine=owner.engine)
-    with pytest.raises(SettingIsWrong, match="tiny"):
+    with pytest.raises(ConfigurationError, match="tiny"):
         arms = {"tiny": ParrotFakeChatModel(), "large": ParrotFakeChatModel()}
         build(engine=owner.engine, arms=arms, store=None, embedder=None, costs=None)
 

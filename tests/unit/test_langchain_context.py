@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from shared_core.adapters import Context, build_request, current_context, default_task, iccache_context, query_of
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.values import DEFAULT_SCOPE, Message
 
 ASKED = (Message("system", "be brief"), Message("user", "hello"))
@@ -63,7 +63,7 @@ def test_a_context_follows_a_copied_context_into_a_thread_and_no_other():
 
 @pytest.mark.parametrize("entries", [{"iccache_scope": None}, {"iccache_task": None}, {"iccache_scope": ""}, {"iccache_scope": 7}, {"iccache_no_store": "yes"}])  # fmt: skip
 def test_a_scope_that_cannot_be_used_is_refused_rather_than_shared(entries):
-    with pytest.raises(SettingIsWrong):
+    with pytest.raises(ConfigurationError):
         Context.read(entries)
 
 
@@ -73,7 +73,7 @@ def test_what_is_read_is_what_was_written():
 
 
 def test_strict_wants_a_scope_and_says_how():
-    with pytest.raises(SettingIsWrong, match="iccache_scope"):
+    with pytest.raises(ConfigurationError, match="iccache_scope"):
         build(strict=True)
     assert build(context=Context("a"), strict=True).scope == "a"
 

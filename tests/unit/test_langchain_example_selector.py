@@ -18,7 +18,7 @@ from langchain_core.prompts import (
 )
 
 from iccache_langchain import ICCacheChatModel, ICCacheExampleSelector, iccache_context
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from tests.embedding import Words
@@ -142,7 +142,7 @@ def test_other_variables_are_none_of_its_business(build):
 
 def test_a_template_without_the_variable_is_told_which_it_has(build):
     selector = build(input_key="question")
-    with pytest.raises(SettingIsWrong, match=r"input_key='question'.*\['chat_history', 'input'\]"):
+    with pytest.raises(ConfigurationError, match=r"input_key='question'.*\['chat_history', 'input'\]"):
         selector.select_examples({"input": "x", "chat_history": []})
 
 
@@ -163,7 +163,7 @@ async def test_added_examples_are_durable_and_have_ids(build, tmp_path):
 
 @pytest.mark.parametrize("example", [{"question": "x", "output": "y"}, {"input": "x"}, {"input": " ", "output": "y"}])
 def test_an_example_that_lacks_something_is_refused(build, example):
-    with pytest.raises(SettingIsWrong, match="input|query"):
+    with pytest.raises(ConfigurationError, match="input|query"):
         build().add_example(example)
 
 
@@ -200,7 +200,7 @@ def test_what_a_chat_model_learned_is_selected_where_the_task_has_one_name(build
     sharing.close()
     assert model.invoke("heat the hall").text == "heat the hall"
     model.close()
-    with pytest.raises(SettingIsWrong, match="store"):
+    with pytest.raises(ConfigurationError, match="store"):
         ICCacheExampleSelector("memory://", engine=model.engine)
 
 
@@ -213,7 +213,7 @@ def test_what_a_chat_model_learned_is_selected_where_the_task_has_one_name(build
     ],
 )
 def test_misuse_is_refused_when_it_is_built(build, wanted, says):
-    with pytest.raises(SettingIsWrong, match=says):
+    with pytest.raises(ConfigurationError, match=says):
         build([], **wanted)
 
 
@@ -244,9 +244,9 @@ async def test_a_tenant_never_sees_anothers_examples(build):
 
 def test_strict_wants_a_scope(build):
     selector = build([], strict_scope=True)
-    with pytest.raises(SettingIsWrong, match="iccache_scope"):
+    with pytest.raises(ConfigurationError, match="iccache_scope"):
         selector.select_examples({"input": "x"})
-    with pytest.raises(SettingIsWrong, match="iccache_scope"):
+    with pytest.raises(ConfigurationError, match="iccache_scope"):
         selector.add_example(EXAMPLES[0])
     with iccache_context(scope="a"):
         assert selector.add_example(EXAMPLES[0])

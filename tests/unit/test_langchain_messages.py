@@ -8,7 +8,7 @@ import pytest
 from langchain_core.messages import AIMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
 from iccache_langchain.messages import decision_id_of, insert, normalised, outcome_of
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError, NotFromICCache
 from shared_core.values import Insertion, Message
 
 CALL = {"name": "f", "args": {"a": 1}, "id": "c1", "type": "tool_call"}
@@ -98,7 +98,7 @@ def test_a_decision_is_found_by_message_run_or_id():
     assert decision_id_of(AIMessage("x", response_metadata={"iccache": {"decision_id": "d"}})) == "d"
     assert decision_id_of(run) == decision_id_of(str(run)) == decision_id_of(run.hex) == run.hex
     assert decision_id_of("my-id") == "my-id"
-    with pytest.raises(SettingIsWrong, match="did not come through IC-Cache"):
+    with pytest.raises(NotFromICCache, match="did not come through IC-Cache"):
         decision_id_of(AIMessage("x"))
 
 

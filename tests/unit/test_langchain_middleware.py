@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langgraph.types import Command
 
 from iccache_langchain import ICCacheChatModel, ICCacheMiddleware
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 from tests.embedding import Words
 
@@ -80,13 +80,13 @@ def responding(request):
     ],
 )
 def test_misuse_is_refused_when_it_is_built(build, wanted, says):
-    with pytest.raises(SettingIsWrong, match=f"(?s){says}"):
+    with pytest.raises(ConfigurationError, match=f"(?s){says}"):
         build(**wanted)
 
 
 def test_an_arm_that_routes_by_itself_is_refused(build):
     inner = router()
-    with pytest.raises(SettingIsWrong, match="small.*routes by itself"):
+    with pytest.raises(ConfigurationError, match="small.*routes by itself"):
         build(arms={"small": inner, "large": None})
     inner.close()
 
@@ -106,7 +106,7 @@ def test_a_shared_engine_is_closed_by_its_owner(build):
     owner.wrap_model_call(asked(HumanMessage("x")), responding)
     assert owner.flush(10)
     assert owner.engine.counters["admitted"] == 1
-    with pytest.raises(SettingIsWrong, match="store"):
+    with pytest.raises(ConfigurationError, match="store"):
         build(engine=owner.engine)
 
 
@@ -193,7 +193,7 @@ def test_a_tenant_whose_name_is_none_does_not_share(build):
     class Runtime:
         context = {"iccache_scope": None}
 
-    with pytest.raises(SettingIsWrong, match="iccache_scope is None"):
+    with pytest.raises(ConfigurationError, match="iccache_scope is None"):
         build().wrap_model_call(asked(HumanMessage("x"), runtime=Runtime()), responding)
 
 

@@ -32,7 +32,7 @@ from iccache_llamaindex.messages import (
     says_something,
 )
 from iccache_llamaindex.answers import LLMAnswers
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError, NotFromICCache
 from shared_core.values import Decision, Insertion, Message, Request, Route
 
 ROOT = Path(__file__).parents[2]
@@ -173,7 +173,7 @@ def test_a_mark_leaves_the_arms_response_alone():
     assert said.raw is raw
     assert "iccache" not in given.additional_kwargs
     assert decision_id_of(said) == decision_id_of(as_completion(said)) == decision_id_of("d1") == "d1"
-    with pytest.raises(SettingIsWrong, match="did not come through IC-Cache"):
+    with pytest.raises(NotFromICCache, match="did not come through IC-Cache"):
         decision_id_of(given)
 
 

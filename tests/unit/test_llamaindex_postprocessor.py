@@ -17,7 +17,7 @@ from iccache_llamaindex.rerank import by_support, support
 from llama_index.core.instrumentation import get_dispatcher
 from shared_core.adapters import default_task, iccache_context
 from shared_core.store.address import masked, unmasked
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.values import ScoredExample
 from tests.embedding import Words
 from tests.servers import RedisServer
@@ -75,9 +75,9 @@ class TestConfiguration:
             texts = (examples.to_dict(), examples.to_json(), repr(examples), str(examples), examples.model_dump())
             assert not any("hunter2" in str(text) for text in texts)
             assert b"hunter2" not in pickle.dumps(examples)
-            with pytest.raises(SettingIsWrong, match="password was left out"):
+            with pytest.raises(ConfigurationError, match="password was left out"):
                 ICCachePostprocessor.from_dict(examples.to_dict(), embedder=Words())
-            with pytest.raises(SettingIsWrong, match="password was left out"):
+            with pytest.raises(ConfigurationError, match="password was left out"):
                 pickle.loads(pickle.dumps(examples))
             again = ICCachePostprocessor.from_dict(examples.to_dict(), store=url, embedder=Words())
             assert again.engine.add_examples([("stop the pump", "press STOP")], scope="default", task=TASK)
@@ -87,7 +87,7 @@ class TestConfiguration:
     def test_a_shared_engine_has_to_be_given_again(self):
         examples = with_pool()
         data = ICCachePostprocessor(engine=examples.engine, scope="acme").to_dict()
-        with pytest.raises(SettingIsWrong, match="engine="):
+        with pytest.raises(ConfigurationError, match="engine="):
             ICCachePostprocessor.from_dict(data)
         again = ICCachePostprocessor.from_dict(data, engine=examples.engine)
         assert (again.engine, again.scope) == (examples.engine, "acme")
@@ -182,7 +182,7 @@ class TestSecrets:
         assert masked(url) == shown
         assert unmasked(url) == url
         if url != shown:
-            with pytest.raises(SettingIsWrong):
+            with pytest.raises(ConfigurationError):
                 unmasked(shown)
 
 

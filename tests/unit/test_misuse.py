@@ -4,7 +4,7 @@ import pytest
 from langchain_core.language_models import FakeListChatModel
 
 from iccache_langchain import ICCacheChatModel
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.inference.embedders import as_embedder
 from tests.embedding import Words
 
@@ -28,7 +28,7 @@ from tests.embedding import Words
 def test_a_misuse_is_named(wrong, says):
     arms = {name: FakeListChatModel(responses=[name]) for name in ("small", "large")}
     arguments = {"costs": {"small": 0.1}, "store": "memory://", "embedder": Words(), "background": False}
-    with pytest.raises(SettingIsWrong, match=says):
+    with pytest.raises(ConfigurationError, match=says):
         ICCacheChatModel(arms=arms, reference="large", **(arguments | wrong))
 
 

@@ -11,7 +11,7 @@ from iccache_langchain.options import ChatModelOptions
 from iccache_llamaindex import ICCacheEventHandler, ICCachePostprocessor
 from iccache_llamaindex.llm import _ELSEWHERE, LLMOptions
 from shared_core.adapters.options import EngineOptions, RoutingOptions, SettingsOptions, read_options
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 
 EXAMPLE_SURFACES = [ICCache, ICCacheCallbackHandler, ICCacheEventHandler, ICCacheExampleSelector, ICCachePostprocessor]
 UNKNOWN = [
@@ -39,14 +39,14 @@ def embed_words(texts):
     ],
 )
 def test_misuse_is_refused_in_the_same_words(surface, given, says, tmp_path):
-    with pytest.raises(SettingIsWrong, match=re.escape(says)):
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
         surface(f"sqlite:///{tmp_path}/pool.db", **{"embedder": embed_words} | given)
     assert not list(tmp_path.iterdir()), "nothing is opened before the arguments are checked"
 
 
 def test_an_option_is_guessed_from_all_that_the_surface_takes():
     for wrong, right in (("cost", "costs"), ("example_budget", "example_budgets"), ("verbos", "verbose")):
-        with pytest.raises(SettingIsWrong, match=rf"It takes no {wrong}; did you mean {right}\?"):
+        with pytest.raises(ConfigurationError, match=rf"It takes no {wrong}; did you mean {right}\?"):
             read_options({wrong: None}, RoutingOptions, "It", {"verbose"})
 
 

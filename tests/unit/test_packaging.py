@@ -93,3 +93,22 @@ def test_the_engine_imports_neither_framework_nor_torch():
 
 def test_a_missing_extra_is_one_line_with_the_command():
     run(WITHOUT_EXTRAS)
+
+
+@pytest.mark.parametrize("package", ["iccache_langchain", "iccache_llamaindex"])
+def test_everything_that_a_user_touches_comes_from_the_adapter_and_loads_lazily(package):
+    code = (
+        f"import sys, time; begun = time.perf_counter(); import {package} as p; took = time.perf_counter() - begun\n"
+        "heavy = {'langchain_core', 'llama_index.core', 'torch', 'faiss', 'numpy.linalg', 'pydantic'} & sys.modules.keys()\n"
+        "assert not heavy - {'numpy.linalg'}, heavy\n"
+        "missing = [n for n in ('Engine', 'Redact', 'Reward', 'Store', 'as_embedder', 'iccache_context', '__version__',\n"
+        "    'ICCacheError', 'ConfigurationError', 'EmbedderFailed', 'EmbedderDiffers', 'ExtraIsMissing', 'NotFromICCache',\n"
+        "    'RedactionFailed', 'StoreIsUnusable') if n not in p.__all__ or getattr(p, n, None) is None]\n"
+        "assert not missing, missing\n"
+        "assert set(p.__all__) <= set(dir(p))\n"
+        "[getattr(p, n) for n in p.__all__]\n"
+        "print(took)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.5

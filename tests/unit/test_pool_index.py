@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from shared_core.errors import ExtraIsMissing, SettingIsWrong
+from shared_core.errors import ExtraIsMissing, ConfigurationError
 from shared_core.pool.graph import WIDTHS, Graph
 from shared_core.pool.index import DEAD_LIMIT, EXACT_LIMIT, TAIL_LIMIT, VectorIndex
 from tests.unit.pool_world import units
@@ -67,7 +67,7 @@ def test_position_that_was_never_given_out_is_refused():
 
 
 def test_vector_of_another_dimension_is_refused():
-    with pytest.raises(SettingIsWrong, match=r"\(16,\)"):
+    with pytest.raises(ConfigurationError, match=r"\(16,\)"):
         VectorIndex(16).search(units(1, 8)[0], 1)
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.router import state
 from shared_core.router.bandit import observe
 from shared_core.router.features import DIMENSION, contexts
@@ -303,11 +303,11 @@ class TestAdopt:
 
 class TestMisuse:
     def test_a_reference_that_is_no_arm(self):
-        with pytest.raises(SettingIsWrong, match="'huge' is not an arm"):
+        with pytest.raises(ConfigurationError, match="'huge' is not an arm"):
             LinearRouter([SMALL, LARGE], "huge", Settings(), Counters())
 
     def test_two_arms_of_one_name(self):
-        with pytest.raises(SettingIsWrong, match="two arms share a name"):
+        with pytest.raises(ConfigurationError, match="two arms share a name"):
             LinearRouter([LARGE, LARGE], "large", Settings(), Counters())
 
     def test_a_selection_that_is_not_finite_raises_instead_of_choosing(self):

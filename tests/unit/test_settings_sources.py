@@ -1,4 +1,4 @@
-"""Whatever a constructor reads its settings from, what is wrong there is a SettingIsWrong that names it."""
+"""Whatever a constructor reads its settings from, what is wrong there is a ConfigurationError that names it."""
 
 import pytest
 from langchain_core.language_models import FakeListChatModel
@@ -6,7 +6,7 @@ from langchain_core.language_models import FakeListChatModel
 from iccache_langchain import ICCache, ICCacheCallbackHandler, ICCacheChatModel, ICCacheExampleSelector
 from iccache_llamaindex import ICCachePostprocessor
 from shared_core.engine import Engine
-from shared_core.errors import SettingIsWrong
+from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings, read_settings
 from tests.embedding import Words
 
@@ -52,22 +52,24 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
 def test_a_variable_that_cannot_be_used_is_named(build, monkeypatch):
     monkeypatch.setenv("ICCACHE_MAX_EXAMPLES", "many")
-    with pytest.raises(SettingIsWrong, match="^ICCACHE_MAX_EXAMPLES is 'many'; it takes a whole number from 0 to 50$"):
+    with pytest.raises(
+        ConfigurationError, match="^ICCACHE_MAX_EXAMPLES is 'many'; it takes a whole number from 0 to 50$"
+    ):
         build()
 
 
 @pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
 def test_a_file_that_cannot_be_used_is_named(build, folder):
     (folder / "iccache.toml").write_text("max_examples = = 3")
-    with pytest.raises(SettingIsWrong, match="^iccache.toml is not TOML"):
+    with pytest.raises(ConfigurationError, match="^iccache.toml is not TOML"):
         build()
 
 
 def test_what_code_gives_is_not_blamed_on_variable_or_file(monkeypatch):
     monkeypatch.setenv("ICCACHE_DEADLINE", "1")
-    with pytest.raises(SettingIsWrong, match="^deadline is -1; it takes a number above 0$"):
+    with pytest.raises(ConfigurationError, match="^deadline is -1; it takes a number above 0$"):
         chat_model(deadline=-1)
-    with pytest.raises(SettingIsWrong, match=r"^deadlin is no setting; did you mean deadline\?$"):
+    with pytest.raises(ConfigurationError, match=r"^deadlin is no setting; did you mean deadline\?$"):
         ICCachePostprocessor("memory://", embedder=Words(), settings={"deadlin": 1})
 
 
@@ -84,5 +86,5 @@ def test_a_file_that_may_not_be_read_is_named(folder, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.open", refused)
     monkeypatch.setattr("builtins.open", refused)
-    with pytest.raises(SettingIsWrong, match="iccache.toml cannot be read: Permission denied"):
+    with pytest.raises(ConfigurationError, match="iccache.toml cannot be read: Permission denied"):
         read_settings()

@@ -1,0 +1,61 @@
+"""What both adapters offer of the core, so that users import the adapter only; loaded when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from shared_core.errors import ExtraIsMissing
+
+SHARED: Final = {
+    "ConfigurationError": "shared_core.errors",
+    "EmbedderDiffers": "shared_core.errors",
+    "EmbedderFailed": "shared_core.errors",
+    "Engine": "shared_core.engine",
+    "ExtraIsMissing": "shared_core.errors",
+    "ICCacheError": "shared_core.errors",
+    "NotFromICCache": "shared_core.errors",
+    "Redact": "shared_core.manager.privacy",
+    "RedactionFailed": "shared_core.errors",
+    "Reward": "shared_core.reward",
+    "Store": "shared_core.store.protocol",
+    "StoreIsUnusable": "shared_core.errors",
+    "as_embedder": "shared_core.inference.embedders",
+    "iccache_context": "shared_core.adapters.context",
+}
+"""Name → the module that holds it."""
+
+
+def require(module: str, package: str, extra: str) -> None:
+    """Refuse to go on without a framework.
+
+    Raises:
+        ExtraIsMissing: `module` cannot be found.
+    """
+    parents = module.split(".")
+    for depth in range(1, len(parents) + 1):
+        if importlib.util.find_spec(".".join(parents[:depth])) is None:
+            raise ExtraIsMissing(package, extra)
+
+
+def lazily(package: str, homes: Mapping[str, tuple[str, str]]) -> Callable[[str], object]:
+    """The `__getattr__` of a package whose names are imported when they are asked for.
+
+    Args:
+        package: Its name, for the error.
+        homes: Name → module, and the name there. Those of `SHARED` and ``__version__`` are added.
+    """
+    known = {**{name: (module, name) for name, module in SHARED.items()}, **homes}
+
+    def find(name: str) -> object:
+        if name == "__version__":
+            return importlib.metadata.version("iccache")
+        if name not in known:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, there = known[name]
+        return getattr(importlib.import_module(module), there)
+
+    return find

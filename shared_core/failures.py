@@ -1,0 +1,58 @@
+"""What becomes of a failure on the request path: it is counted and logged, and the call goes on without IC-Cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from shared_core.errors import (
+    ConfigurationError,
+    EmbedderDiffers,
+    EmbedderFailed,
+    ExtraIsMissing,
+    RedactionFailed,
+    StoreIsUnusable,
+)
+from shared_core.guard import Steps
+from shared_core.telemetry import Counters, get_logger
+
+log = get_logger("failures")
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+PERMANENT_ERRORS: Final = (
+    ConfigurationError,
+    EmbedderDiffers,
+    EmbedderFailed,
+    ExtraIsMissing,
+    RedactionFailed,
+    StoreIsUnusable,
+)
+"""None of these passes by itself: a person must mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt(Generic[C, T]):
+    """The steps of a request, and what its caller gets where they fail or take too long."""
+
+    steps: Callable[[C], Steps[T]]
+    on_failure: Callable[[Exception], T]
+
+
+class Failures:
+    """Counts failures by the name of the error; warns of a permanent one when it is new."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._warned: set[str] = set()
+
+    def count(self, counter: str, error: Exception) -> None:
+        """Take note of an error that the user's call is spared."""
+        name = type(error).__name__
+        self._counters.count(counter, error=name)
+        is_news = isinstance(error, PERMANENT_ERRORS) and name not in self._warned
+        self._warned.add(name)
+        log.log(logging.WARNING if is_news else logging.DEBUG, "IC-Cache %s: %s: %s", counter, name, error)
