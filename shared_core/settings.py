@@ -1,6 +1,9 @@
 """Every knob, typed, with its default and the reason for it.
 
 Values come from code, then ``ICCACHE_*`` environment variables, then ``iccache.toml`` in the working folder.
+
+A knob that is added is named after its part, by one of the prefixes of `PART_PREFIXES`: ``replay_budget``, and not
+``budget``. Those without one are older than the rule, and so well known that they stay.
 """
 
 from __future__ import annotations
@@ -21,10 +24,28 @@ from pydantic_settings import (
 )
 
 from shared_core.errors import ConfigurationError
+from shared_core.telemetry import get_logger
 
-DAY = 86_400.0
+log = get_logger("settings")
+
+DAY: Final = 86_400.0
 PREFIX: Final = "ICCACHE_"
 FILE: Final = "iccache.toml"
+
+PART_PREFIXES: Final = (
+    "evict_",
+    "exact_",
+    "judge_",
+    "load_",
+    "log_",
+    "probe_",
+    "replay_",
+    "route_",
+    "select_",
+    "serve_",
+)
+# Of the project's own benchmarks and tests, and no settings.
+OTHER_VARIABLES: Final = frozenset({"ICCACHE_CACHE", "ICCACHE_DATA", "ICCACHE_MANUALS", "ICCACHE_TEST_REDIS_SERVER"})
 
 # How a field's JSON schema is said in words.
 _KINDS: Final = {"integer": "a whole number", "number": "a number"}
@@ -115,6 +136,7 @@ def read_settings(**given: Any) -> Settings:
         ConfigurationError: An argument, a variable or a key of the file cannot be used; the message names it, its value
             and what is allowed. Or the file cannot be read.
     """
+    _warn_of_misspelt(os.environ)
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -128,6 +150,16 @@ def read_settings(**given: Any) -> Settings:
         raise ConfigurationError(
             f"{FILE} cannot be read: {error.strerror}; make it readable, or move it away"
         ) from error
+
+
+def _warn_of_misspelt(environment: Mapping[str, str]) -> None:
+    """Name variables that look like settings and are none. A warning: another program's must not stop this one."""
+    for variable in sorted(name for name in environment if name.upper().startswith(PREFIX)):
+        key = variable[len(PREFIX) :].lower()
+        if key not in Settings.model_fields and variable.upper() not in OTHER_VARIABLES:
+            near = [f"{PREFIX}{name}".upper() for name in difflib.get_close_matches(key, Settings.model_fields, 1)]
+            hint = f"did you mean {near[0]}?" if near else "docs/settings.md lists all"
+            log.warning("the environment variable %s is not a setting and has no effect; %s", variable, hint)
 
 
 def _complaint(key: str, value: object, given: Mapping[str, Any]) -> str:

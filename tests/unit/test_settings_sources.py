@@ -7,7 +7,7 @@ from iccache_langchain import ICCache, ICCacheCallbackHandler, ICCacheChatModel,
 from iccache_llamaindex import ICCachePostprocessor
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
-from shared_core.settings import Settings, read_settings
+from shared_core.settings import PART_PREFIXES, Settings, read_settings
 from tests.embedding import Words
 
 
@@ -88,3 +88,29 @@ def test_a_file_that_may_not_be_read_is_named(folder, monkeypatch):
     monkeypatch.setattr("builtins.open", refused)
     with pytest.raises(ConfigurationError, match="iccache.toml cannot be read: Permission denied"):
         read_settings()
+
+
+def test_a_misspelt_variable_is_named_with_the_nearest_right_one(monkeypatch, caplog):
+    monkeypatch.setenv("ICCACHE_MAX_EXAMPELS", "3")
+    monkeypatch.setenv("ICCACHE_ZZZ", "1")
+    monkeypatch.setenv("ICCACHE_DATA", "/data")
+    monkeypatch.setenv("ICCACHE_EXPLORE", "0.2")
+    assert read_settings().explore == 0.2
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "the environment variable ICCACHE_MAX_EXAMPELS is not a setting and has no effect; "
+        "did you mean ICCACHE_MAX_EXAMPLES?",
+        "the environment variable ICCACHE_ZZZ is not a setting and has no effect; docs/settings.md lists all",
+    ]
+
+
+OLDER_THAN_THE_RULE = {
+    "candidates", "max_examples", "example_tokens", "relevance_quantile", "duplicate_similarity", "quality_target",
+    "cost_weight", "confidence", "explore", "seed", "max_pool", "decision_ttl", "trust_feedback", "deadline", "workers",
+    "refresh", "learn_every", "drain",
+}  # fmt: skip
+
+
+def test_a_new_knob_is_named_after_its_part():
+    new = Settings.model_fields.keys() - OLDER_THAN_THE_RULE
+    assert [name for name in new if not name.startswith(PART_PREFIXES)] == []
