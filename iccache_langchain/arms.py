@@ -18,6 +18,7 @@ from langchain_core.runnables import Runnable
 
 from iccache_langchain.messages import insert
 from shared_core.adapters.factory import check_arms
+from shared_core.adapters.provenance import named_model
 from shared_core.errors import ConfigurationError
 from shared_core.values import Insertion
 
@@ -49,8 +50,7 @@ def check(arms: Mapping[str, object], reference: str) -> None:
 
 def model_name(arm: ArmModel) -> str:
     """What the arm calls its model; the class name if it does not say."""
-    names = (getattr(arm, attribute, None) for attribute in ("model_name", "model", "model_id", "deployment_name"))
-    return next((name for name in names if isinstance(name, str) and name), type(arm).__name__)
+    return named_model(lambda key: getattr(arm, key, None)) or type(arm).__name__
 
 
 def identity(arm: ArmModel) -> Mapping[str, object]:

@@ -31,7 +31,7 @@ from iccache_langchain.near_tier import NearTier, is_answering, near_settings
 from shared_core.adapters import Context
 from shared_core.adapters.factory import example_engine, ready_embedder
 from shared_core.adapters.options import EngineOptions, Given, read_options
-from shared_core.adapters.provenance import PROVENANCE
+from shared_core.adapters.provenance import PROVENANCE, is_trusted
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
@@ -267,9 +267,8 @@ class ICCache(Rateable, BaseCache):
         """True if the answer may become an example, as far as the call and its writer are concerned."""
         if not self._collects:
             return False
-        writer = asked.call.writer
-        is_trusted = writer == self._reference if self._reference else writer not in {"", self._small}
-        return is_trusted and asked.messages is not None and asked.call.plain and len(generations) == 1
+        trusted = is_trusted(asked.call.writer, self._reference, never=self._small)
+        return trusted and asked.messages is not None and asked.call.plain and len(generations) == 1
 
     @contextmanager
     def _failing_open(self, where: str) -> Iterator[None]:

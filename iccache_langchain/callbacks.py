@@ -22,7 +22,7 @@ from shared_core.adapters import Context
 from shared_core.adapters.factory import example_engine
 from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.parameters import decision_id
-from shared_core.adapters.provenance import PROVENANCE
+from shared_core.adapters.provenance import MODEL_KEYS, PROVENANCE, is_trusted, named_model
 from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
 from shared_core.store.protocol import Store
@@ -30,8 +30,7 @@ from shared_core.values import UNROUTED, Decision, Outcome, Route
 
 PENDING_LIMIT: Final = 1024  # calls under way; one whose end LangChain never told would stay for good
 
-_WRITER_NAMES: Final = ("model", "model_name", "model_id", "deployment_name")
-_DESCRIPTIONS: Final = frozenset({*_WRITER_NAMES, "_type", "streaming"})  # of the model, no parameters of the call
+_DESCRIPTIONS: Final = frozenset({*MODEL_KEYS, "_type", "streaming"})  # of the model, no parameters of the call
 _RUN_OF_MESSAGE: Final = re.compile(r"lc_run--([0-9a-f-]{36})")
 
 
@@ -161,15 +160,12 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         outcome = self._outcome(asked, answer, is_only)
         route = Route(outcome.writer or UNROUTED, reason="observed")
         decision = Decision(decision_id(run_id), request, route, created_at=time.time())
-        self.engine.record(decision, outcome, trusted=self._trusts(asked.writer))
+        self.engine.record(decision, outcome, trusted=is_trusted(asked.writer, self._reference))
 
     def _outcome(self, asked: _Asked, answer: AIMessage, is_only: bool) -> Outcome:
         """How the call ended. Whether it was streamed is not told, so the model must say why it stopped."""
         outcome = outcome_of(answer, require_finish_reason=True)
         return replace(outcome, finished=outcome.finished and is_only, writer=asked.writer or outcome.writer)
-
-    def _trusts(self, writer: str) -> bool:
-        return writer == self._reference if self._reference else bool(writer)
 
     def _forget(self, run_id: UUID) -> _Asked | None:
         with self._lock:
@@ -183,7 +179,6 @@ def _asked(messages: Sequence[BaseMessage], metadata: Mapping[str, Any], invocat
         ConfigurationError: An empty scope or task.
     """
     said = Context.read(metadata).over(call_context({}, context_counts=True))
-    names = [*(invocation.get(key) for key in _WRITER_NAMES), metadata.get("ls_model_name")]
-    writer = next((name for name in names if isinstance(name, str) and name), "")
+    writer = named_model(invocation.get) or str(metadata.get("ls_model_name") or "")
     params = {name: value for name, value in invocation.items() if name not in _DESCRIPTIONS}
     return _Asked(list(messages), said, params, params.pop("stop", None), writer)

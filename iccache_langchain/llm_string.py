@@ -18,6 +18,7 @@ from typing import Any, Final
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
 from iccache_langchain.calls import FREE
+from shared_core.adapters.provenance import named_model
 from shared_core.values import canonical_json
 
 # How the answer travels, not what it is: a longer timeout must not empty the cache.
@@ -46,7 +47,6 @@ _CLASSES: Final[Mapping[str, type[BaseMessage]]] = {
     "ToolMessageChunk": ToolMessage,
 }
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
-_WRITER_NAMES: Final = ("model", "model_name", "model_id", "deployment_name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def parse(llm_string: str) -> Call:
         known = call is not None and params.keys() <= _SAMPLING
     return Call(
         fingerprint=fingerprint,
-        writer=(_writer(params) or _writer(shaping)) if call is not None else "",
+        writer=(named_model(params.get) or named_model(shaping.get)) if call is not None else "",
         plain=known and _asks_for_one_text(shaping | params) and _BOUND.search(llm_string) is None,
         repeatable=_ADDRESS.search(llm_string) is None,
     )
@@ -108,11 +108,6 @@ def _literal(text: str) -> dict[str, object] | None:
         return {str(name): value for name, value in ast.literal_eval(text)}
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
-
-
-def _writer(params: Mapping[str, object]) -> str:
-    names = (params.get(key) for key in _WRITER_NAMES)
-    return next((name for name in names if isinstance(name, str) and name), "")
 
 
 def _asks_for_one_text(params: Mapping[str, object]) -> bool:

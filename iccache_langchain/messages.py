@@ -17,7 +17,7 @@ from langchain_core.messages import (
 )
 
 from shared_core.adapters.parameters import decision_id
-from shared_core.adapters.provenance import PROVENANCE, finish_reason, is_clean
+from shared_core.adapters.provenance import PROVENANCE, finish_reason, is_clean, named_model
 from shared_core.errors import NotFromICCache
 from shared_core.values import Insertion, Message, Outcome, Role, canonical_json
 
@@ -61,12 +61,12 @@ def outcome_of(message: AIMessage, *, require_finish_reason: bool = False) -> Ou
             was cut, so then only a model that says why it stopped ended by itself.
     """
     metadata, usage = message.response_metadata, message.usage_metadata
-    writer, reason = metadata.get("model_name") or metadata.get("model"), finish_reason(metadata)
+    reason = finish_reason(metadata)
     return Outcome(
         answer=str(message.text),
         finished=is_clean(reason) and (reason is not None or not require_finish_reason),
         tool_calls=bool(message.tool_calls or message.invalid_tool_calls),
-        writer=writer if isinstance(writer, str) else "",
+        writer=named_model(metadata.get),
         prompt_tokens=usage.get("input_tokens", 0) if usage else 0,  # what a cache served may count costs alone
         completion_tokens=usage.get("output_tokens", 0) if usage else 0,
     )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Unpack
+from typing import Any, Unpack
 from uuid import uuid4
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -28,7 +28,7 @@ from llama_index.core.instrumentation.events.llm import (
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
 from pydantic import Field, PrivateAttr
 
-from iccache_llamaindex.handover import Handover, current, trusts
+from iccache_llamaindex.handover import Handover, current
 from iccache_llamaindex.messages import Response, ResponseInfo, normalised, outcome_of, text_of
 from iccache_llamaindex.question import carry, question_of
 from iccache_llamaindex.route_event import ICCacheRouteEvent
@@ -37,14 +37,12 @@ from shared_core.adapters import Context, current_context
 from shared_core.adapters.factory import example_engine
 from shared_core.adapters.lifecycle import EngineOwner
 from shared_core.adapters.options import EngineOptions, read_options
-from shared_core.adapters.provenance import PROVENANCE
+from shared_core.adapters.provenance import PROVENANCE, is_trusted, named_model
 from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError, NotFromICCache
 from shared_core.store.protocol import Store
 from shared_core.values import UNROUTED, Decision, Message, Outcome, Request, Route
-
-_MODEL_KEYS: Final = ("model", "model_name", "model_id", "deployment_name")
 
 
 @dataclass(slots=True)
@@ -228,8 +226,8 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         route = replace(decision.route, arm=outcome.writer or UNROUTED)
         kept = replace(decision, request=_with_history(synthesis, decision), route=route)
         _tell(response, kept.provenance())
-        is_trusted = trusts(outcome.writer, self.reference)
-        self._engine.submit(lambda: self._engine.record(kept, outcome, trusted=is_trusted))
+        trusted = is_trusted(outcome.writer, self.reference)
+        self._engine.submit(lambda: self._engine.record(kept, outcome, trusted=trusted))
 
 
 def decision_id_of(response: RESPONSE_TYPE) -> str:
@@ -251,8 +249,7 @@ def _hear(synthesis: _Synthesis, event: BaseEvent) -> None:
     """Take note of a model's call. The last one gives the answer; it may hold others, as `ICCacheLLM` asks its arms."""
     match event:
         case LLMChatStartEvent() | LLMCompletionStartEvent():
-            names = (event.model_dict.get(key) for key in _MODEL_KEYS)
-            synthesis.writer = next((name for name in names if isinstance(name, str) and name), "")
+            synthesis.writer = named_model(event.model_dict.get)
             synthesis.info, synthesis.streamed = ResponseInfo(), False
             synthesis.messages = event.messages if isinstance(event, LLMChatStartEvent) else ()
         case LLMChatInProgressEvent() | LLMCompletionInProgressEvent():

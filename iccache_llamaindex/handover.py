@@ -120,9 +120,3 @@ class Handover:
 
 
 current: ContextVar[Handover | None] = ContextVar("iccache_handover", default=None)
-
-
-def trusts(writer: str, reference: str | None) -> bool:
-    """True if a model's answers may become examples by themselves (DESIGN.md §4.2). Without a reference, those of every
-    model that gives its name may."""
-    return writer == reference if reference else bool(writer)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
-from iccache_llamaindex.handover import trusts
 from iccache_llamaindex.messages import Response, insert, normalised, outcome_of
 from shared_core.adapters import Context, current_context
+from shared_core.adapters.provenance import is_trusted
 from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
 from shared_core.values import UNROUTED, Decision
@@ -47,8 +47,8 @@ class Prepared:
         """
         outcome = outcome_of(response)
         decision = replace(self.decision, route=replace(self.decision.route, arm=outcome.writer or UNROUTED))
-        is_trusted = trusts(outcome.writer, reference)
-        self.engine.submit(lambda: self.engine.record(decision, outcome, trusted=is_trusted))
+        trusted = is_trusted(outcome.writer, reference)
+        self.engine.submit(lambda: self.engine.record(decision, outcome, trusted=trusted))
 
 
 async def with_examples(

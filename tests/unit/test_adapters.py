@@ -11,7 +11,7 @@ import pytest
 from shared_core.adapters.parameters import FREE, decision_id, fingerprint_of, form_of
 from shared_core.adapters.factory import check_arms, core_arms, example_engine, routing_engine
 from shared_core.adapters.options import RoutingOptions, SettingsOptions, read_options, with_knobs
-from shared_core.adapters.provenance import finish_reason, is_clean
+from shared_core.adapters.provenance import finish_reason, is_clean, is_trusted, named_model
 from shared_core.adapters.threads import off_loop
 from shared_core.adapters.routing import Routing
 from shared_core.engine import Engine
@@ -260,3 +260,25 @@ class TestOffLoop:
                 os._exit(2)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.parametrize(
+    ("writer", "reference", "trusted"),
+    [
+        ("large", "large", True),
+        ("other", "large", False),
+        ("", "large", False),
+        ("other", None, True),
+        ("", None, False),
+        ("small", None, False),
+        ("small", "small", True),
+    ],
+)
+def test_who_is_trusted(writer, reference, trusted):
+    assert is_trusted(writer, reference, never="small") is trusted
+
+
+def test_a_model_gives_its_name_under_several_keys():
+    assert named_model({"model": None, "model_name": "", "deployment_name": "d"}.get) == "d"
+    assert named_model({"model": "a", "model_name": "b"}.get) == "a"
+    assert named_model({"model": 7}.get) == ""
