@@ -91,7 +91,7 @@ class Partition:
         table = self._table
         found = table.index.search(vector, k)
         ids = tuple([table.ids[position] for position in found.positions.tolist()])
-        return Candidates(ids, found.similarity, found.vectors, table.learned[found.positions])
+        return Candidates(ids, found.similarity, found.vectors, table.learned.take(found.positions))
 
     def quantile(self, q: float) -> float:
         """The `q` quantile of the sampled cosines; -1.0 for q = 0, and if fewer than two examples were there."""
