@@ -12,11 +12,12 @@ from functools import partial
 from typing import Final
 
 import numpy as np
+from typing_extensions import override
 
 from shared_core.background import yield_to_requests
 from shared_core.errors import FeedWasTrimmed, ScopeIsCold
 from shared_core.guard import Step, Steps, immediately
-from shared_core.pool import LEARNED, Candidates
+from shared_core.pool import LEARNED, Candidates, Pool
 from shared_core.pool.graph import import_faiss
 from shared_core.pool.memory import return_memory
 from shared_core.pool.scope import LoadedScope
@@ -32,7 +33,7 @@ BATCH: Final = 50  # changes applied at a time, and rows read: then requests get
 LOADS: Final = 3  # attempts at a load that the end of the feed overtakes
 
 
-class Replica:
+class Replica(Pool):
     """A `Pool` over one store.
 
     Args:
@@ -62,18 +63,20 @@ class Replica:
 
     # on the request path --------------------------------------------------------------------------------------
 
+    @override
     def candidates(self, scope: str, task: str, vector: Vector, k: int) -> Steps[Candidates]:
-        """See `Pool.candidates`. Searched in memory, without a step."""
+        """Searched in memory, without a step."""
         return immediately(self._nearest(scope, task, vector, k))
 
+    @override
     def similarity_quantile(self, scope: str, task: str, q: float) -> Steps[float]:
-        """See `Pool.similarity_quantile`. Without a step."""
+        """Without a step."""
         loaded = self._scopes.get(scope)
         partition = loaded.partitions.get(task) if loaded else None
         return immediately(partition.quantile(q) if partition else -1.0)
 
+    @override
     def texts(self, scope: str, ids: Sequence[str]) -> Steps[Mapping[str, Texts]]:
-        """See `Pool.texts`."""
         found, mark = self._texts.get(scope, ids)
         missing = [example for example in ids if example not in found]
         if missing:
@@ -82,21 +85,22 @@ class Replica:
             found |= read
         return found
 
+    @override
     def size(self, scope: str) -> int:
-        """See `Pool.size`."""
         loaded = self._scopes.get(scope)
         return len(loaded) if loaded else 0
 
     # keeping current ------------------------------------------------------------------------------------------
 
+    @override
     def warm(self, scope: str) -> None:
-        """See `Pool.warm`."""
         with self._loading:
             if scope not in self._scopes and not self._closed:
                 self._load(scope)
 
+    @override
     def refresh(self) -> int:
-        """See `Pool.refresh`. Where the feed no longer reaches back, every loaded scope is loaded anew."""
+        """Where the feed no longer reaches back, every loaded scope is loaded anew."""
         with self._following:
             if not self._scopes:
                 return 0
@@ -107,16 +111,16 @@ class Replica:
                 self._reload()
                 return 0
 
+    @override
     def maintain(self) -> None:
-        """See `Pool.maintain`."""
         with self._rebuilding:
             rebuilt = sum(loaded.rebuild() for loaded in list(self._scopes.values()))
             if rebuilt:
                 self._counters.count("pool.rebuilt", rebuilt)
                 return_memory()
 
+    @override
     def close(self) -> None:
-        """See `Pool.close`."""
         self._closed = True
         with self._following:
             self._scopes = {}

@@ -16,12 +16,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
+from typing_extensions import override
+
 from shared_core.errors import FeedWasTrimmed, StoreIsUnusable
 from shared_core.settings import Settings
 from shared_core.store import codec
 from shared_core.store import redis_scripts as scripts
 from shared_core.store.fields import Unreadable
-from shared_core.store.protocol import Change, Lease, Row
+from shared_core.store.protocol import Change, Lease, Row, Store
 from shared_core.store.redis_connection import Address, connect, parse_address, translated
 from shared_core.values import (
     Checkpoint,
@@ -46,7 +48,7 @@ READ_BATCH: Final = 1000  # ids a command; Lua can hand on no more than some tho
 _NOBODY: Final = ("",) * 5
 
 
-class RedisStore:
+class RedisStore(Store):
     """A pool on a Redis server or cluster. See `shared_core.store.protocol.Store` for what each method does."""
 
     def __init__(self, address: Address, *, settings: Settings, clock: Clock, feed_length: int = FEED_LENGTH) -> None:
@@ -80,21 +82,25 @@ class RedisStore:
         return cls(parse_address(url), settings=settings, clock=clock, feed_length=feed_length)
 
     @property
+    @override
     def label(self) -> str:
         """The address without user and password."""
         return self._label
 
     @property
+    @override
     def unreadable(self) -> int:
         """How many stored values were skipped because they could not be read."""
         return self._unreadable
 
+    @override
     def claim(self, name: str, value: str) -> str:
         """Set a pool-wide fact once; returns the value in force."""
         return _string(self._run(scripts.CLAIM, name, value))
 
     # examples -------------------------------------------------------------------------------------------------
 
+    @override
     def record(
         self,
         decision: DecisionRecord | None = None,
@@ -104,6 +110,7 @@ class RedisStore:
         """Write what one answered request leaves behind, in one script."""
         self._write(decision, exact, [example] if example else [])
 
+    @override
     def put(self, examples: Sequence[Example]) -> None:
         """Write many examples, `PUT_BATCH` a script."""
         for batch in _batches(examples, PUT_BATCH):
@@ -134,10 +141,12 @@ class RedisStore:
             args += [encoded.entry, encoded.statistics, encoded.texts, encoded.vector, entry.exact_key]
         self._run_fed(scripts.RECORD, *args)
 
+    @override
     def delete(self, scope: str, ids: Sequence[str]) -> int:
         """Remove examples and their exact answers, in one script; returns how many existed."""
         return int(self._run_fed(scripts.DELETE, scope, *ids)) if ids else 0
 
+    @override
     def clear(self, scope: str | None = None) -> int:
         """Empty a scope or all, in atomic batches; a crash between two leaves the rest whole, for the next call."""
         if scope is not None:
@@ -155,22 +164,27 @@ class RedisStore:
             if not left:
                 return removed
 
+    @override
     def scopes(self) -> Sequence[str]:
         """The scopes that hold examples, sorted."""
         return sorted(_string(scope) for scope in self._command("SMEMBERS", "scopes"))
 
+    @override
     def count(self, scope: str) -> int:
         """How many examples a scope holds."""
         return int(self._command("ZCARD", f"ages:{scope}"))
 
+    @override
     def oldest(self, scope: str, n: int) -> Sequence[str]:
         """Ids of the `n` oldest examples, oldest first."""
         return [_string(name) for name in self._command("ZRANGE", f"ages:{scope}", 0, n - 1)] if n > 0 else []
 
+    @override
     def texts(self, scope: str, ids: Sequence[str]) -> Mapping[str, Texts]:
         """Texts of these examples; one round trip for up to `READ_BATCH` of them."""
         return self._parts("texts", codec.decode_texts, scope, ids)
 
+    @override
     def rows(self, scope: str, ids: Sequence[str]) -> Sequence[Row]:
         """Rows of these examples; one round trip for up to `READ_BATCH` of them."""
         found: list[Row] = []
@@ -181,10 +195,12 @@ class RedisStore:
                     found.append(row)
         return found
 
+    @override
     def statistics(self, scope: str, ids: Sequence[str]) -> Mapping[str, Statistics]:
         """Statistics of these examples; one round trip for up to `READ_BATCH` of them."""
         return self._parts("statistics", codec.decode_statistics, scope, ids)
 
+    @override
     def scan(self, scope: str, batch: int = 1024) -> Iterator[Sequence[Row]]:
         """All rows of a scope: two round trips a batch, which are not one moment."""
         cursor = -1
@@ -197,11 +213,13 @@ class RedisStore:
                 if rows := self.rows(scope, ids):
                     yield rows
 
+    @override
     def position(self) -> int:
         """Sequence number of the newest change: microseconds since the epoch, or a little more."""
         newest = self._command("XREVRANGE", "changes", "+", "-", "COUNT", 1)
         return _number(newest[0][0]) if newest else 0
 
+    @override
     def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
         """Changes after `after`, which must be 0 or the number of a change that the feed still holds.
 
@@ -224,18 +242,21 @@ class RedisStore:
 
     # exact tier -----------------------------------------------------------------------------------------------
 
+    @override
     def exact(self, key: str) -> ExactAnswer | None:
         """The stored answer of this key, unless it expired."""
         answer = self._decoded(lambda data: codec.decode_exact(key, data), self._command("GET", f"exact:{key}"))
         alive_since = self._clock() - self._settings.exact_ttl
         return answer if answer and answer.created_at > alive_since else None
 
+    @override
     def forget_exact(self, key: str) -> bool:
         """Remove one exact answer; True if it was there."""
         return bool(self._command("DEL", f"exact:{key}"))
 
     # decisions and feedback -----------------------------------------------------------------------------------
 
+    @override
     def decisions(self, ids: Sequence[str]) -> Mapping[str, DecisionRecord]:
         """Records of these decisions; one round trip for up to `READ_BATCH` of them."""
         found: dict[str, DecisionRecord] = {}
@@ -248,6 +269,7 @@ class RedisStore:
                     found[name] = decision
         return found
 
+    @override
     def append_feedback(self, feedback: Feedback) -> bool:
         """Append to the log; False if this rater has judged this decision before.
 
@@ -258,6 +280,7 @@ class RedisStore:
         args = (feedback.decision_id, feedback.rater, call, value, feedback.at, remember)
         return bool(self._run(scripts.FEEDBACK, *args))
 
+    @override
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
         """Log entries with offset > `after`, oldest first. Only an empty answer means that the log has ended."""
         found: list[tuple[int, Feedback]] = []
@@ -274,15 +297,18 @@ class RedisStore:
 
     # learning -------------------------------------------------------------------------------------------------
 
+    @override
     def checkpoint(self) -> Checkpoint:
         """The newest checkpoint; an empty one of version 0 before the first."""
         head, arrays = self._command("HMGET", "checkpoint", "head", "arrays")
         return self._decoded(codec.decode_checkpoint, head, arrays) or Checkpoint()
 
+    @override
     def checkpoint_version(self) -> int:
         """Version of the newest checkpoint."""
         return int(self._command("HGET", "checkpoint", "version") or 0)
 
+    @override
     def publish(
         self,
         checkpoint: Checkpoint,
@@ -304,16 +330,19 @@ class RedisStore:
             args += [scope, example_id, codec.encode_statistics(learned)]
         return bool(self._run_fed(scripts.PUBLISH, *args))
 
+    @override
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
         """Take or renew a lease for `ttl` seconds; None while another owner holds it."""
         now = self._clock()
         token = self._run(scripts.ACQUIRE, name, owner, now, now + ttl)
         return None if token is None else Lease(name, owner, int(token), now + ttl)
 
+    @override
     def release(self, lease: Lease) -> None:
         """Give a lease back, unless it was lost meanwhile."""
         self._run(scripts.RELEASE, lease.name, lease.token)
 
+    @override
     def close(self) -> None:
         """Close the connections."""
         self._closed = True

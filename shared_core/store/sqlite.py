@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
+from typing_extensions import override
+
 from shared_core.errors import FeedWasTrimmed
 from shared_core.settings import Settings
 from shared_core.store.codec import (
@@ -36,7 +38,7 @@ from shared_core.store.codec import (
 )
 from shared_core.store.database import Database
 from shared_core.store.fields import Unreadable
-from shared_core.store.protocol import Change, ChangeKind, Lease, Row
+from shared_core.store.protocol import Change, ChangeKind, Lease, Row, Store
 from shared_core.values import (
     Checkpoint,
     Clock,
@@ -60,7 +62,7 @@ IDS_PER_STATEMENT: Final = 500  # old SQLite allows 999 parameters
 TEXTS_PER_ROW: Final = 50  # as many as one prompt may hold
 
 
-class SqliteStore:
+class SqliteStore(Store):
     """A `Store` in one SQLite file, or in this process's memory.
 
     Args:
@@ -85,30 +87,32 @@ class SqliteStore:
         self._counting = threading.Lock()
 
     @property
+    @override
     def label(self) -> str:
         """``sqlite:///path`` or ``memory://``."""
         return self._database.label
 
     @property
+    @override
     def unreadable(self) -> int:
         """How many stored values were skipped because they could not be read."""
         return self._unreadable
 
+    @override
     def claim(self, name: str, value: str) -> str:
-        """See `Store.claim`."""
         with self._database.writing() as connection:
             connection.execute("INSERT INTO claims VALUES (?, ?) ON CONFLICT DO NOTHING", (name, value))
             return str(connection.execute("SELECT value FROM claims WHERE name = ?", (name,)).fetchone()[0])
 
     # examples -------------------------------------------------------------------------------------------------
 
+    @override
     def record(
         self,
         decision: DecisionRecord | None = None,
         example: Example | None = None,
         exact: ExactAnswer | None = None,
     ) -> None:
-        """See `Store.record`."""
         with self._changing() as connection:
             if decision is not None:
                 connection.execute(
@@ -123,15 +127,15 @@ class SqliteStore:
                     (exact.key, exact.scope, exact.created_at, encode_exact(exact)),
                 )
 
+    @override
     def put(self, examples: Sequence[Example]) -> None:
-        """See `Store.put`."""
         for start in range(0, len(examples), PUT_BATCH):
             with self._changing() as connection:
                 for example in examples[start : start + PUT_BATCH]:
                     _put(connection, example)
 
+    @override
     def delete(self, scope: str, ids: Sequence[str]) -> int:
-        """See `Store.delete`."""
         with self._changing() as connection:
             removed = 0
             for condition, chunk in _listed(ids):
@@ -143,8 +147,8 @@ class SqliteStore:
                 removed += _remove(connection, listed, parameters)
             return removed
 
+    @override
     def clear(self, scope: str | None = None) -> int:
-        """See `Store.clear`."""
         condition, parameters = ("1", ()) if scope is None else ("scope = ?", (scope,))
         with self._changing() as connection:
             for table in ("exact", "decisions"):
@@ -153,23 +157,24 @@ class SqliteStore:
                 connection.execute("DELETE FROM claims")
             return _remove(connection, condition, parameters)
 
+    @override
     def scopes(self) -> Sequence[str]:
-        """See `Store.scopes`."""
         return [scope for (scope,) in self._database.read("SELECT DISTINCT scope FROM examples ORDER BY scope")]
 
+    @override
     def count(self, scope: str) -> int:
-        """See `Store.count`."""
         return int(self._database.read("SELECT COUNT(*) FROM examples WHERE scope = ?", (scope,))[0][0])
 
+    @override
     def oldest(self, scope: str, n: int) -> Sequence[str]:
-        """See `Store.oldest`."""
         rows = self._database.read(
             "SELECT id FROM examples WHERE scope = ? ORDER BY created_at, id LIMIT ?", (scope, max(0, n))
         )
         return [example_id for (example_id,) in rows]
 
+    @override
     def texts(self, scope: str, ids: Sequence[str]) -> Mapping[str, Texts]:
-        """See `Store.texts`. All come in one row: sqlite3 gives the interpreter away at every row that it fetches."""
+        """All come in one row: sqlite3 gives the interpreter away at every row that it fetches."""
         found: dict[str, Texts] = {}
         for start in range(0, len(ids), TEXTS_PER_ROW):
             chunk = ids[start : start + TEXTS_PER_ROW]
@@ -181,20 +186,21 @@ class SqliteStore:
                     found[example_id] = texts
         return found
 
+    @override
     def rows(self, scope: str, ids: Sequence[str]) -> Sequence[Row]:
-        """See `Store.rows`."""
         rows = self._of_scope("id, entry, statistics, vector", scope, ids)
         read = (self._readable(decode_row, scope, *parts) for parts in rows)
         return [row for row in read if row is not None]
 
+    @override
     def statistics(self, scope: str, ids: Sequence[str]) -> Mapping[str, Statistics]:
-        """See `Store.statistics`."""
         rows = self._of_scope("id, statistics", scope, ids)
         read = ((example_id, self._readable(decode_statistics, data)) for example_id, data in rows)
         return {example_id: learned for example_id, learned in read if learned is not None}
 
+    @override
     def scan(self, scope: str, batch: int = 1024) -> Iterator[Sequence[Row]]:
-        """See `Store.scan`. Each batch is one read, so that a slow consumer holds no transaction open."""
+        """Each batch is one read, so that a slow consumer holds no transaction open."""
         after = (-math.inf, "")
         while rows := self._database.read(
             "SELECT created_at, id, entry, statistics, vector FROM examples "
@@ -205,12 +211,13 @@ class SqliteStore:
             yield [row for row in read if row is not None]
             after = rows[-1][:2]
 
+    @override
     def position(self) -> int:
-        """See `Store.position`."""
         return int(self._database.read("SELECT COALESCE(MAX(seq), 0) FROM changes")[0][0])
 
+    @override
     def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
-        """See `Store.changes`. Sequence numbers have no gaps, so a gap after `after` means that the feed was trimmed.
+        """Sequence numbers have no gaps, so a gap after `after` means that the feed was trimmed.
 
         A position beyond the feed's end, from a file that was since put back or replaced, counts as trimmed too.
         """
@@ -232,21 +239,21 @@ class SqliteStore:
 
     # exact tier -----------------------------------------------------------------------------------------------
 
+    @override
     def exact(self, key: str) -> ExactAnswer | None:
-        """See `Store.exact`."""
         oldest = self._clock() - self._exact_ttl
         rows = self._database.read("SELECT answer FROM exact WHERE key = ? AND created_at > ?", (key, oldest))
         return self._readable(decode_exact, key, rows[0][0]) if rows else None
 
+    @override
     def forget_exact(self, key: str) -> bool:
-        """See `Store.forget_exact`."""
         with self._database.writing() as connection:
             return connection.execute("DELETE FROM exact WHERE key = ?", (key,)).rowcount > 0
 
     # decisions and feedback -----------------------------------------------------------------------------------
 
+    @override
     def decisions(self, ids: Sequence[str]) -> Mapping[str, DecisionRecord]:
-        """See `Store.decisions`."""
         oldest = self._clock() - self._decision_ttl
         rows = [
             row
@@ -258,8 +265,8 @@ class SqliteStore:
         read = (self._readable(decode_decision, *parts) for parts in rows)
         return {record.id: record for record in read if record is not None}
 
+    @override
     def append_feedback(self, feedback: Feedback) -> bool:
-        """See `Store.append_feedback`."""
         parameters = {
             "decision_id": feedback.decision_id,
             "rater": feedback.rater,
@@ -275,8 +282,9 @@ class SqliteStore:
             )
             return inserted.rowcount > 0
 
+    @override
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
-        """See `Store.feedback`. Only an empty answer means that the log has ended."""
+        """Only an empty answer means that the log has ended."""
         sql = "SELECT offset, judgement FROM feedback WHERE offset > ? ORDER BY offset LIMIT ?"
         while rows := self._database.read(sql, (after, limit)):
             read = ((offset, self._readable(decode_feedback, data)) for offset, data in rows)
@@ -287,17 +295,18 @@ class SqliteStore:
 
     # learning -------------------------------------------------------------------------------------------------
 
+    @override
     def checkpoint(self) -> Checkpoint:
-        """See `Store.checkpoint`."""
         rows = self._database.read("SELECT head, arrays FROM checkpoint")
         checkpoint = self._readable(decode_checkpoint, *rows[0]) if rows else None
         return checkpoint or Checkpoint()
 
+    @override
     def checkpoint_version(self) -> int:
-        """See `Store.checkpoint_version`."""
         rows = self._database.read("SELECT version FROM checkpoint")
         return int(rows[0][0]) if rows else 0
 
+    @override
     def publish(
         self,
         checkpoint: Checkpoint,
@@ -305,7 +314,7 @@ class SqliteStore:
         statistics: Mapping[tuple[str, str], Statistics],
         lease: Lease,
     ) -> bool:
-        """See `Store.publish`. Feedback that was learned from and whose decisions have expired leaves the log."""
+        """Feedback that was learned from and whose decisions have expired leaves the log."""
         encoded = encode_checkpoint(checkpoint)
         updates = [(encode_statistics(learned), *example) for example, learned in statistics.items()]
         with self._changing() as connection:
@@ -330,8 +339,9 @@ class SqliteStore:
             )
             return True
 
+    @override
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
-        """See `Store.acquire`. A renewal keeps its token; a lease that had expired gets a new one."""
+        """A renewal keeps its token; a lease that had expired gets a new one."""
         now = self._clock()
         with self._database.writing() as connection:
             row = connection.execute("SELECT owner, token, expires_at FROM leases WHERE name = ?", (name,)).fetchone()
@@ -346,16 +356,16 @@ class SqliteStore:
             )
             return lease
 
+    @override
     def release(self, lease: Lease) -> None:
-        """See `Store.release`."""
         with self._database.writing() as connection:
             connection.execute(
                 "UPDATE leases SET expires_at = 0 WHERE name = ? AND owner = ? AND token = ?",
                 (lease.name, lease.owner, lease.token),
             )
 
+    @override
     def close(self) -> None:
-        """See `Store.close`."""
         self._database.close()
 
     # ----------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from iccache_langchain import ICCacheChatModel
 from iccache_langchain.cache import ICCache
 from iccache_langchain.messages import normalised
 from shared_core.adapters import Context, build_request, iccache_context
-from shared_core.errors import DependencyIsSlow, ConfigurationError
+from shared_core.errors import ConfigurationError, DependencyIsSlow, NotFromICCache
 from shared_core.settings import Settings
 from shared_core.store.sqlite import SqliteStore
 from tests.servers import RedisServer
@@ -560,7 +560,7 @@ class TestFeedback:
     def test_a_score_or_message_that_makes_no_sense_is_refused(self, llm, cache):
         with pytest.raises(ConfigurationError):
             cache.record_feedback(llm.invoke("hi"), 7)
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(NotFromICCache):
             cache.record_feedback(AIMessage("from elsewhere"), 1.0)
 
 
