@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from shared_core.engine import Engine
+from shared_core.records import Vector
 from shared_core.settings import Settings
-from shared_core.values import Arm, Outcome, Request, Vector
+from shared_core.values import Arm, Outcome, Request
 
 DIMENSION = 384
 POOL = 1_000

@@ -10,7 +10,7 @@ import numpy as np
 from rich.progress import track
 
 from shared_core.inference.embedders import packaged_minilm
-from shared_core.values import Vector
+from shared_core.records import Vector
 
 FOLDER = Path(".cache")
 BATCH = 512

@@ -21,8 +21,9 @@ from benchmarks.latency import figures, timed, timed_in_threads
 from shared_core.engine import Engine
 from shared_core.guard import Deadline
 from shared_core.prompt import render
+from shared_core.records import Vector
 from shared_core.settings import Settings
-from shared_core.values import Arm, Message, Outcome, Request, Vector
+from shared_core.values import Arm, Message, Outcome, Request
 
 K = 16
 ARMS = (Arm("small", 0.1), Arm("large", 1.0, uses_examples=False))

@@ -14,8 +14,9 @@ import numpy as np
 
 from shared_core.pool.memory import return_memory
 from shared_core.pool.partition import Partition
+from shared_core.records import Entry, Vector
 from shared_core.store.protocol import Row
-from shared_core.values import Entry, Vector, digest
+from shared_core.text import digest
 
 EVERY = 1000  # adds between two looks whether to rebuild, as the loop of a serving process would
 WARM = 17_000  # enough for a graph

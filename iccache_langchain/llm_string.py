@@ -19,7 +19,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMe
 
 from iccache_langchain.calls import FREE
 from shared_core.adapters.provenance import named_model
-from shared_core.values import canonical_json
+from shared_core.text import canonical_json
 
 # How the answer travels, not what it is: a longer timeout must not empty the cache.
 _TRANSPORT: Final = frozenset(

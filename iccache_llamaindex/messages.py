@@ -19,7 +19,8 @@ from llama_index.core.base.llms.types import (
 from shared_core.adapters.parameters import decision_id, plain
 from shared_core.adapters.provenance import PROVENANCE, REASON_KEYS, finish_reason, is_clean
 from shared_core.errors import NotFromICCache
-from shared_core.values import Insertion, Message, Outcome, Role, canonical_json
+from shared_core.text import canonical_json
+from shared_core.values import Insertion, Message, Outcome, Role
 
 Response: TypeAlias = ChatResponse | CompletionResponse
 R = TypeVar("R", ChatResponse, CompletionResponse)

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from shared_core.values import ScoredExample, fold
+from shared_core.text import fold
+from shared_core.values import ScoredExample
 
 _GRAM: Final = 3
 

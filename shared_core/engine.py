@@ -27,26 +27,13 @@ from shared_core.manager.admission import POOR
 from shared_core.manager.decisions import record_of
 from shared_core.manager.privacy import Redact, check_redact, redacted
 from shared_core.prompt import render
+from shared_core.records import Feedback, Source
 from shared_core.reward import Reward, check_reward, check_score, scored
 from shared_core.router.load import CallsInFlight
 from shared_core.settings import Settings, read_settings
 from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
-from shared_core.values import (
-    EXACT,
-    UNROUTED,
-    Arm,
-    Clock,
-    Decision,
-    Feedback,
-    Hit,
-    Outcome,
-    Request,
-    Route,
-    Selection,
-    Source,
-    Style,
-)
+from shared_core.values import EXACT, UNROUTED, Arm, Clock, Decision, Hit, Outcome, Request, Route, Selection, Style
 
 T = TypeVar("T")
 

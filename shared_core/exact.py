@@ -11,9 +11,10 @@ from typing import Final
 from shared_core.guard import Step, Steps
 from shared_core.manager.decisions import record_of
 from shared_core.manager.privacy import Redact, redacted
+from shared_core.records import ExactAnswer
 from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
-from shared_core.values import Clock, Decision, ExactAnswer, Outcome, Request
+from shared_core.values import Clock, Decision, Outcome, Request
 
 RETRACTED_LIMIT: Final = 1024  # ids of poor answers that are kept until a cache has stored them, moments later
 

@@ -1,4 +1,4 @@
-"""The values that travel through IC-Cache. All are frozen; none knows a framework, a store or a model.
+"""What travels on the request path. All are frozen; none knows a framework, a store or a model.
 
 Similarity is a cosine in [-1, 1]; quality, utility and reward lie in [0, 1]. Times are seconds since the epoch,
 as the injected clock gives them. Texts are plain text.
@@ -6,28 +6,21 @@ as the injected clock gives them. Texts are plain text.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+from shared_core.records import ExactAnswer, Vector
+from shared_core.text import digest, same_text
 
-Vector: TypeAlias = NDArray[np.float32]
 Clock: TypeAlias = Callable[[], float]
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
-Source: TypeAlias = Literal["traffic", "replay", "correction", "import", "synthetic"]
 Style: TypeAlias = Literal["chat", "paper"]
 
 DEFAULT_SCOPE: Final = "default"
 EXACT: Final = "exact"  # the arm of decisions that served a stored answer
 UNROUTED: Final = "unrouted"  # the arm of decisions that choose examples and no model
-_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-LINE_END: Final = re.compile(r"\r\n?|\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,95 +84,6 @@ class Request:
     def has_history(self) -> bool:
         """True if the conversation holds an earlier user or assistant turn."""
         return sum(m.role != "system" for m in self.messages) > 1
-
-
-@dataclass(frozen=True, slots=True)
-class Average:
-    """An exponential moving average that starts as a plain mean, so that early values are not drowned by the prior."""
-
-    value: float = 0.5
-    count: int = 0
-
-    def update(self, x: float, rate: float = 0.1) -> Average:
-        """The average after one more observation `x`; the weight of `x` is max(rate, 1 / (count + 1))."""
-        weight = max(rate, 1.0 / (self.count + 1))
-        return Average(self.value + weight * (x - self.value), self.count + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What has been learned about one example. Written by the learner only.
-
-    Attributes:
-        quality: Reward of the example's own answer.
-        helpfulness: Reward of the answers that were given with this example in the prompt.
-        offload_value: Credits for successful offloads, decayed to `offload_at` (paper §4.3: 0.9 an hour).
-        offload_at: When `offload_value` was last brought up to date.
-        replay_gain: Moving average of G(e) (paper §4.3).
-        replay_count: How many times the example was replayed.
-    """
-
-    quality: Average = Average()
-    helpfulness: Average = Average()
-    offload_value: float = 0.0
-    offload_at: float = 0.0
-    replay_gain: float = 0.0
-    replay_count: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An example without its texts: what a replica keeps in memory.
-
-    Attributes:
-        id: Unique in the pool.
-        size: Bytes of the plain texts (UTF-8), the weight of eviction.
-        exact_key: The exact-tier key of the same request, removed together with the example; empty if none.
-    """
-
-    id: str
-    scope: str
-    task: str
-    source: Source
-    writer: str
-    created_at: float
-    size: int
-    exact_key: str = ""
-    statistics: Statistics = Statistics()
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """The texts of one example: the query that was embedded and the full answer."""
-
-    query: str
-    answer: str
-
-    @property
-    def size(self) -> int:
-        """Bytes of both texts in UTF-8."""
-        return len(self.query.encode()) + len(self.answer.encode())
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A past request and its answer, as it is stored: entry, texts and unit vector of shape (dimension,)."""
-
-    entry: Entry
-    texts: Texts
-    vector: Vector = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ExactAnswer:
-    """A stored answer of the exact tier. `payload` is the adapter's own JSON, opaque to the core."""
-
-    key: str
-    scope: str
-    payload: bytes
-    writer: str
-    decision_id: str
-    created_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,79 +273,8 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class DecisionRecord:
-    """What is kept of a decision: ids and features, never messages (DESIGN.md §3).
-
-    `example_ids` are the examples given; `admitted_id` is the example that this decision's answer became;
-    `exact_key` is the exact answer that it stored or served. Each is empty if there is none. `arm` is ``"exact"``
-    for an exact hit.
-    """
-
-    id: str
-    scope: str
-    task: str
-    arm: str
-    features: tuple[float, ...]
-    example_ids: tuple[str, ...]
-    propensity: float
-    explored: bool
-    version: int
-    created_at: float
-    exact_key: str = ""
-    admitted_id: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Feedback:
-    """One judgement of one answer: `score` in [0, 1], given by `rater`. Idempotent per (decision, rater)."""
-
-    decision_id: str
-    rater: str
-    score: float
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """What the learner publishes: arrays and a little JSON, after consuming the feedback log up to `offset`."""
-
-    version: int = 0
-    offset: int = 0
-    arrays: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, compare=False)
-    meta: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Hit:
     """An answer served from the exact tier; `decision_id` takes feedback like any other decision."""
 
     decision_id: str
     answer: ExactAnswer
-
-
-def fold(text: str) -> str:
-    """NFC, runs of white space as one space, ends trimmed; case kept."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def same_text(text: str) -> str:
-    """What two texts must have in common to be the same request: NFC, and white space only where it may say something.
-
-    A text of one line is folded. In a text of several lines, indentation and spacing may be code or a table: there
-    only line ends, trailing space and empty lines around the text are evened out (docs/decisions/0004-same-text.md).
-    """
-    lines = [line.rstrip() for line in LINE_END.split(unicodedata.normalize("NFC", text))]
-    kept = "\n".join(lines).strip("\n")
-    return kept if "\n" in kept else fold(kept)
-
-
-def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spaces, the same for equal values."""
-    return _CANONICAL.encode(value)
-
-
-def digest(value: object) -> str:
-    """SHA-256 (hex) of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()

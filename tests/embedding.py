@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shared_core.values import Vector
+from shared_core.records import Vector
 
 
 class Words:

@@ -26,8 +26,9 @@ from shared_core.adapters.provenance import finish_reason
 from shared_core.errors import ICCacheError
 from shared_core.inference import Embedder
 from shared_core.prompt import render
+from shared_core.records import Vector
 from shared_core.settings import read_settings
-from shared_core.values import DEFAULT_SCOPE, Request, ScoredExample, Vector
+from shared_core.values import DEFAULT_SCOPE, Request, ScoredExample
 
 REFERENCE: Final = "large"
 TASK: Final = "demo"

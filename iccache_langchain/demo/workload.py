@@ -11,7 +11,7 @@ from iccache_langchain.demo import domain
 from shared_core.cli.adapters import DemoOptions, Reward
 from shared_core.cli.jsonl import called, read_jsonl
 from shared_core.errors import ConfigurationError
-from shared_core.values import fold
+from shared_core.text import fold
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from shared_core.adapters.context import Context
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
+from shared_core.records import Source
 from shared_core.telemetry import Counters
-from shared_core.values import Source
 
 
 class EngineOwner:

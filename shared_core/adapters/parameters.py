@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from shared_core.values import canonical_json
+from shared_core.text import canonical_json
 
 # Parameters that leave the answer free text in one piece. Whatever is not named here may bind it to a form (tools, a
 # response format, a grammar within `extra_body`), so that an answer given under it is no example for one without.

@@ -10,7 +10,8 @@ from shared_core.adapters.context import Context, current_context
 from shared_core.adapters.parameters import FREE, fingerprint_of, form_of
 from shared_core.errors import ConfigurationError
 from shared_core.telemetry import Counters
-from shared_core.values import DEFAULT_SCOPE, Message, Request, digest, fold
+from shared_core.text import digest, fold
+from shared_core.values import DEFAULT_SCOPE, Message, Request
 
 M = TypeVar("M")  # a framework's message
 

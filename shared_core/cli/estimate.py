@@ -28,7 +28,7 @@ from shared_core.cli.neighbours import (
 )
 from shared_core.inference import Embedder
 from shared_core.inference.embedders import MINILM, as_embedder, default_embedder
-from shared_core.values import Vector
+from shared_core.records import Vector
 
 BATCH: Final = 64
 READS: Final = 1_000  # characters of English in the 256 word pieces that MiniLM reads, roughly

@@ -9,7 +9,8 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_core.values import Vector, fold
+from shared_core.records import Vector
+from shared_core.text import fold
 
 Floats: TypeAlias = NDArray[np.float32]
 

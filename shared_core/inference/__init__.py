@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from shared_core.values import Vector
+from shared_core.records import Vector
 
 
 class Embedder(Protocol):

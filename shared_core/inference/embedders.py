@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from shared_core.errors import ConfigurationError, EmbedderFailed, ExtraIsMissing
 from shared_core.inference import Embedder
-from shared_core.values import Vector
+from shared_core.records import Vector
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -10,10 +10,11 @@ from typing import Final
 from shared_core.background import yield_to_requests
 from shared_core.errors import CheckpointIsUnreadable
 from shared_core.learning.round import Round, advance, examples_of, resume
+from shared_core.records import Checkpoint, Feedback
 from shared_core.settings import Settings
 from shared_core.store.protocol import Lease, Store
 from shared_core.telemetry import get_logger
-from shared_core.values import Checkpoint, Clock, Feedback
+from shared_core.values import Clock
 
 log = get_logger("learning")
 

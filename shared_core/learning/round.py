@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 
 from shared_core.learning.statistics import credited, helped, rated
+from shared_core.records import Average, Checkpoint, DecisionRecord, Feedback, Statistics
 from shared_core.router import state
 from shared_core.router.bandit import Posterior, observe
 from shared_core.router.features import DIMENSION
-from shared_core.values import Average, Checkpoint, DecisionRecord, Feedback, Statistics
 
 REWARDS: Final = "rewards"  # metadata: arm → [mean reward, how many], of everything that was ever rated
 

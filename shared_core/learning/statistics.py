@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Final
 
-from shared_core.values import Statistics
+from shared_core.records import Statistics
 
 DECAY: Final = 0.9  # of the offload value, an hour (paper §4.3)
 HOUR: Final = 3600.0

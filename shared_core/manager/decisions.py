@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared_core.values import Decision, DecisionRecord, Outcome
+from shared_core.records import DecisionRecord
+from shared_core.values import Decision, Outcome
 
 UNSEEN: Final = Outcome("")  # the answer of a decision whose answer nobody saw
 

@@ -8,9 +8,11 @@ from shared_core.errors import ConfigurationError, EmbedderDiffers
 from shared_core.inference import Embedder
 from shared_core.manager.admission import POOR
 from shared_core.manager.privacy import Redact, redacted
+from shared_core.records import Entry, Example, Source, Texts, Vector
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
-from shared_core.values import Clock, Decision, Entry, Example, Outcome, Source, Texts, Vector, digest, fold
+from shared_core.text import digest, fold
+from shared_core.values import Clock, Decision, Outcome
 
 
 class Examples:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared_core.guard import Steps
-from shared_core.values import Texts, Vector
+from shared_core.records import Texts, Vector
 
 LEARNED: Final = np.dtype(
     [

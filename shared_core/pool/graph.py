@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared_core.errors import ExtraIsMissing
+from shared_core.records import Vector
 from shared_core.telemetry import get_logger
-from shared_core.values import Vector
 
 log = get_logger("pool")
 

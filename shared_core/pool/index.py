@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from shared_core.errors import ConfigurationError
 from shared_core.pool.graph import Alive, Graph, Positions, import_faiss
 from shared_core.pool.memory import room
-from shared_core.values import Vector
+from shared_core.records import Vector
 
 EXACT_LIMIT: Final = 16_384  # rows; an exact search of as many MiniLM vectors takes about a millisecond
 TAIL_LIMIT: Final = 1_024  # rows of the tail, or a twentieth of the base: then it is worth building a base anew

@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-from shared_core.values import Vector
+from shared_core.records import Vector
 
 
 def room(rows: int, dimension: int) -> Vector:

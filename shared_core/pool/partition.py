@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from shared_core.pool import LEARNED, Candidates
 from shared_core.pool.graph import Positions
 from shared_core.pool.index import VectorIndex
+from shared_core.records import Entry, Statistics, Vector
 from shared_core.store.protocol import Row
-from shared_core.values import Entry, Statistics, Vector
 
 PAIRS: Final = (
     4096  # random pairs behind the quantiles: a quantile is then right to within about one percent of the ranks

@@ -22,10 +22,10 @@ from shared_core.pool.graph import import_faiss
 from shared_core.pool.memory import return_memory
 from shared_core.pool.scope import LoadedScope
 from shared_core.pool.texts import TextCache
+from shared_core.records import Texts, Vector
 from shared_core.settings import Settings
 from shared_core.store.protocol import Change, ChangeKind, Store
 from shared_core.telemetry import Counters, get_logger
-from shared_core.values import Texts, Vector
 
 log = get_logger("pool")
 

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from shared_core.pool.partition import Partition
+from shared_core.records import Statistics, Vector
 from shared_core.store.protocol import Row
-from shared_core.values import Statistics, Vector
 
 UNIT_TOLERANCE: Final = 1e-3  # how far from 1 the length of a stored vector may be
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from shared_core.values import Texts
+from shared_core.records import Texts
 
 LIMIT: Final = 16 * 2**20  # bytes of text; some ten thousand examples of a usual length
 

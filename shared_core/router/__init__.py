@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from shared_core.guard import Steps
-from shared_core.values import Checkpoint, Request, Route, Selection
+from shared_core.records import Checkpoint
+from shared_core.values import Request, Route, Selection
 
 
 class Router(Protocol):

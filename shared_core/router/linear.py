@@ -13,6 +13,7 @@ import numpy as np
 
 from shared_core.errors import ConfigurationError
 from shared_core.guard import Steps, immediately
+from shared_core.records import Checkpoint
 from shared_core.router import state
 from shared_core.router.bandit import (
     Array,
@@ -28,7 +29,8 @@ from shared_core.router.bandit import (
 from shared_core.router.features import contexts
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters, get_logger
-from shared_core.values import Arm, ArmScore, Checkpoint, Request, Route, Selection, digest
+from shared_core.text import digest
+from shared_core.values import Arm, ArmScore, Request, Route, Selection
 
 log = get_logger("router")
 

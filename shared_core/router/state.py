@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from shared_core.records import Checkpoint
 from shared_core.router.bandit import Array, Posterior, prior, solve
 from shared_core.router.features import DIMENSION, FEATURES, PROJECTED, SCALE
-from shared_core.values import Checkpoint
 
 PREFIX: Final = "router/"
 KEY: Final = PREFIX + FEATURES

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from shared_core.guard import Steps
 from shared_core.pool import Candidates
-from shared_core.values import Arm, Request, Selection, Texts
+from shared_core.records import Texts
+from shared_core.values import Arm, Request, Selection
 
 
 class Selector(Protocol):

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_core.values import Vector
+from shared_core.records import Vector
 
 SAME: Final = 5  # decimals: an embedder's vector of a text differs by less with the texts it was embedded with
 ROUNDING: Final = 1e-4  # a unit vector's cosine with itself, in half precision, may fall this far short of 1

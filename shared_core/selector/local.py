@@ -13,12 +13,13 @@ from shared_core.guard import Step, Steps
 from shared_core.inference import Embedder
 from shared_core.pool import Candidates, Pool
 from shared_core.prompt import within_budget
+from shared_core.records import Texts
 from shared_core.selector import Utility
 from shared_core.selector.combination import by_utility, without_duplicates
 from shared_core.selector.utility import SimilarityUtility
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
-from shared_core.values import Arm, Request, ScoredExample, Selection, Texts
+from shared_core.values import Arm, Request, ScoredExample, Selection
 
 
 class _Choice(NamedTuple):

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared_core.pool import Candidates
-from shared_core.values import Arm, Request, Texts
+from shared_core.records import Texts
+from shared_core.values import Arm, Request
 
 UNRATED: Final = 0.5  # `Average.value` before the first rating
 

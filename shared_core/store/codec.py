@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from shared_core.store.fields import MAX_VALUE_BYTES, Fields, Unreadable, dump, raw_bytes, within
-from shared_core.store.protocol import Change, ChangeKind, Row
-from shared_core.values import (
+from shared_core.records import (
     Checkpoint,
     DecisionRecord,
     Entry,
@@ -28,6 +26,8 @@ from shared_core.values import (
     Texts,
     Vector,
 )
+from shared_core.store.fields import MAX_VALUE_BYTES, Fields, Unreadable, dump, raw_bytes, within
+from shared_core.store.protocol import Change, ChangeKind, Row
 
 MAX_ARRAYS_BYTES: Final = 256 * 2**20  # of one checkpoint's weights; half of what a Redis value may hold
 MAX_DIMENSION: Final = 65_536

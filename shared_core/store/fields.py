@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
-from shared_core.values import Average
+from shared_core.records import Average
 
 SCHEMA: Final = 1
 MAX_VALUE_BYTES: Final = 64 * 2**20  # of one JSON value; more than any model answers

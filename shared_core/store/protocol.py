@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
-from shared_core.values import (
+from shared_core.records import (
     Checkpoint,
     DecisionRecord,
     Entry,

@@ -19,22 +19,14 @@ from typing import Any, Final, TypeAlias, TypeVar
 from typing_extensions import override
 
 from shared_core.errors import FeedWasTrimmed, StoreIsUnusable
+from shared_core.records import Checkpoint, DecisionRecord, ExactAnswer, Example, Feedback, Statistics, Texts
 from shared_core.settings import Settings
 from shared_core.store import codec
 from shared_core.store import redis_scripts as scripts
 from shared_core.store.fields import Unreadable
 from shared_core.store.protocol import Change, Lease, Row, Store
 from shared_core.store.redis_connection import Address, connect, parse_address, translated
-from shared_core.values import (
-    Checkpoint,
-    Clock,
-    DecisionRecord,
-    ExactAnswer,
-    Example,
-    Feedback,
-    Statistics,
-    Texts,
-)
+from shared_core.values import Clock
 
 T = TypeVar("T")
 Argument: TypeAlias = str | bytes | int | float

@@ -19,6 +19,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 from typing_extensions import override
 
 from shared_core.errors import FeedWasTrimmed
+from shared_core.records import Checkpoint, DecisionRecord, ExactAnswer, Example, Feedback, Statistics, Texts
 from shared_core.settings import Settings
 from shared_core.store.codec import (
     decode_change,
@@ -39,16 +40,7 @@ from shared_core.store.codec import (
 from shared_core.store.database import Database
 from shared_core.store.fields import Unreadable
 from shared_core.store.protocol import Change, ChangeKind, Lease, Row, Store
-from shared_core.values import (
-    Checkpoint,
-    Clock,
-    DecisionRecord,
-    ExactAnswer,
-    Example,
-    Feedback,
-    Statistics,
-    Texts,
-)
+from shared_core.values import Clock
 
 P = ParamSpec("P")
 T = TypeVar("T")

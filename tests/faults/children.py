@@ -15,7 +15,7 @@ import shared_core.store.redis  # the fork server imports it once for every chil
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from shared_core.store.protocol import Store
-from shared_core.values import DecisionRecord, Entry, ExactAnswer, Example, Texts
+from shared_core.records import DecisionRecord, Entry, ExactAnswer, Example, Texts
 
 SCOPE = "s"
 CREATED_AT = time.time()  # only its being recent matters

@@ -14,7 +14,7 @@ from shared_core.router.bandit import observe
 from shared_core.router.features import DIMENSION
 from shared_core.settings import Settings
 from shared_core.store import open_store
-from shared_core.values import Average, DecisionRecord, Entry, Example, Feedback, Texts
+from shared_core.records import Average, DecisionRecord, Entry, Example, Feedback, Texts
 
 ROUNDS = 6
 PER_ROUND = 60

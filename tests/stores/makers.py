@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from shared_core.values import (
+from shared_core.records import (
     Average,
     Checkpoint,
     DecisionRecord,
@@ -16,8 +16,8 @@ from shared_core.values import (
     Feedback,
     Statistics,
     Texts,
-    digest,
 )
+from shared_core.text import digest
 
 START = 1_700_000_000.0  # where FakeClock begins
 DIMENSION = 8

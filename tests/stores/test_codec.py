@@ -28,7 +28,7 @@ from shared_core.store.codec import (
     encode_feedback,
 )
 from shared_core.store.fields import MAX_VALUE_BYTES, Unreadable
-from shared_core.values import (
+from shared_core.records import (
     Average,
     Checkpoint,
     DecisionRecord,

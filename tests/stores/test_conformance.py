@@ -9,7 +9,7 @@ import pytest
 
 from shared_core.errors import FeedWasTrimmed, StoreIsUnusable
 from shared_core.store.protocol import Store
-from shared_core.values import Example, Statistics, Texts
+from shared_core.records import Example, Statistics, Texts
 from tests.fakes import FakeClock
 from tests.stores.conftest import DECISION_TTL, EXACT_TTL, OpenStore, durable_stores
 from tests.stores.makers import (

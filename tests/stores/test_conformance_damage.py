@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from shared_core.store.protocol import Change, Store
-from shared_core.values import Checkpoint
+from shared_core.records import Checkpoint
 from tests.stores.backends import Backend, Part
 from tests.stores.conftest import durable_stores
 from tests.stores.makers import (

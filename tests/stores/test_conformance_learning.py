@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shared_core.store.protocol import Lease, Store
-from shared_core.values import Checkpoint
+from shared_core.records import Checkpoint
 from tests.fakes import FakeClock
 from tests.stores.conftest import DECISION_TTL, OpenStore, durable_stores
 from tests.stores.makers import make_checkpoint, make_example, make_feedback, make_statistics

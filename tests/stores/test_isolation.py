@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from shared_core.store.protocol import Store
-from shared_core.values import Message, Request, Texts
+from shared_core.records import Texts
+from shared_core.values import Message, Request
 from tests.stores.conftest import OpenStore
 from tests.stores.makers import make_decision, make_exact, make_example, make_statistics
 

@@ -13,7 +13,7 @@ from shared_core.settings import Settings
 from shared_core.store import open_store
 from shared_core.store.protocol import Row
 from shared_core.telemetry import Counters
-from shared_core.values import Average, Entry, Example, Statistics, Texts
+from shared_core.records import Average, Entry, Example, Statistics, Texts
 from tests.steps import result
 
 

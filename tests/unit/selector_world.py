@@ -8,7 +8,7 @@ import numpy as np
 from shared_core.errors import ScopeIsCold
 from shared_core.guard import Step, immediately
 from shared_core.pool import LEARNED, Candidates
-from shared_core.values import Texts
+from shared_core.records import Texts
 
 
 def unit(*numbers):

@@ -9,7 +9,8 @@ from shared_core.errors import ConfigurationError, RedactionFailed
 from shared_core.manager.admission import RULES, Candidate, Rule, refusal
 from shared_core.manager.examples import example_id, example_of
 from shared_core.manager.privacy import redacted
-from shared_core.values import Message, Outcome, Request, Texts
+from shared_core.records import Texts
+from shared_core.values import Message, Outcome, Request
 
 ASKED = Request((Message("system", "Be brief."), Message("user", "heat it")), "heat it")
 TALK = (Message("user", "hi"), Message("assistant", "hello"), Message("user", "heat it"))

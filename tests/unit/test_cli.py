@@ -190,7 +190,7 @@ def test_learn_keeps_going_until_it_is_told_to_stop(tmp_path):
 def write_feedback(url, scores, rater="user"):
     from shared_core.settings import Settings
     from shared_core.store import open_store
-    from shared_core.values import DecisionRecord, Feedback
+    from shared_core.records import DecisionRecord, Feedback
 
     store = open_store(url, settings=Settings())
     try:

@@ -8,7 +8,7 @@ from shared_core.cli.learn import is_known
 from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 from shared_core.store import open_store
-from shared_core.values import Checkpoint, DecisionRecord, Feedback
+from shared_core.records import Checkpoint, DecisionRecord, Feedback
 from tests.unit.test_cli import call, refused, write_feedback
 
 

@@ -9,7 +9,7 @@ from iccache_langchain.demo.results import Alone, Step, report, thirds
 from iccache_langchain.demo.workload import built_in, equality, from_file, token_f1
 from shared_core.cli.adapters import DemoOptions
 from shared_core.errors import ConfigurationError
-from shared_core.values import digest
+from shared_core.text import digest
 
 
 PINNED = "12ef4b9221c70b19e2a205956c64b8049bbc6d7977073c918434b292138b827d"

@@ -15,7 +15,7 @@ from shared_core.router.bandit import observe
 from shared_core.router.features import DIMENSION
 from shared_core.settings import Settings
 from shared_core.store import open_store
-from shared_core.values import Average, Checkpoint, DecisionRecord, Entry, Example, Feedback, Statistics, Texts
+from shared_core.records import Average, Checkpoint, DecisionRecord, Entry, Example, Feedback, Statistics, Texts
 from tests.servers import RedisServer
 
 NOW = 1_000_000.0

@@ -170,7 +170,8 @@ from shared_core.pool import index
 from shared_core.pool.memory import return_memory
 from shared_core.pool.partition import Partition
 from shared_core.store.protocol import Row
-from shared_core.values import Entry, digest
+from shared_core.records import Entry
+from shared_core.text import digest
 
 def resident():
     with open("/proc/self/statm") as file:

@@ -9,7 +9,7 @@ from shared_core.errors import DependencyIsSlow, ScopeIsCold
 from shared_core.settings import Settings
 from shared_core.store.protocol import Row
 from shared_core.store.sqlite import SqliteStore
-from shared_core.values import Average, Checkpoint, Statistics
+from shared_core.records import Average, Checkpoint, Statistics
 from tests.unit.pool_world import World, example, nearest, soon, units, world
 from tests.steps import result
 

@@ -1,7 +1,7 @@
 """The cache of texts."""
 
 from shared_core.pool.texts import TextCache
-from shared_core.values import Texts
+from shared_core.records import Texts
 
 
 def test_the_least_recently_read_leave_first():

@@ -18,7 +18,9 @@ from shared_core.router.features import DIMENSION, contexts
 from shared_core.router.linear import LinearRouter, _generator
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
-from shared_core.values import Arm, Checkpoint, Message, Request, ScoredExample, Selection, digest
+from shared_core.records import Checkpoint
+from shared_core.text import digest
+from shared_core.values import Arm, Message, Request, ScoredExample, Selection
 from tests.steps import result
 
 SMALL, LARGE = Arm("small", 0.1), Arm("large", 1.0, uses_examples=False)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_core.values import Message, Request, same_text
+from shared_core.text import same_text
+from shared_core.values import Message, Request
 
 LOOP = "for x in xs:\n    total += x\nprint(total)"
 

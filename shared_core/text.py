@@ -1,0 +1,38 @@
+"""Texts as identity: what two texts must have in common to count as the same, and hashes of values."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from typing import Final
+
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+LINE_END: Final = re.compile(r"\r\n?|\n")
+
+
+def fold(text: str) -> str:
+    """NFC, runs of white space as one space, ends trimmed; case kept."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def same_text(text: str) -> str:
+    """What two texts must have in common to be the same request: NFC, and white space only where it may say something.
+
+    A text of one line is folded. In a text of several lines, indentation and spacing may be code or a table: there
+    only line ends, trailing space and empty lines around the text are evened out (docs/decisions/0004-same-text.md).
+    """
+    lines = [line.rstrip() for line in LINE_END.split(unicodedata.normalize("NFC", text))]
+    kept = "\n".join(lines).strip("\n")
+    return kept if "\n" in kept else fold(kept)
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces, the same for equal values."""
+    return _CANONICAL.encode(value)
+
+
+def digest(value: object) -> str:
+    """SHA-256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
