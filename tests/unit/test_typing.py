@@ -43,6 +43,7 @@ def checked(tmp_path, arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # mypy starts without a cache, and checks all that the frameworks import
 def test_mypy_accepts_and_refuses_the_options(tmp_path, monkeypatch):
     pytest.importorskip("mypy")
     monkeypatch.chdir(ROOT)
