@@ -1,4 +1,4 @@
-"""`ICCacheChatModel`: several chat models behind one, with past answers as examples (DESIGN.md §1).
+"""`ICCacheChatModel`: several chat models behind one, with past answers as examples.
 
 It delegates to the `_generate`, `_agenerate`, `_stream` and `_astream` of the model that the router picks. So a chain
 sees one run, one set of tokens, streaming, tools and structured output as if there were one model.

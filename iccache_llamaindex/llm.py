@@ -1,4 +1,4 @@
-"""`ICCacheLLM`: several LLMs behind one, with past answers as examples (DESIGN.md §1).
+"""`ICCacheLLM`: several LLMs behind one, with past answers as examples.
 
 It calls the public methods of the LLM that the router picks. So a query engine, an agent or a program sees one call,
 one set of tokens, streaming, tools and structured output as if there were one model.

@@ -1,8 +1,8 @@
 """The whole way of a request, from top to bottom: lookup, decide, record, feedback, maintain, close.
 
-`lookup` and `decide` stand on the request path: they never raise and never hold a request past the deadline
-(DESIGN.md §4.5). `record` and `feedback` return once the store has it, and raise if it does not. Adapters hand
-those two to the FIFO writer with the `submit_` forms. The engine never calls a model to answer.
+`lookup` and `decide` stand on the request path: they never raise and never hold a request past the deadline.
+`record` and `feedback` return once the store has it, and raise if it does not. Adapters hand those two to the FIFO
+writer with the `submit_` forms. The engine never calls a model to answer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Examples → prompt: chat turns, or the paper's single prompt; fenced, and within a token budget (DESIGN.md §4.15).
+"""Examples → prompt: chat turns, or the paper's single prompt; fenced, and within a token budget.
 
 An example is text that some user and some model wrote, and it is shown to another user's model. So it is fenced: the
 strings with which chat templates mark a turn, and our own delimiters, are broken up before they reach a prompt.

@@ -104,7 +104,7 @@ class ExactAnswer:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """What is kept of a decision: ids and features, never messages (DESIGN.md §3).
+    """What is kept of a decision: ids and features, never messages.
 
     `example_ids` are the examples given; `admitted_id` is the example that this decision's answer became;
     `exact_key` is the exact answer that it stored or served. Each is empty if there is none. `arm` is ``"exact"``

@@ -106,7 +106,7 @@ class Settings(BaseSettings):
         0.8, ge=0.0, le=1.0, description="Reward from which a non-reference arm's answer may become an example."
     )
 
-    # the request path (DESIGN.md §4.5)
+    # the request path
     deadline: float = Field(0.25, gt=0, description="Seconds that IC-Cache may hold a request, all steps together.")
     workers: int = Field(4, ge=1, le=64, description="Threads each for embedder and store calls of the request path.")
     refresh: float = Field(0.25, gt=0, description="Seconds between looks at the change feed and checkpoint.")

@@ -56,7 +56,7 @@ class Request:
 
     Attributes:
         messages: The whole conversation.
-        query: The text that is embedded and compared (DESIGN.md §4.4); empty means that the request bypasses.
+        query: The text that is embedded and compared; empty means that the request bypasses.
         scope: Whose request it is. A part of every key and a hard partition of every index, never text.
         task: What kind of answer is expected; partitions a scope.
         fingerprint: Canonical text of what else identifies the call: model parameters, tools, response format.
@@ -76,7 +76,7 @@ class Request:
 
     @property
     def exact_key(self) -> str:
-        """SHA-256 of scope, conversation (as `same_text` has it, case kept) and fingerprint (DESIGN.md §4.1)."""
+        """SHA-256 of scope, conversation (as `same_text` has it, case kept) and fingerprint."""
         turns = [[m.role, same_text(m.text), m.extra] for m in self.messages]
         return digest([self.scope, turns, self.fingerprint])
 

@@ -1,4 +1,4 @@
-"""Whose call this is, what kind of answer it wants, and whether it may be kept (DESIGN.md §4.3).
+"""Whose call this is, what kind of answer it wants, and whether it may be kept.
 
 Precedence: what the call itself says, then `iccache_context`, then the adapter's own default. All are read once, when
 the Request is built.

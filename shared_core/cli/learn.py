@@ -1,4 +1,4 @@
-"""`iccache learn`: the learner as a program, for a cron job or a service (DESIGN.md §4.8)."""
+"""`iccache learn`: the learner as a program, for a cron job or a service."""
 
 from __future__ import annotations
 

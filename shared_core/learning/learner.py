@@ -1,4 +1,4 @@
-"""The learner: one at a time, it turns the feedback log into the next checkpoint (DESIGN.md §4.8)."""
+"""The learner: one at a time, it turns the feedback log into the next checkpoint."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def redacted(text: str, redact: Redact | None) -> str:
     """`text` after `redact`, or as it is if there is none.
 
     Redaction that fails must not let the text through: this raises, so nothing is embedded or stored, and the
-    request itself goes on without examples (DESIGN.md §4.5).
+    request itself goes on without examples.
 
     Raises:
         RedactionFailed: `redact` raised, or returned no string. The message holds nothing of the text, which a

@@ -1,4 +1,4 @@
-"""The in-process replica of the examples: searched without touching the network (DESIGN.md §4.7)."""
+"""The in-process replica of the examples: searched without touching the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inner-product search over vectors that come and go (DESIGN.md §4.11).
+"""Inner-product search over vectors that come and go.
 
 An immutable base in a graph, an exact tail of what was added since, and tombstones in both. Small indexes are all
 tail, so their search is exact. Rebuilding makes another index off to the side and leaves this one untouched.

@@ -1,4 +1,4 @@
-"""The examples of a store in this process: loaded once, then kept current from the change feed (DESIGN.md §4.7).
+"""The examples of a store in this process: loaded once, then kept current from the change feed.
 
 Look-ups read memory and never wait for the feed, for a load or for rebuilding. One load runs at a time, and one
 follower of the feed; a load is published once it has caught up with the follower.

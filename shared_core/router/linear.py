@@ -62,7 +62,7 @@ class _Standing:
 
 
 class LinearRouter:
-    """Chooses an arm by Thompson sampling among those that the quality guard lets in (paper §4.2, DESIGN.md §4.13).
+    """Chooses an arm by Thompson sampling among those that the quality guard lets in (paper §4.2).
 
     ``score_i = sample_i - cost_weight · cost_i``. Safe to use from any thread.
 

@@ -1,4 +1,4 @@
-"""Values to bytes and back: JSON for values, raw float32 for vectors, safetensors for weights (DESIGN.md §4.9).
+"""Values to bytes and back: JSON for values, raw float32 for vectors, safetensors for weights.
 
 Every JSON object carries the schema version ``v``. Stored bytes are never trusted: whatever is wrong with them, the
 ``decode_*`` functions raise `Unreadable` and nothing else. They check shapes and types, not sense.

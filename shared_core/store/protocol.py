@@ -1,6 +1,6 @@
 """What every store does. One conformance suite (tests/stores) holds all of them to it.
 
-A store is synchronous, thread-safe, and returns from a write only when the write is durable (DESIGN.md §4.6).
+A store is synchronous, thread-safe, and returns from a write only when the write is durable.
 Each method that writes is one transaction: all of it happens or none. Stored bytes that cannot be read (unknown
 schema, corrupt) are skipped and counted in `unreadable`, never overwritten, never an exception.
 """

@@ -1,4 +1,4 @@
-"""The embedded store: one SQLite file, shared by the threads and processes of one machine (DESIGN.md §4.6, §4.7).
+"""The embedded store: one SQLite file, shared by the threads and processes of one machine.
 
 Each row keeps encoded values beside the few columns that are searched or compared, so that a value that cannot be
 read can still be expired and deleted. Only an explicit write of the same id replaces it.

@@ -1,4 +1,4 @@
-"""What a store cannot read it skips and counts, and leaves as it is (DESIGN.md §4.9)."""
+"""What a store cannot read it skips and counts, and leaves as it is."""
 
 from __future__ import annotations
 
