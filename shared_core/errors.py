@@ -19,6 +19,10 @@ class RedactionFailed(ICCacheError, ValueError):
     """The redaction function failed; the text was neither embedded nor stored."""
 
 
+class ModelFailed(ICCacheError):
+    """A model could not be reached, refused a call, or did not answer in time."""
+
+
 class NotFromICCache(ICCacheError, ValueError):
     """An answer holds no decision, so it did not come through IC-Cache, or lost its metadata on the way."""
 

@@ -1,11 +1,13 @@
-"""What IC-Cache calls: embedders now; models and the judge have their place here."""
+"""What IC-Cache calls: embedders, and models and judges for work off the request path."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from shared_core.records import Vector
+from shared_core.values import Message, Request
 
 
 class Embedder(Protocol):
@@ -17,3 +19,66 @@ class Embedder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Vector:
         """Unit vectors of shape (len(texts), dimension), float32. Must be thread-safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model answered to one conversation.
+
+    Attributes:
+        texts: The n answers.
+        finish_reasons: Why each ended, in the provider's word; empty where it did not say.
+        prompt_tokens: As the model counted them; 0 if it did not say.
+        completion_tokens: Of all answers together, counted alike.
+        cached_tokens: Those of the prompt that its prefix cache held.
+        seconds: From the call to the answer.
+        logprobs: For each answer the natural logarithm of each token's probability; empty where the model gives none.
+    """
+
+    texts: tuple[str, ...]
+    finish_reasons: tuple[str, ...]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    seconds: float = 0.0
+    logprobs: tuple[tuple[float, ...], ...] = ()
+
+
+class Model(Protocol):
+    """A language model that is asked off the request path: by a judge, a probe, a replay, the demo."""
+
+    @property
+    def name(self) -> str:
+        """How it is named in records."""
+
+    def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        n: int = 1,
+        timeout: float = 60.0,
+    ) -> Completion:
+        """Answer a conversation. Blocks, and may be called from any thread.
+
+        Args:
+            messages: The conversation; their texts are sent, and not their `extra`.
+            max_tokens: Longest answer, at least 1.
+            temperature: 0 for the most probable answer.
+            n: How many answers.
+            timeout: Seconds until the call is given up.
+
+        Raises:
+            ModelFailed: The model could not be reached, refused, or did not answer in time.
+        """
+
+
+class Judge(Protocol):
+    """Compares two answers to one request."""
+
+    def compare(self, request: Request, first: str, second: str) -> float | None:
+        """1.0 if the first is better, 0.0 if the second is, 0.5 for a tie; None without a verdict.
+
+        The judge looks at both orders: a verdict that depends on the order is a tie.
+        """
