@@ -16,7 +16,7 @@ from iccache_langchain.calls import RUN, pinned
 class PinnedChatModel(BaseChatModel):
     """Pins scope, task and run id of each call into keyword arguments, which the private methods read.
 
-    `strict_scope` trusts no `iccache_context` where a call is streamed (docs/decisions/0031).
+    `strict_scope` trusts no `iccache_context` where a call is streamed (docs/decisions/0017-scope-of-a-call.md).
     """
 
     strict_scope: bool = False

@@ -2,7 +2,7 @@
 
 A postprocessor sees the question and the documents, the prompt sees the question and the model, an event handler sees
 the answer; LlamaIndex calls the three one after the other in one task. So what was chosen travels in a context
-variable (docs/decisions/0055-who-decides-in-a-query.md).
+variable (docs/decisions/0023-query-engines.md).
 """
 
 from __future__ import annotations

@@ -164,6 +164,6 @@ def _close_all() -> None:
 
 # Twice, because `atexit` comes too late for what is embedded or scored: by then Python lets nobody start work in thread
 # pools, which models and HTTP clients use. The hook of the thread pools themselves comes before that, while threads of
-# the user may still be at work, and also where a process of multiprocessing ends (docs/decisions/0027-the-end.md).
+# the user may still be at work, and also where a process of multiprocessing ends (docs/decisions/0015-the-end.md).
 getattr(threading, "_register_atexit", atexit.register)(_flush_all)
 atexit.register(_close_all)

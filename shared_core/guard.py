@@ -6,7 +6,7 @@ left alone for a while. Threads are daemons: a stuck one never holds up the end 
 
 A request calls one dependency after another, and to hand it to another thread and back costs more than a short call.
 So the way of a request is a generator that yields its calls as `Step`s. One thread takes it from step to step, and
-from the slot at one dependency to a slot at the next (docs/decisions/0005-one-hand-over.md). The same generator serves
+from the slot at one dependency to a slot at the next (docs/decisions/0002-one-generator-of-steps.md). The same generator serves
 threads (`Guard.run`) and event loops (`Guard.arun`): only how the caller waits for its end differs.
 """
 

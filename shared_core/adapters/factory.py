@@ -57,7 +57,7 @@ def ready_embedder(given: object | None) -> Embedder:
     """What the user gave as an embedder; for None all-MiniLM-L6-v2, once in a process. Models are loaded, in seconds.
 
     So the first request is answered in time, a wrong name is told at once, and what a short script leaves behind can
-    still be embedded when it ends (docs/decisions/0027-the-end.md).
+    still be embedded when it ends (docs/decisions/0015-the-end.md).
 
     Raises:
         ConfigurationError: It is no embedder, or cannot be loaded.

@@ -71,7 +71,7 @@ class Alive:
 class Graph:
     """A hierarchical navigable small world (Malkov and Yashunin 2018) over `count` rows; tombstones aside it never
     changes. Similarities are inner products of vectors in half precision, right to about 1e-4
-    (docs/decisions/0025-a-graph-in-half-precision.md).
+    (docs/decisions/0013-graph-in-half-precision.md).
 
     Equal rows and seed give an equal graph.
 

@@ -37,7 +37,7 @@ def quality_weight(quality: NDArray[np.float32]) -> NDArray[np.float32]:
     An unrated example counts in full, because only trusted writers' answers are admitted. One whose answer was
     rated worse than that loses in proportion, down to nothing. A better one wins nothing: ratings spread over
     [0, 1] and cosines over a far narrower range, so a plain product would rank a well-rated example on another
-    subject above an unrated one on the very subject (docs/decisions/0022-utility.md).
+    subject above an unrated one on the very subject (docs/decisions/0011-utility-and-combination.md).
     """
     return np.minimum(np.float32(1), np.maximum(np.float32(0), quality) / np.float32(UNRATED))
 

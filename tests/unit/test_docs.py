@@ -1,7 +1,12 @@
 """Pages that repeat what the code says."""
 
+import ast
+import re
 import subprocess
+from functools import cache
 from pathlib import Path
+
+import pytest
 
 from shared_core.settings import Settings
 
@@ -10,6 +15,7 @@ DOCS = ROOT / "docs"
 ABSENT = ("DESIGN" + ".md", "house" + ".md")
 
 
+@cache
 def tracked() -> list[Path]:
     """The files of the repository; without git, those of the packages, tests and docs."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S607
@@ -28,3 +34,114 @@ def test_the_page_of_settings_lists_every_one_as_it_is():
     rows = [f"| `{name}` | {field.default:g} | {field.description} |" for name, field in Settings.model_fields.items()]
     page = (DOCS / "settings.md").read_text(encoding="utf-8")
     assert [line for line in page.splitlines() if line.startswith("| `")] == rows
+
+
+# decision pages -------------------------------------------------------------------------------------------------
+
+DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+FORM = re.compile(
+    r"# [^\n]+\n\nStatus: (?:accepted|superseded)[^\n]*\d{4}-\d{2}-\d{2}[^\n]*\n\n## Decision\n\n.+\n\n## Why\n\n.+\n\n"
+    r"## Revisit when\n\n.+\n",
+    re.DOTALL,
+)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+FILE = re.compile(r"[\w./-]+/[\w.-]*|[\w-]+\.(?:py|md|toml|ipynb)")
+FOREIGN = frozenset(  # names of other projects that our code never says
+    """
+    sys.setswitchinterval threading._register_atexit VLLMOpenAI RunnableLambda /v1/completions context_schema
+    smallsmall chunk_position total_cost add_messages get_usage_metadata_callback ModelFallbackMiddleware
+    stream_mode collect_runs FewShotPromptTemplate llm_chat_callback structured_predict should_use_structured_outputs
+    llm_kwargs deepcopy default_headers refine_template to_json output_cls
+    llama_cpp
+    """.split()
+)
+PACKAGES = ("shared_core", "iccache_langchain", "iccache_llamaindex", "benchmarks", "cookbooks")
+
+
+def pages_of(*, with_names: bool) -> list[Path]:
+    pages = DECISIONS
+    return pages if with_names else [*pages, *DOCS.glob("*.md"), DOCS / "decisions" / "README.md", ROOT / "README.md"]
+
+
+@cache
+def known_names() -> tuple[frozenset[str], str]:
+    """Every name that the code has, docstrings and comments aside; and all of its strings, for counters and keys."""
+    names, strings = set(), []
+    for path in tracked():
+        if path.suffix != ".py" or path.relative_to(ROOT).parts[0] not in PACKAGES:
+            continue
+        names.update(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for field in ("id", "attr", "arg", "name", "asname", "module"):
+                value = getattr(node, field, None)
+                if isinstance(value, str):
+                    names.update(value.split("."))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
+                strings.append(node.value)
+    return frozenset(names), "\n".join(strings)
+
+
+def unknown_in(text: str) -> list[str]:
+    """What stands in backticks, looks like a name, path or setting, and is none of the repository's."""
+    names, strings = known_names()
+    unknown = []
+    for code in CODE.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        token = re.sub(r"\(.*\)$|=.*$", "", code.strip())
+        if token in FOREIGN:
+            continue
+        if FILE.fullmatch(token) and "://" not in token:
+            tails = [str(path.relative_to(ROOT)) for path in tracked()]
+            known = (ROOT / token).exists() or any(tail.endswith("/" + token) for tail in tails)
+        elif NAME.fullmatch(token):
+            known = all(part in names for part in token.split(".")) or token in strings
+        else:
+            continue
+        if not known:
+            unknown.append(code)
+    return unknown
+
+
+def test_decision_pages_are_numbered_without_gaps():
+    assert [int(page.name[:4]) for page in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_page_has_the_form(page):
+    text = page.read_text(encoding="utf-8")
+    assert FORM.fullmatch(text)
+    assert re.findall(r"^##? .*$", text, re.MULTILINE)[1:] == ["## Decision", "## Why", "## Revisit when"]
+
+
+def test_the_index_lists_exactly_the_decision_pages():
+    rows = [line for line in (DOCS / "decisions/README.md").read_text(encoding="utf-8").splitlines() if "](0" in line]
+    titles = [page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ") for page in DECISIONS]
+    assert rows == [
+        f"| {number} | [{title}]({page.name}) | accepted |"
+        for number, (title, page) in enumerate(zip(titles, DECISIONS, strict=True), 1)
+    ]
+
+
+@pytest.mark.parametrize("page", pages_of(with_names=True), ids=lambda page: page.stem)
+def test_names_in_backticks_exist(page):
+    assert unknown_in(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_name_that_does_not_exist_is_found():
+    text = "`NoSuchClass`, `engine.no_such_method`, `shared_core/no_such_file.py`, but `Engine.decide` and `guard.py`"
+    assert unknown_in(text) == ["NoSuchClass", "engine.no_such_method", "shared_core/no_such_file.py"]
+
+
+@pytest.mark.parametrize("page", pages_of(with_names=False), ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page):
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    relative = [link.split("#")[0] for link in links if not link.startswith(("http", "#", "mailto"))]
+    assert [link for link in relative if not (page.parent / link).exists()] == []
+
+
+def test_citations_of_decision_pages_resolve():
+    cited = re.compile(r"docs/decisions/(\d{4}[\w-]*)(\.md)?")
+    texts = [path.read_text(encoding="utf-8") for path in tracked() if path.suffix in {".py", ".md", ".toml"}]
+    found = {match[1] for text in texts for match in cited.finditer(text)}
+    assert found <= {page.stem for page in DECISIONS}
