@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from iccache_langchain.example_selector import ICCacheExampleSelector
     from iccache_langchain.middleware import ICCacheMiddleware
     from shared_core.adapters.context import iccache_context
+    from shared_core.adapters.options import EngineOptions, RoutingOptions
     from shared_core.engine import Engine
     from shared_core.errors import (
         ConfigurationError,
@@ -53,6 +54,7 @@ __all__ = [
     "EmbedderDiffers",
     "EmbedderFailed",
     "Engine",
+    "EngineOptions",
     "ExtraIsMissing",
     "ICCache",
     "ICCacheCallbackHandler",
@@ -64,6 +66,7 @@ __all__ = [
     "Redact",
     "RedactionFailed",
     "Reward",
+    "RoutingOptions",
     "Settings",
     "Store",
     "StoreIsUnusable",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from iccache_llamaindex.route_event import ICCacheRouteEvent
     from iccache_llamaindex.workflow import Prepared, with_examples
     from shared_core.adapters.context import iccache_context
+    from shared_core.adapters.options import EngineOptions, RoutingOptions
     from shared_core.engine import Engine
     from shared_core.errors import (
         ConfigurationError,
@@ -57,6 +58,7 @@ __all__ = [
     "EmbedderDiffers",
     "EmbedderFailed",
     "Engine",
+    "EngineOptions",
     "ExtraIsMissing",
     "ICCacheError",
     "ICCacheEventHandler",
@@ -70,6 +72,7 @@ __all__ = [
     "Redact",
     "RedactionFailed",
     "Reward",
+    "RoutingOptions",
     "Store",
     "StoreIsUnusable",
     "__version__",
