@@ -61,7 +61,7 @@ PACKAGES = ("shared_core", "iccache_langchain", "iccache_llamaindex", "benchmark
 
 
 def pages_of(*, with_names: bool) -> list[Path]:
-    pages = DECISIONS
+    pages = [*DECISIONS, DOCS / "architecture.md"]
     return pages if with_names else [*pages, *DOCS.glob("*.md"), DOCS / "decisions" / "README.md", ROOT / "README.md"]
 
 
