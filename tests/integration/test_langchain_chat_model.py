@@ -513,7 +513,7 @@ async def test_an_answer_is_rated_by_message_run_or_decision(helped, store):
     given = {f.decision_id: f.score for _, f in store.feedback(0) if f.rater == "user"}
     assert given == {provenance(a)["decision_id"]: score for a, score in zip(answers, (0.1, 0.2, 0.3, 0.4))}
     assert set(store.decisions(list(given))) == set(given)
-    with pytest.raises(NotFromICCache):
+    with pytest.raises(ConfigurationError):
         helped.record_feedback(answers[0], 7)
     with pytest.raises(NotFromICCache):
         helped.record_feedback(AIMessage("not ours"), 1.0)

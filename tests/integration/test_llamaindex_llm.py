@@ -37,7 +37,7 @@ from pydantic import BaseModel
 
 from iccache_llamaindex import ICCacheLLM, ICCacheRouteEvent, iccache_context
 from shared_core.adapters import routing
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ConfigurationError, NotFromICCache
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from tests.embedding import Words
@@ -767,7 +767,7 @@ async def test_an_answer_is_rated_by_response_or_decision(helped, store):
     assert given == {provenance(a)["decision_id"]: score for a, score in zip(answers, (0.1, 0.2, 0.3))}
     with pytest.raises(ConfigurationError):
         helped.record_feedback(answers[0], 7)
-    with pytest.raises(ConfigurationError, match="ICCacheRouteEvent"):
+    with pytest.raises(NotFromICCache, match="ICCacheRouteEvent"):
         helped.record_feedback(MockLLM().chat([user("x")]), 1.0)
 
 
