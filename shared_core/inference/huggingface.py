@@ -114,10 +114,16 @@ class HuggingFaceModel:
             return self._read(tokenizer, model, inputs, made, n, self._clock() - begun, timeout)
 
     def stream(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0) -> Iterator[str]:
-        """The pieces of one answer as they are made. Leaving the iterator ends the generation."""
+        """The pieces of one answer as they are made. Leaving the iterator ends the generation.
+
+        Raises:
+            ConfigurationError: The model cannot be loaded, or has no chat template.
+            ModelFailed: Generation failed.
+        """
         from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
         left = threading.Event()
+        failures: list[Exception] = []
 
         class _Left(StoppingCriteria):
             def __call__(self, *_: Any, **__: Any) -> bool:
@@ -125,7 +131,7 @@ class HuggingFaceModel:
 
         with self._lock:
             tokenizer, model = self._load()
-            streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+            streamer: Any = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
             arguments = {
                 **self._inputs(tokenizer, [messages]),
                 **self._sampling(temperature),
@@ -133,13 +139,24 @@ class HuggingFaceModel:
                 "streamer": streamer,
                 "stopping_criteria": StoppingCriteriaList([_Left()]),
             }
-            worker = threading.Thread(target=model.generate, kwargs=arguments, name="iccache-generate", daemon=True)
+
+            def generate() -> None:
+                try:
+                    model.generate(**arguments)
+                except Exception as error:  # noqa: BLE001 - raised again where the stream is read
+                    failures.append(error)
+                    streamer.end()  # else its reader would wait for ever
+
+            worker = threading.Thread(target=generate, name="iccache-generate", daemon=True)
             worker.start()
             try:
                 yield from (piece for piece in streamer if piece)
             finally:
                 left.set()
                 worker.join()
+            if failures:
+                error = failures[0]
+                raise ModelFailed(f"{self.name} broke off: {type(error).__name__}: {error}") from error
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 from shared_core.errors import ExtraIsMissing, ModelFailed
 from shared_core.inference import Completion
@@ -49,7 +50,8 @@ class OpenAIModel:
             raise ExtraIsMissing("openai", "models") from error
         self._errors = openai.OpenAIError
         self._client = openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=max_retries)
-        self._where = f"{model!r} at {base_url}"
+        self._where = f"{model!r} at {_without_user(base_url)}"
+        self._key = api_key
         self._model = model
         self._extra = dict(extra or {})
         self._clock = clock
@@ -85,15 +87,25 @@ class OpenAIModel:
                 **self._extra,
             )
         except self._errors as error:
+            said = str(error).replace(self._key, "***") if self._key else str(error)
+            # The cause is left out: a server may repeat the key, and a traceback would print it.
             raise ModelFailed(
-                f"{self._where} gave no answer: {type(error).__name__}: {error}; see that the endpoint is up and serves "
-                "this model"
-            ) from error
+                f"{self._where} gave no answer: {type(error).__name__}: {said}; see that the endpoint is up, takes the "
+                "key, and serves this model"
+            ) from None
+        if not isinstance(getattr(answer, "choices", None), list) or len(answer.choices) != n:
+            raise ModelFailed(f"{self._where} did not send {n} answers; see that it speaks OpenAI's chat completions")
         return _completion(answer, self._clock() - begun)
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+def _without_user(url: str) -> str:
+    """The address without a user and password."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _completion(answer: ChatCompletion, seconds: float) -> Completion:
