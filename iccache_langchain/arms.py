@@ -142,9 +142,9 @@ async def astream(
 
 def _as_text(messages: Sequence[BaseMessage], kwargs: Mapping[str, Any]) -> str:
     """The conversation as a completion model reads it, ready for the assistant's turn."""
-    asked = [name for name in _NOT_TEXT if kwargs.get(name)]
-    if asked:
-        raise NotImplementedError(f"a completion model takes no {', '.join(asked)}")
+    unsupported = [name for name in _NOT_TEXT if kwargs.get(name)]
+    if unsupported:
+        raise NotImplementedError(f"a completion model takes no {', '.join(unsupported)}")
     return get_buffer_string(messages) + "\nAI:"
 
 

@@ -36,8 +36,8 @@ class BoundModel(RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignor
 
     def add_examples(self, pairs: Sequence[tuple[str, str]], **kwargs: Any) -> Sequence[str]:
         """See `ICCacheChatModel.add_examples`; into the scope and task that are bound."""
-        said = Context.read(self.kwargs).over(Context.read(self.config.get("configurable") or {}))
-        ids: Sequence[str] = self.bound.add_examples(pairs, **{"scope": said.scope, "task": said.task, **kwargs})  # type: ignore[attr-defined]
+        context = Context.read(self.kwargs).over(Context.read(self.config.get("configurable") or {}))
+        ids: Sequence[str] = self.bound.add_examples(pairs, **{"scope": context.scope, "task": context.task, **kwargs})  # type: ignore[attr-defined]
         return ids
 
 

@@ -45,7 +45,7 @@ _USAGE_KEYS: Final = ("token_usage", "usage")
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _ParsedCall:
     """One call, as LangChain's two strings tell it. `messages` is None for a prompt that is not a chat's."""
 
     call: Call
@@ -63,12 +63,12 @@ class _Observed:
     messages: Sequence[AIMessage]
 
     @property
-    def how(self) -> _How:
+    def options(self) -> _ObserveOptions:
         """Keyword arguments of `Engine.observe`."""
         return {"admit": self.admit, "router_decision_id": self.router_decision_id}
 
 
-class _How(TypedDict):
+class _ObserveOptions(TypedDict):
     admit: bool
     router_decision_id: str
 
@@ -136,13 +136,13 @@ class ICCache(Rateable, BaseCache):
         if is_answering():
             return None
         with self._failing_open("lookup"):
-            began, asked = time.monotonic(), self._read(prompt, llm_string)
-            if self._is_repeatable(asked):
-                hit = self.engine.lookup(asked.request)
+            began, parsed = time.monotonic(), self._read(prompt, llm_string)
+            if self._is_repeatable(parsed):
+                hit = self.engine.lookup(parsed.request)
                 if hit:
                     return _served(hit)
-                if self._near and asked.messages and self._may_be_near(asked, began):
-                    return self._near.answer(asked.request, asked.messages)
+                if self._near and parsed.messages and self._may_be_near(parsed, began):
+                    return self._near.answer(parsed.request, parsed.messages)
         return None
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
@@ -150,13 +150,13 @@ class ICCache(Rateable, BaseCache):
         if is_answering():
             return None
         with self._failing_open("lookup"):
-            began, asked = time.monotonic(), await self._aread(prompt, llm_string)
-            if self._is_repeatable(asked):
-                hit = await self.engine.alookup(asked.request)
+            began, parsed = time.monotonic(), await self._aread(prompt, llm_string)
+            if self._is_repeatable(parsed):
+                hit = await self.engine.alookup(parsed.request)
                 if hit:
                     return _served(hit)
-                if self._near and asked.messages and self._may_be_near(asked, began):
-                    return await self._near.aanswer(asked.request, asked.messages)
+                if self._near and parsed.messages and self._may_be_near(parsed, began):
+                    return await self._near.aanswer(parsed.request, parsed.messages)
         return None
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
@@ -167,21 +167,23 @@ class ICCache(Rateable, BaseCache):
         if is_answering():
             return
         with self._failing_open("update"):
-            asked = self._read(prompt, llm_string)
-            if asked.call.repeatable:
-                seen = self._observed(asked, return_val)
-                _mark(seen.messages, self.engine.observe(asked.request, seen.outcome, **seen.how), asked.call.writer)
+            parsed = self._read(prompt, llm_string)
+            if parsed.call.repeatable:
+                seen = self._observed(parsed, return_val)
+                _mark(
+                    seen.messages, self.engine.observe(parsed.request, seen.outcome, **seen.options), parsed.call.writer
+                )
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         """`update` for event loops."""
         if is_answering():
             return
         with self._failing_open("update"):
-            asked = await self._aread(prompt, llm_string)
-            if asked.call.repeatable:
-                seen = self._observed(asked, return_val)
-                decision_id = await self.engine.aobserve(asked.request, seen.outcome, **seen.how)
-                _mark(seen.messages, decision_id, asked.call.writer)
+            parsed = await self._aread(prompt, llm_string)
+            if parsed.call.repeatable:
+                seen = self._observed(parsed, return_val)
+                decision_id = await self.engine.aobserve(parsed.request, seen.outcome, **seen.options)
+                _mark(seen.messages, decision_id, parsed.call.writer)
 
     def clear(self, **kwargs: Any) -> None:
         """Forget the answers and examples of ``scope=…``, or of the scope in force, or of all if there is neither.
@@ -192,7 +194,7 @@ class ICCache(Rateable, BaseCache):
         """
         if not self.engine.flush():
             raise DependencyIsSlow("answers given earlier are still being stored, so they cannot be cleared; try again")
-        self.engine.clear(kwargs.get("scope") or self._said_around().scope or self._requests.scope)
+        self.engine.clear(kwargs.get("scope") or self._ambient_context().scope or self._requests.scope)
 
     async def aclear(self, **kwargs: Any) -> None:
         """`clear` on a thread."""
@@ -213,7 +215,7 @@ class ICCache(Rateable, BaseCache):
             options["settings"] = near_settings(settings, threshold)
         return Engine(store=store or "", **options)
 
-    def _read(self, prompt: str, llm_string: str) -> _Asked:
+    def _read(self, prompt: str, llm_string: str) -> _ParsedCall:
         """Whose call this is and what makes it itself.
 
         Raises:
@@ -221,18 +223,18 @@ class ICCache(Rateable, BaseCache):
         """
         call = parse(llm_string)
         messages = read_messages(prompt)
-        said, form = self._said_around(), "" if call.plain else call.fingerprint
+        context, form = self._ambient_context(), "" if call.plain else call.fingerprint
         if messages:
-            request = self._requests.of_form(messages, said, form, call.fingerprint)
+            request = self._requests.of_form(messages, context, form, call.fingerprint)
         else:
-            request = self._texts.of_form([prompt], said, form, call.fingerprint)
-        return _Asked(call, messages, request)
+            request = self._texts.of_form([prompt], context, form, call.fingerprint)
+        return _ParsedCall(call, messages, request)
 
-    def _said_around(self) -> Context:
+    def _ambient_context(self) -> Context:
         """What the chain's ``configurable`` and `iccache_context` say."""
         return call_context({}, context_counts=True)
 
-    async def _aread(self, prompt: str, llm_string: str) -> _Asked:
+    async def _aread(self, prompt: str, llm_string: str) -> _ParsedCall:
         """`_read`; on a thread where it calls the user's `query_fn`, which may block."""
         return (
             await off_loop(self._read, prompt, llm_string)
@@ -240,16 +242,16 @@ class ICCache(Rateable, BaseCache):
             else self._read(prompt, llm_string)
         )
 
-    def _is_repeatable(self, asked: _Asked) -> bool:
-        if not asked.call.repeatable:
+    def _is_repeatable(self, parsed: _ParsedCall) -> bool:
+        if not parsed.call.repeatable:
             self.counters.count("lookup.not_repeatable")
-        return asked.call.repeatable
+        return parsed.call.repeatable
 
-    def _may_be_near(self, asked: _Asked, began: float) -> bool:
+    def _may_be_near(self, parsed: _ParsedCall, began: float) -> bool:
         """True if the call asks for free text, and the exact tier has not used up the deadline."""
-        return asked.call.plain and time.monotonic() - began < self.engine.settings.deadline
+        return parsed.call.plain and time.monotonic() - began < self.engine.settings.deadline
 
-    def _observed(self, asked: _Asked, generations: Sequence[Generation]) -> _Observed:
+    def _observed(self, parsed: _ParsedCall, generations: Sequence[Generation]) -> _Observed:
         try:
             payload = encode(generations)
         except CannotBeStored as error:
@@ -257,18 +259,18 @@ class ICCache(Rateable, BaseCache):
             payload = None
         messages = _messages(generations)
         return _Observed(
-            _outcome(generations, asked.call.writer, payload),
-            self._may_admit(asked, generations),
-            next((known for message in messages if (known := _named(message))), ""),
+            _outcome(generations, parsed.call.writer, payload),
+            self._may_admit(parsed, generations),
+            next((known for message in messages if (known := _router_decision_id(message))), ""),
             messages,
         )
 
-    def _may_admit(self, asked: _Asked, generations: Sequence[Generation]) -> bool:
+    def _may_admit(self, parsed: _ParsedCall, generations: Sequence[Generation]) -> bool:
         """True if the answer may become an example, as far as the call and its writer are concerned."""
         if not self._collects:
             return False
-        trusted = is_trusted(asked.call.writer, self._reference, never=self._small)
-        return trusted and asked.messages is not None and asked.call.plain and len(generations) == 1
+        trusted = is_trusted(parsed.call.writer, self._reference, never=self._small)
+        return trusted and parsed.messages is not None and parsed.call.plain and len(generations) == 1
 
     @contextmanager
     def _failing_open(self, where: str) -> Iterator[None]:
@@ -323,7 +325,7 @@ def _mark(messages: Sequence[AIMessage], decision_id: str, writer: str) -> None:
         )
 
 
-def _named(message: AIMessage) -> str:
+def _router_decision_id(message: AIMessage) -> str:
     """The decision that this answer names already, because a router gave it; empty if it names none."""
     provenance = message.response_metadata.get(PROVENANCE)
     return str(provenance.get("decision_id", "")) if isinstance(provenance, Mapping) else ""

@@ -35,11 +35,11 @@ _RUN_OF_MESSAGE: Final = re.compile(r"lc_run--([0-9a-f-]{36})")
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _PendingCall:
     """One call under way, as it was when it began."""
 
     messages: Sequence[BaseMessage]
-    said: Context
+    context: Context
     params: Mapping[str, Any]
     stop: Sequence[str] | None
     writer: str
@@ -92,7 +92,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
             normalised, self.counters, given.scope, given.strict_scope, given.task, query_fn, free=FREE
         )
         self._lock = threading.Lock()
-        self._under_way: OrderedDict[UUID, _Asked] = OrderedDict()
+        self._pending: OrderedDict[UUID, _PendingCall] = OrderedDict()
 
     # what LangChain calls: nothing here waits, and nothing raises -----------------------------------------------
 
@@ -105,31 +105,31 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Remember what was asked, and by whom."""
+        """Remember the conversation and its context."""
         if DECISION in (metadata or {}):
             return  # an arm of ICCacheMiddleware
         try:
-            asked = _asked(messages[0], metadata or {}, kwargs.get("invocation_params") or {})
+            call = _pending_call(messages[0], metadata or {}, kwargs.get("invocation_params") or {})
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self.engine.failed("observe", error)
             return
         with self._lock:
-            self._under_way[run_id] = asked
-            if len(self._under_way) > PENDING_LIMIT:
-                self._under_way.popitem(last=False)
+            self._pending[run_id] = call
+            if len(self._pending) > PENDING_LIMIT:
+                self._pending.popitem(last=False)
                 self.engine.counters.count("observe.never_ended")
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002 - LangChain's
         """Hand question and answer to the engine's writer."""
-        asked = self._forget(run_id)
+        call = self._forget(run_id)
         generations = response.generations[0] if response.generations else []
-        if asked is None or not generations:
+        if call is None or not generations:
             return
         first = generations[0]
         answer = first.message if isinstance(first, ChatGeneration) else None
         if not isinstance(answer, AIMessage) or PROVENANCE in answer.response_metadata:
             return
-        self.engine.submit(self._keep, run_id, asked, answer, len(generations) == 1)
+        self.engine.submit(self._keep, run_id, call, answer, len(generations) == 1)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002 - LangChain's
         """Forget a call that failed, or whose stream was left early."""
@@ -150,35 +150,37 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _keep(self, run_id: UUID, asked: _Asked, answer: AIMessage, is_only: bool) -> None:
+    def _keep(self, run_id: UUID, call: _PendingCall, answer: AIMessage, is_only: bool) -> None:
         """Store an answer, on the engine's writer."""
         try:
-            request = self._requests.request(asked.messages, asked.said, asked.params, asked.stop)
+            request = self._requests.request(call.messages, call.context, call.params, call.stop)
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self.engine.failed("observe", error)
             return
-        outcome = self._outcome(asked, answer, is_only)
+        outcome = self._outcome(call, answer, is_only)
         route = Route(outcome.writer or UNROUTED, reason="observed")
         decision = Decision(decision_id(run_id), request, route, created_at=time.time())
-        self.engine.record(decision, outcome, trusted=is_trusted(asked.writer, self._reference))
+        self.engine.record(decision, outcome, trusted=is_trusted(call.writer, self._reference))
 
-    def _outcome(self, asked: _Asked, answer: AIMessage, is_only: bool) -> Outcome:
+    def _outcome(self, call: _PendingCall, answer: AIMessage, is_only: bool) -> Outcome:
         """How the call ended. Whether it was streamed is not told, so the model must say why it stopped."""
         outcome = outcome_of(answer, require_finish_reason=True)
-        return replace(outcome, finished=outcome.finished and is_only, writer=asked.writer or outcome.writer)
+        return replace(outcome, finished=outcome.finished and is_only, writer=call.writer or outcome.writer)
 
-    def _forget(self, run_id: UUID) -> _Asked | None:
+    def _forget(self, run_id: UUID) -> _PendingCall | None:
         with self._lock:
-            return self._under_way.pop(run_id, None)
+            return self._pending.pop(run_id, None)
 
 
-def _asked(messages: Sequence[BaseMessage], metadata: Mapping[str, Any], invocation: Mapping[str, Any]) -> _Asked:
+def _pending_call(
+    messages: Sequence[BaseMessage], metadata: Mapping[str, Any], invocation: Mapping[str, Any]
+) -> _PendingCall:
     """What is known of a call when it begins: its scope is read here, where the caller's context holds.
 
     Raises:
         ConfigurationError: An empty scope or task.
     """
-    said = Context.read(metadata).over(call_context({}, context_counts=True))
+    context = Context.read(metadata).over(call_context({}, context_counts=True))
     writer = named_model(invocation.get) or str(metadata.get("ls_model_name") or "")
     params = {name: value for name, value in invocation.items() if name not in _DESCRIPTIONS}
-    return _Asked(list(messages), said, params, params.pop("stop", None), writer)
+    return _PendingCall(list(messages), context, params, params.pop("stop", None), writer)

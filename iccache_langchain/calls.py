@@ -42,21 +42,21 @@ def pinned(
         kwargs: As they were given to it.
         context_counts: False where `iccache_context` is not trusted to be the caller's own.
     """
-    said = Context.read(kwargs).over(_configured(config))
+    context = Context.read(kwargs).over(_configured(config))
     if context_counts:
-        said = said.over(current_context())
+        context = context.over(current_context())
     run_id = (config or {}).get("run_id") or uuid7()
     identified = cast("RunnableConfig", {**(config or {}), "run_id": run_id})
-    return identified, {**kwargs, **said.entries(), RUN: str(run_id)}
+    return identified, {**kwargs, **context.entries(), RUN: str(run_id)}
 
 
 def call_context(kwargs: Mapping[str, Any], *, context_counts: bool) -> Context:
     """What a call says, as its private method sees it: arguments, then the running config, then `iccache_context`."""
-    said = Context.read(kwargs)
+    context = Context.read(kwargs)
     if RUN in kwargs:  # `pinned` has written everything into the arguments
-        return said
-    said = said.over(_configured(None))
-    return said.over(current_context()) if context_counts else said
+        return context
+    context = context.over(_configured(None))
+    return context.over(current_context()) if context_counts else context
 
 
 def _configured(config: RunnableConfig | None) -> Context:

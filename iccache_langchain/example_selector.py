@@ -172,8 +172,8 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
                 f"input_key={self.input_key!r} is not one of the template's variables {sorted(input_variables)}; name the "
                 "one that holds the request"
             )
-        asked = input_variables[self.input_key]
-        turns = asked if isinstance(asked, list | tuple) else [asked if isinstance(asked, BaseMessage) else str(asked)]
+        value = input_variables[self.input_key]
+        turns = value if isinstance(value, list | tuple) else [value if isinstance(value, BaseMessage) else str(value)]
         return self._requests.request(convert_to_messages(turns), call_context({}, context_counts=True))
 
     def _shown(self, decision: Decision) -> list[dict[str, Any]]:

@@ -121,14 +121,14 @@ def _live(stored: _Generation) -> Generation:
 def _as_dict(value: object) -> object:
     if not isinstance(value, BaseModel):
         raise TypeError(f"a {type(value).__name__} in the answer is no JSON value")
-    taken = (_taken_back(value, by_alias=by_alias) for by_alias in (True, False))
-    plain = next((fields for fields in taken if fields is not None), None)
+    copies = (_round_tripped(value, by_alias=by_alias) for by_alias in (True, False))
+    plain = next((fields for fields in copies if fields is not None), None)
     if plain is None:
         raise TypeError(f"a {type(value).__name__} in the answer cannot be made again from its JSON")
     return plain
 
 
-def _taken_back(value: BaseModel, *, by_alias: bool) -> dict[str, object] | None:
+def _round_tripped(value: BaseModel, *, by_alias: bool) -> dict[str, object] | None:
     """`value` as plain fields, or None if LangChain, which calls the class with them on a hit, would not get it back.
 
     Computed fields are left out: a class that forbids others would refuse them.

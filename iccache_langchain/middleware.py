@@ -40,8 +40,8 @@ try:
 except ImportError as error:
     raise ExtraIsMissing("langchain", "agents") from error
 
-Asked: TypeAlias = ModelRequest[Any]
-Answered: TypeAlias = ModelResponse[Any] | AIMessage | ExtendedModelResponse[Any]
+AgentRequest: TypeAlias = ModelRequest[Any]
+AgentResponse: TypeAlias = ModelResponse[Any] | AIMessage | ExtendedModelResponse[Any]
 
 _SERVED: Final = ("exact", "near")  # tiers of an answer that `ICCache` gave in the model's place
 
@@ -56,7 +56,7 @@ class AgentAnswers:
 
     models: Mapping[str, BaseChatModel]
 
-    def finished(self, decision: Decision, answer: Answered) -> tuple[Answered, Outcome | None]:
+    def finished(self, decision: Decision, answer: AgentResponse) -> tuple[AgentResponse, Outcome | None]:
         """The answer with its message marked, and how that ended.
 
         What `ICCache` served says already how it came about, and was not given by the model that was chosen.
@@ -67,14 +67,14 @@ class AgentAnswers:
         if isinstance(answer, AIMessage):
             return self._marked(decision, answer), self._outcome(decision, answer)
         marked = [self._marked(decision, m) if isinstance(m, AIMessage) else m for m in answer.result]
-        said = next((m for m in answer.result if isinstance(m, AIMessage)), None)
-        return replace(answer, result=marked), self._outcome(decision, said) if said else None
+        reply = next((m for m in answer.result if isinstance(m, AIMessage)), None)
+        return replace(answer, result=marked), self._outcome(decision, reply) if reply else None
 
-    def has_begun(self, piece: Answered) -> bool:
+    def has_begun(self, piece: AgentResponse) -> bool:
         """True: an agent's answers come whole."""
         return bool(piece)
 
-    def transcript(self, decision: Decision) -> Transcript[Answered]:
+    def transcript(self, decision: Decision) -> Transcript[AgentResponse]:
         """None of them is streamed.
 
         Raises:
@@ -146,7 +146,9 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
 
     # what the agent calls -------------------------------------------------------------------------------------
 
-    def wrap_model_call(self, request: Asked, handler: Callable[[Asked], ModelResponse[Any]]) -> Answered:
+    def wrap_model_call(
+        self, request: AgentRequest, handler: Callable[[AgentRequest], ModelResponse[Any]]
+    ) -> AgentResponse:
         """Decide, call the chosen model, and keep what comes of it."""
         routing = Routing(self.engine, self._reference)
         decision = routing.decide(lambda: self._request(request), bypass=_bypass(request))
@@ -155,8 +157,8 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
         return call.run(lambda decision: handler(_sent(request, decision, models[decision.arm])))
 
     async def awrap_model_call(
-        self, request: Asked, handler: Callable[[Asked], Awaitable[ModelResponse[Any]]]
-    ) -> Answered:
+        self, request: AgentRequest, handler: Callable[[AgentRequest], Awaitable[ModelResponse[Any]]]
+    ) -> AgentResponse:
         """`wrap_model_call` for event loops."""
         routing, may_block = Routing(self.engine, self._reference), self._requests.query_fn is not None
         decision = await routing.adecide(lambda: self._request(request), bypass=_bypass(request), may_block=may_block)
@@ -170,30 +172,30 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
     def _requests(self) -> Requests[BaseMessage]:
         return self._reader
 
-    def _models(self, asked: Asked) -> Mapping[str, BaseChatModel]:
+    def _models(self, request: AgentRequest) -> Mapping[str, BaseChatModel]:
         """The model behind each arm for this call."""
-        return {name: model or asked.model for name, model in self._arms.items()}
+        return {name: model or request.model for name, model in self._arms.items()}
 
     def _routed(
         self, routing: Routing, decision: Decision, models: Mapping[str, BaseChatModel]
-    ) -> RoutedCall[Answered, Answered]:
+    ) -> RoutedCall[AgentResponse, AgentResponse]:
         return RoutedCall(routing, decision, AgentAnswers(models), not_failures=(GraphBubbleUp,))
 
-    def _request(self, asked: Asked) -> Request:
-        if isinstance(asked.model, ICCacheChatModel):
+    def _request(self, request: AgentRequest) -> Request:
+        if isinstance(request.model, ICCacheChatModel):
             raise ConfigurationError(
                 "this agent's model is an ICCacheChatModel, which routes by itself; give the agent one of its arms, or "
                 "leave ICCacheMiddleware out"
             )
-        params = dict(asked.model_settings)
+        params = dict(request.model_settings)
         stop = params.pop("stop", None)
         params |= {
-            "tools": [convert_to_openai_tool(tool) if isinstance(tool, BaseTool) else tool for tool in asked.tools],
-            "tool_choice": asked.tool_choice,
-            "response_format": _response_format(asked.response_format),
+            "tools": [convert_to_openai_tool(tool) if isinstance(tool, BaseTool) else tool for tool in request.tools],
+            "tool_choice": request.tool_choice,
+            "response_format": _response_format(request.response_format),
         }
-        said = _said(asked, context_counts=not self._requests.strict_scope)
-        return self._requests.request(_conversation(asked), said, params, stop)
+        context = _run_context(request, context_counts=not self._requests.strict_scope)
+        return self._requests.request(_conversation(request), context, params, stop)
 
 
 def _check_models(arms: Mapping[str, object], reference: str) -> None:
@@ -216,19 +218,19 @@ def _check_models(arms: Mapping[str, object], reference: str) -> None:
             )
 
 
-def _bypass(asked: Asked) -> str:
-    return "the call names its own model" if "model" in asked.model_settings else ""
+def _bypass(request: AgentRequest) -> str:
+    return "the call names its own model" if "model" in request.model_settings else ""
 
 
-def _sent(asked: Asked, decision: Decision, model: BaseChatModel) -> Asked:
+def _sent(request: AgentRequest, decision: Decision, model: BaseChatModel) -> AgentRequest:
     """The call for the chosen model, with the chosen examples in place."""
     stamp = {DECISION: decision.id, ARM: decision.arm}
     getattr(model, "_serialized", None)  # cached by the model, and so by its copies, which would each work it out
     model = model.model_copy(update={"metadata": {**(model.metadata or {}), **stamp}})
     if not decision.given:
-        return asked.override(model=model)
-    placed = insert(_conversation(asked), decision.insertion)
-    return asked.override(model=model, messages=placed[len(_system(asked)) :])  # type: ignore[arg-type]  # a list is invariant
+        return request.override(model=model)
+    placed = insert(_conversation(request), decision.insertion)
+    return request.override(model=model, messages=placed[len(_system(request)) :])  # type: ignore[arg-type]  # a list is invariant
 
 
 def _was_served(answer: AIMessage) -> bool:
@@ -237,20 +239,20 @@ def _was_served(answer: AIMessage) -> bool:
     return isinstance(provenance, dict) and provenance.get("tier") in _SERVED
 
 
-def _system(asked: Asked) -> list[BaseMessage]:
-    return [asked.system_message] if asked.system_message else []
+def _system(request: AgentRequest) -> list[BaseMessage]:
+    return [request.system_message] if request.system_message else []
 
 
-def _conversation(asked: Asked) -> list[BaseMessage]:
-    return [*_system(asked), *asked.messages]
+def _conversation(request: AgentRequest) -> list[BaseMessage]:
+    return [*_system(request), *request.messages]
 
 
-def _said(asked: Asked, *, context_counts: bool) -> Context:
+def _run_context(request: AgentRequest, *, context_counts: bool) -> Context:
     """What the run says: its ``configurable``, then the agent's context, then `iccache_context`."""
-    given = getattr(asked.runtime, "context", None)
+    given = getattr(request.runtime, "context", None)
     entries = given if isinstance(given, Mapping) else {key: getattr(given, key) for key in KEYS if hasattr(given, key)}
-    said = call_context({}, context_counts=False).over(Context.read(entries))
-    return said.over(current_context()) if context_counts else said
+    context = call_context({}, context_counts=False).over(Context.read(entries))
+    return context.over(current_context()) if context_counts else context
 
 
 def _response_format(wanted: object) -> object:

@@ -27,7 +27,7 @@ from shared_core.settings import Settings
 from shared_core.telemetry import Counters
 from shared_core.values import Decision, Outcome, Request
 
-MOST: Final = 256  # candidates that `Settings` allows
+MAX_CANDIDATES: Final = 256  # candidates that `Settings` allows
 _is_answering: ContextVar[bool] = ContextVar("iccache_is_answering", default=False)
 
 
@@ -133,9 +133,9 @@ def near_settings(settings: Settings, threshold: float) -> Settings:
         raise ConfigurationError(
             f"threshold is a share of the pool's random pairs, so within [0, 1]; got {threshold!r}"
         )
-    pairs = 1.0 / max(1.0 - threshold, 2.0 / MOST**2)
+    pairs = 1.0 / max(1.0 - threshold, 2.0 / MAX_CANDIDATES**2)
     needed = math.ceil((1.0 + math.sqrt(1.0 + 8.0 * pairs)) / 2.0)
-    candidates = min(MOST, max(settings.candidates, needed))
+    candidates = min(MAX_CANDIDATES, max(settings.candidates, needed))
     return settings.model_copy(update={"relevance_quantile": threshold, "candidates": candidates})
 
 

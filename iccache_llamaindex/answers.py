@@ -10,7 +10,7 @@ from llama_index.core.llms import LLM
 from llama_index_instrumentation import get_dispatcher
 
 from iccache_llamaindex.arms import model_name
-from iccache_llamaindex.messages import R, ResponseInfo, marked, outcome_of, says_something
+from iccache_llamaindex.messages import R, ResponseInfo, has_content, marked, outcome_of
 from iccache_llamaindex.route_event import ICCacheRouteEvent
 from shared_core.values import Decision, Outcome
 
@@ -30,17 +30,17 @@ class LLMAnswers(Generic[R]):
     def finished(self, decision: Decision, answer: R) -> tuple[R, Outcome | None]:
         """The answer marked, and how it ended."""
         provenance = announce(decision)
-        return marked(answer, provenance), self.written(decision, outcome_of(answer))
+        return marked(answer, provenance), self.with_writer(decision, outcome_of(answer))
 
     def has_begun(self, piece: R) -> bool:
         """True if there is something to read in this piece, or a tool to call."""
-        return says_something(piece)
+        return has_content(piece)
 
     def transcript(self, decision: Decision) -> LLMTranscript[R]:
         """For the pieces of the decision's arm."""
         return LLMTranscript(self, decision)
 
-    def written(self, decision: Decision, outcome: Outcome) -> Outcome:
+    def with_writer(self, decision: Decision, outcome: Outcome) -> Outcome:
         """The outcome with the arm's model as its writer, where the answer does not name one."""
         return outcome if outcome.writer else replace(outcome, writer=model_name(self.arm(decision.arm)))
 
@@ -72,7 +72,7 @@ class LLMTranscript(Generic[R]):
         outcome = outcome_of(self._last, self._info)
         has_ended = ended and self._info.reason is not None
         outcome = replace(outcome, finished=outcome.finished and has_ended, broken_off=not ended)
-        return self._answers.written(self._decision, outcome)
+        return self._answers.with_writer(self._decision, outcome)
 
 
 def announce(decision: Decision) -> dict[str, object]:

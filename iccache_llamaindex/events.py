@@ -51,7 +51,7 @@ class _Synthesis:
 
     Attributes:
         question: As the synthesizer was asked.
-        said: Whose question it is, as the context of its asker says.
+        context: Whose question it is, as the context of its asker says.
         handover: What a postprocessor chose before.
         writer: The model that was asked last.
         info: What the pieces of its answer said so far.
@@ -62,7 +62,7 @@ class _Synthesis:
     """
 
     question: str
-    said: Context
+    context: Context
     handover: Handover | None
     writer: str = ""
     info: ResponseInfo = field(default_factory=ResponseInfo)
@@ -189,7 +189,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
                 _current.set(None)
                 self._ended(synthesis, event.response)
             else:
-                _hear(synthesis, event)
+                _observe_call(synthesis, event)
 
     def _ended(self, synthesis: _Synthesis, response: RESPONSE_TYPE) -> None:
         decision = self._decision(synthesis, response)
@@ -199,7 +199,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         def keep(text: str) -> None:
             self._keep(synthesis, decision, response, text)
 
-        _tell(response, decision.provenance())  # at once: who reads a stream wants to know before its end
+        _set_provenance(response, decision.provenance())  # at once: who reads a stream wants to know before its end
         if isinstance(response, PydanticResponse):
             self._engine.submit_decision(decision)  # its answer is bound to a form, and so no example for free text
         elif not carry(response, _current, synthesis, keep):
@@ -211,7 +211,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
             return synthesis.handover.recorded() if synthesis.handover else None
         try:
             requests: Requests[Message] = Requests(tuple, self.counters, self.scope, self.strict_scope, self.task)
-            request = requests.request((Message("user", synthesis.question),), synthesis.said)
+            request = requests.request((Message("user", synthesis.question),), synthesis.context)
         except ConfigurationError:
             self.counters.count("bypass.no_scope")
             return None
@@ -220,12 +220,14 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
     def _keep(self, synthesis: _Synthesis, decision: Decision, response: RESPONSE_TYPE, text: str) -> None:
         """Hand question and answer to the engine's writer."""
         if synthesis.last is None or synthesis.provenance is not None:
-            _tell(response, synthesis.provenance)  # no model was asked, or `ICCacheLLM` keeps its answer itself
+            _set_provenance(
+                response, synthesis.provenance
+            )  # no model was asked, or `ICCacheLLM` keeps its answer itself
             return
         outcome = _outcome(synthesis, text)
         route = replace(decision.route, arm=outcome.writer or UNROUTED)
         kept = replace(decision, request=_with_history(synthesis, decision), route=route)
-        _tell(response, kept.provenance())
+        _set_provenance(response, kept.provenance())
         trusted = is_trusted(outcome.writer, self.reference)
         self._engine.submit(lambda: self._engine.record(kept, outcome, trusted=trusted))
 
@@ -245,7 +247,7 @@ def decision_id_of(response: RESPONSE_TYPE) -> str:
     return str(provenance["decision_id"])
 
 
-def _hear(synthesis: _Synthesis, event: BaseEvent) -> None:
+def _observe_call(synthesis: _Synthesis, event: BaseEvent) -> None:
     """Take note of a model's call. The last one gives the answer; it may hold others, as `ICCacheLLM` asks its arms."""
     match event:
         case LLMChatStartEvent() | LLMCompletionStartEvent():
@@ -271,7 +273,7 @@ def _belongs(synthesis: _Synthesis, response: RESPONSE_TYPE) -> bool:
     A chat engine condenses the conversation to retrieve: then the question differs, and the documents tell.
     """
     handover = synthesis.handover
-    if handover is None or handover.said != synthesis.said:
+    if handover is None or handover.context != synthesis.context:
         return False
     documents = {node.node.node_id for node in response.source_nodes if not is_example(node)}
     return handover.question == synthesis.question or documents <= handover.documents
@@ -302,8 +304,8 @@ def _outcome(synthesis: _Synthesis, text: str) -> Outcome:
     )
 
 
-def _tell(response: RESPONSE_TYPE, provenance: Mapping[str, object] | None) -> None:
+def _set_provenance(response: RESPONSE_TYPE, provenance: Mapping[str, object] | None) -> None:
     """Say in the response how it came about; None: that IC-Cache knows nothing of it."""
-    told = {name: value for name, value in (response.metadata or {}).items() if name != PROVENANCE}
-    response.metadata = (told or None) if provenance is None else {**told, PROVENANCE: dict(provenance)}
+    metadata = {name: value for name, value in (response.metadata or {}).items() if name != PROVENANCE}
+    response.metadata = (metadata or None) if provenance is None else {**metadata, PROVENANCE: dict(provenance)}
     _last_id.set(str((provenance or {}).get("decision_id", "")))

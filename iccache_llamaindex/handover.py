@@ -78,7 +78,7 @@ class Handover:
         chooser: Who chose.
         question: The question as the query engine put it.
         decision: What was chosen.
-        said: What the surroundings said about the query, such as its scope.
+        context: What the surroundings said about the query, such as its scope.
         documents: Ids of the documents in the prompt.
         by_prompt: True if the examples are for the prompt to show.
         shown: True once the examples stand in a prompt.
@@ -92,7 +92,7 @@ class Handover:
     chooser: Chooser
     question: str
     decision: Decision
-    said: Context = field(default_factory=current_context)
+    context: Context = field(default_factory=current_context)
     documents: frozenset[str] = frozenset()
     by_prompt: bool = False
     shown: bool = False
@@ -106,7 +106,7 @@ class Handover:
 
         The first other question is taken for what the user said before it was condensed; never in another scope.
         """
-        if self.said != current_context():
+        if self.context != current_context():
             return False
         if question == self.question:
             return True

@@ -53,7 +53,7 @@ T = TypeVar("T")
 # What LlamaIndex adds to the parameters that leave the answer free text: how it travels, and how long it may take.
 FREE: Final = parameters.FREE | {"stream", "stream_options", "timeout", "use_chat_completions"}
 # Fields of LlamaIndex's that would do nothing here, and where they do something.
-_ELSEWHERE: Final = {
+_ARM_FIELDS: Final = {
     "rate_limiter": "each arm keeps to a rate of its own; set it there",
     "messages_to_prompt": "each arm writes messages out as a prompt in its own way; set it there",
     "completion_to_prompt": "each arm puts a prompt into its own model's form; set it there",
@@ -122,8 +122,8 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         callback_manager: CallbackManager | None = None,
         **options: Unpack[LLMOptions],
     ) -> None:
-        given = read_options(options, RoutingOptions, "ICCacheLLM", LLM.model_fields.keys() | _ELSEWHERE.keys())
-        _refuse_elsewhere(given.base)
+        given = read_options(options, RoutingOptions, "ICCacheLLM", LLM.model_fields.keys() | _ARM_FIELDS.keys())
+        _refuse_arm_fields(given.base)
         arm_calls.check(arms, reference)
         manager = callback_manager or CallbackManager([])
         copies = arm_calls.copies(arms, manager)
@@ -237,7 +237,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
 
     # beyond LlamaIndex ----------------------------------------------------------------------------------------
 
-    def bind(self, **said: object) -> ICCacheLLM:
+    def bind(self, **values: object) -> ICCacheLLM:
         """This LLM, for calls that LlamaIndex makes: each says ``iccache_scope=…``, ``iccache_task=…`` or
         ``iccache_no_store=True`` as given here. Arms, engine and store are shared; binding costs nothing.
 
@@ -248,10 +248,10 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         Raises:
             ConfigurationError: Something else is given, or None.
         """
-        if unknown := sorted(said.keys() - KEYS):
+        if unknown := sorted(values.keys() - KEYS):
             raise ConfigurationError(f"bind takes {', '.join(sorted(KEYS))}, not {', '.join(unknown)}")
         bound = copy.copy(self)
-        bound._bound = Context.read(said).over(self._bound)  # noqa: SLF001 - a copy of ours
+        bound._bound = Context.read(values).over(self._bound)  # noqa: SLF001 - a copy of ours
         return bound
 
     def record_feedback(self, answer: Response | UUID | str, score: float, rater: str = "user") -> None:
@@ -347,7 +347,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         )
 
     @property
-    def _said(self) -> Context:
+    def _bound_context(self) -> Context:
         return self._bound
 
     def _arm(self, name: str) -> LLM:
@@ -364,7 +364,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         return reference
 
 
-def _refuse_elsewhere(fields: Mapping[str, Any]) -> None:
-    for name, mend in _ELSEWHERE.items():
+def _refuse_arm_fields(fields: Mapping[str, Any]) -> None:
+    for name, remedy in _ARM_FIELDS.items():
         if fields.get(name) is not None:
-            raise ConfigurationError(f"{name}= would do nothing here: {mend}")
+            raise ConfigurationError(f"{name}= would do nothing here: {remedy}")

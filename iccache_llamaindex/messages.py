@@ -138,7 +138,7 @@ def calls_tools(response: Response) -> bool:
     return called or any(_kind(block) == "tool_call" for block in message.blocks)
 
 
-def says_something(response: Response) -> bool:
+def has_content(response: Response) -> bool:
     """True if there is something to read in this piece of an answer, or a tool to call."""
     if response.delta or text_of(response) or calls_tools(response):
         return True
@@ -159,8 +159,8 @@ def as_completion(response: ChatResponse) -> CompletionResponse:
 
 def marked(response: R, provenance: Mapping[str, object]) -> R:
     """A copy that says how it came about; the arm may hand out the same object again. `raw` is left as it is."""
-    said = {**response.additional_kwargs, PROVENANCE: dict(provenance)}
-    return response.model_copy(update={"additional_kwargs": said})
+    additional = {**response.additional_kwargs, PROVENANCE: dict(provenance)}
+    return response.model_copy(update={"additional_kwargs": additional})
 
 
 def arm_of(response: Response) -> str | None:

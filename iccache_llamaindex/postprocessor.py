@@ -133,13 +133,13 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        decision = self._chooser.choose(query_bundle.query_str) if _asks(query_bundle) else None
+        decision = self._chooser.choose(query_bundle.query_str) if _has_question(query_bundle) else None
         return self._handed_over(nodes, query_bundle, decision)
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        decision = await self._chooser.achoose(query_bundle.query_str) if _asks(query_bundle) else None
+        decision = await self._chooser.achoose(query_bundle.query_str) if _has_question(query_bundle) else None
         return self._handed_over(nodes, query_bundle, decision)
 
     # serialisation and copies ---------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
             handover.placed = nodes
 
 
-def _asks(query: QueryBundle | None) -> TypeGuard[QueryBundle]:
+def _has_question(query: QueryBundle | None) -> TypeGuard[QueryBundle]:
     return query is not None and bool(query.query_str.strip())
 
 

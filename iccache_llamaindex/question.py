@@ -90,7 +90,7 @@ class _Listener(BaseEventHandler):
 def _carried(
     stream: Generator[str, None, None], variable: ContextVar[T], value: T, ended: Callable[[str], None] | None
 ) -> Generator[str, None, None]:
-    said: list[str] = []
+    pieces: list[str] = []
     with closing(stream):
         while True:
             with _holding(variable, value):
@@ -98,16 +98,16 @@ def _carried(
                     piece = next(stream)
                 except StopIteration:
                     break
-            said.append(piece)
+            pieces.append(piece)
             yield piece
     if ended:
-        ended("".join(said))
+        ended("".join(pieces))
 
 
 async def _acarried(
     stream: AsyncGenerator[str, None], variable: ContextVar[T], value: T, ended: Callable[[str], None] | None
 ) -> AsyncGenerator[str, None]:
-    said: list[str] = []
+    pieces: list[str] = []
     async with aclosing(stream):
         while True:
             with _holding(variable, value):
@@ -115,10 +115,10 @@ async def _acarried(
                     piece = await anext(stream)
                 except StopAsyncIteration:
                     break
-            said.append(piece)
+            pieces.append(piece)
             yield piece
     if ended:
-        ended("".join(said))
+        ended("".join(pieces))
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class ExampleOwner(EngineOwner):
             """Reads its calls."""
 
     @property
-    def _said(self) -> Context:
+    def _bound_context(self) -> Context:
         """What is bound to the surface; by default nothing."""
         return Context()
 
@@ -84,6 +84,6 @@ class ExampleOwner(EngineOwner):
         Raises:
             ConfigurationError: A text is empty, or a scope must be named and is not.
         """
-        scope, task = self._requests.place(Context(scope, task).over(self._said), system)
+        scope, task = self._requests.place(Context(scope, task).over(self._bound_context), system)
         self.engine.warm(scope)
         return self.engine.add_examples(pairs, scope=scope, task=task, source=source, writer=writer)

@@ -202,7 +202,7 @@ def test_calls_that_fail_or_are_left_early_leave_nothing_behind(build, model, se
     with pytest.raises(Exception, match="scripted refusal"):
         model().invoke("heat the kitchen", {"callbacks": [handler]})
     assert admitted(handler, store) == 0
-    assert not handler._under_way
+    assert not handler._pending
 
 
 def test_a_later_turn_becomes_one_only_if_query_fn_condenses_it(build, model, store):
@@ -263,7 +263,7 @@ async def test_other_surfaces_answers_are_left_to_them(build, model, store):
         model(cache=cache).invoke("heat the kitchen", {"callbacks": [handler]})
     assert cache.counters["lookup.hit"] == 1
     assert admitted(handler, store) == 0
-    assert not handler._under_way
+    assert not handler._pending
     cache.close()
     router.close()
 
@@ -363,7 +363,7 @@ def test_a_call_whose_end_is_never_told_is_forgotten_in_time(build):
     handler = build()
     for n in range(1030):
         handler.on_chat_model_start({}, [[HumanMessage("hello")]], run_id=UUID(int=n))
-    assert len(handler._under_way) == 1024
+    assert len(handler._pending) == 1024
     assert handler.engine.counters["observe.never_ended"] == 6
 
 

@@ -29,7 +29,7 @@ from iccache_llamaindex.messages import (
     marked,
     normalised,
     outcome_of,
-    says_something,
+    has_content,
 )
 from iccache_llamaindex.answers import LLMAnswers
 from shared_core.errors import ConfigurationError, NotFromICCache
@@ -155,11 +155,11 @@ def test_a_stream_ends_by_itself_only_if_it_says_so():
 
 
 def test_a_piece_that_only_opens_the_answer_says_nothing():
-    assert not says_something(chat("", delta=""))
-    assert not says_something(CompletionResponse(text="", delta=""))
-    assert says_something(chat("a", delta="a"))
-    assert says_something(CompletionResponse(text="a"))
-    assert says_something(
+    assert not has_content(chat("", delta=""))
+    assert not has_content(CompletionResponse(text="", delta=""))
+    assert has_content(chat("a", delta="a"))
+    assert has_content(CompletionResponse(text="a"))
+    assert has_content(
         ChatResponse(message=ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_name="f", tool_kwargs={})]))
     )
 

@@ -9,7 +9,7 @@ from llama_index.core.llms import LLM
 from iccache_langchain import ICCache, ICCacheCallbackHandler, ICCacheExampleSelector
 from iccache_langchain.options import ChatModelOptions
 from iccache_llamaindex import ICCacheEventHandler, ICCachePostprocessor
-from iccache_llamaindex.llm import _ELSEWHERE, LLMOptions
+from iccache_llamaindex.llm import _ARM_FIELDS, LLMOptions
 from shared_core.adapters.options import EngineOptions, RoutingOptions, SettingsOptions, read_options
 from shared_core.errors import ConfigurationError
 
@@ -65,4 +65,4 @@ def test_each_option_is_described(options):
 
 def test_each_field_of_the_base_classes_is_typed():
     assert BaseChatModel.model_fields.keys() <= ChatModelOptions.__optional_keys__
-    assert LLM.model_fields.keys() - _ELSEWHERE.keys() - {"callback_manager"} <= LLMOptions.__optional_keys__
+    assert LLM.model_fields.keys() - _ARM_FIELDS.keys() - {"callback_manager"} <= LLMOptions.__optional_keys__
