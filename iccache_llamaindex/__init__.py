@@ -1,8 +1,8 @@
-"""IC-Cache for LlamaIndex: `ICCacheLLM` routes and shows examples; `ICCachePostprocessor` and `few_shot_prompt` show them
-in query and chat engines with any LLM, `with_examples` in workflows; `ICCacheEventHandler` learns from the answers.
+"""IC-Cache for LlamaIndex: `ICCacheLLM` routes calls; `ICCachePostprocessor` and `few_shot_prompt` add
+examples in query and chat engines, `with_examples` in workflows; `ICCacheEventHandler` collects examples from answers.
 
-What is exported is imported when it is first used: LlamaIndex takes seconds. The settings are called
-`ICCacheSettings` here, because every LlamaIndex program has a `Settings` already.
+Names are imported on first use, because LlamaIndex takes seconds to import. The settings are called `ICCacheSettings`
+here, because LlamaIndex has a `Settings` of its own.
 """
 
 from typing import TYPE_CHECKING, Final

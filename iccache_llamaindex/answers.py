@@ -1,4 +1,4 @@
-"""What LlamaIndex's models answer, read and marked: `Answers` for whole answers and for streams."""
+"""Reads and marks the answers of LlamaIndex models, whole or streamed: the `Answers` of this adapter."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ dispatcher = get_dispatcher(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LLMAnswers(Generic[R]):
-    """Reads the answers to one call, and sends `ICCacheRouteEvent` for each.
+    """Reads the answers to one call, and sends an `ICCacheRouteEvent` for each.
 
     Attributes:
-        arm: Gives an arm by its name.
+        arm: Returns the arm of a name.
     """
 
     arm: Callable[[str], LLM]
 
     def finished(self, decision: Decision, answer: R) -> tuple[R, Outcome | None]:
-        """The answer marked, and how it ended."""
+        """The answer with its provenance, and how the call ended."""
         provenance = announce(decision)
         return marked(answer, provenance), self.with_writer(decision, outcome_of(answer))
 
     def has_begun(self, piece: R) -> bool:
-        """True if there is something to read in this piece, or a tool to call."""
+        """True if this piece holds text or a tool call."""
         return has_content(piece)
 
     def transcript(self, decision: Decision) -> LLMTranscript[R]:
-        """For the pieces of the decision's arm."""
+        """Collects the pieces that the decision's arm streams."""
         return LLMTranscript(self, decision)
 
     def with_writer(self, decision: Decision, outcome: Outcome) -> Outcome:
-        """The outcome with the arm's model as its writer, where the answer does not name one."""
+        """The outcome; its writer defaults to the arm's model if the answer names no model."""
         return outcome if outcome.writer else replace(outcome, writer=model_name(self.arm(decision.arm)))
 
 
@@ -56,15 +56,15 @@ class LLMTranscript(Generic[R]):
         self._info = ResponseInfo()
 
     def take(self, piece: R) -> R:
-        """The piece to pass on. Each is marked, because each holds the answer so far and is read for itself."""
+        """The piece to pass on. Every piece is marked: each holds the answer so far and may be read alone."""
         self._last = piece
         self._info = self._info.then(ResponseInfo.of(piece))
         return marked(piece, self._provenance)
 
     def outcome(self, *, ended: bool) -> Outcome | None:
-        """How the answer ended; None if nothing was said.
+        """How the answer ended; None if the arm sent nothing.
 
-        A connection that is cut looks like the end of a stream. So an arm must say why it stopped.
+        A lost connection looks like the end of a stream, so only an answer with a finish reason counts as finished.
         """
         announce(self._decision)
         if self._last is None:
@@ -76,7 +76,7 @@ class LLMTranscript(Generic[R]):
 
 
 def announce(decision: Decision) -> dict[str, object]:
-    """Send the event of an answer; returns how it came about."""
+    """Send the `ICCacheRouteEvent` of an answer; returns its provenance."""
     provenance = decision.provenance()
     dispatcher.event(ICCacheRouteEvent(provenance=provenance))
     return provenance

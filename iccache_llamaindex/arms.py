@@ -1,5 +1,5 @@
-"""Calls an arm by its own public methods, which send LlamaIndex's events and count tokens: the router sends none of its
-own, so that there is one pair of events a call, and it tells the model and the messages that were really sent."""
+"""Calls an arm by its public methods, which send LlamaIndex's events and count tokens. The router sends no events, so
+each call has one pair of events, with the model and the messages that were really used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shared_core.adapters.factory import check_arms
 from shared_core.errors import ConfigurationError
 from shared_core.values import Insertion
 
-# What LlamaIndex applies before it calls a model: of several models behind one, it sees only the one in front.
+# LlamaIndex applies these before it calls a model. It sees only the router, so the router needs the arms' values.
 _SHARED_FIELDS: Final = ("system_prompt", "output_parser", "query_wrapper_prompt", "pydantic_program_mode")
 
 
@@ -35,10 +35,10 @@ class Call:
 
     Attributes:
         messages: The conversation as the caller gave it.
-        kwargs: What is sent beside it.
-        context: Whose call it is.
+        kwargs: The call's other arguments.
+        context: Scope, task and whether the answer may be stored.
         prompt: The text of a completion; None for a chat.
-        formatted: True if the caller has put `prompt` into a model's own format. Then no examples are added.
+        formatted: True if `prompt` is already in a model's own format. Then no examples are added.
     """
 
     messages: Sequence[ChatMessage]
@@ -49,7 +49,7 @@ class Call:
 
     @property
     def bypass(self) -> str:
-        """Why it is not routed; empty if it is."""
+        """Why the call is not routed; empty if it is."""
         return "the call names its own model" if "model" in self.kwargs else ""
 
 
@@ -68,7 +68,7 @@ class ArmCall:
 
     @property
     def completion(self) -> dict[str, Any] | None:
-        """The arguments of the arm's `complete`; None if the examples take turns, and so a chat."""
+        """The arguments of the arm's `complete`; None if the examples are chat turns, which need `chat`."""
         if self.insertion.turns:
             return None
         prompt = self.call.prompt if self.insertion.rewrite is None else self.insertion.rewrite
@@ -76,25 +76,25 @@ class ArmCall:
 
 
 def check(arms: Mapping[str, object], reference: str) -> None:
-    """Refuse what cannot be routed.
+    """Refuse arms that cannot be routed.
 
     Raises:
-        ConfigurationError: Fewer than two arms, an unknown reference, or an arm that is no LLM of LlamaIndex's.
+        ConfigurationError: Fewer than two arms, an unknown reference, or an arm that is not a LlamaIndex LLM.
     """
     check_arms(list(arms), reference)
     for name, arm in arms.items():
         if not isinstance(arm, LLM):
             raise ConfigurationError(
-                f"arm {name!r} is a {type(arm).__name__}, no LLM of LlamaIndex's; OpenAILike takes any server that speaks "
-                "OpenAI's protocol, LangChainLLM (llama-index-llms-langchain) any LangChain model"
+                f"arm {name!r} is a {type(arm).__name__}, not a LlamaIndex LLM; use OpenAILike for an "
+                "OpenAI-compatible server, or LangChainLLM (llama-index-llms-langchain) for a LangChain model"
             )
 
 
 def shared_fields(arms: Mapping[str, LLM], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What LlamaIndex is to apply before the call: as given to the router, else as all arms have it.
+    """The fields that LlamaIndex applies before the call: the router's own, else those that all arms share.
 
     Raises:
-        ConfigurationError: The arms differ, so that it would hold for some of them only.
+        ConfigurationError: The arms have different values, and the router has none.
     """
     found = {}
     for attribute in _SHARED_FIELDS:
@@ -105,33 +105,33 @@ def shared_fields(arms: Mapping[str, LLM], given: Mapping[str, Any]) -> dict[str
             found[attribute] = values[0]
         else:
             raise ConfigurationError(
-                f"the arms differ in {attribute}=, which LlamaIndex applies before it is known which arm answers; give "
-                f"ICCacheLLM the {attribute}= for all of them"
+                f"the arms differ in {attribute}, which LlamaIndex applies before the router chooses an arm; "
+                f"set one value for all arms: ICCacheLLM({attribute}=…)"
             )
     return {attribute: value for attribute, value in found.items() if value is not None}
 
 
 def copies(arms: Mapping[str, LLM], manager: CallbackManager) -> dict[str, LLM]:
-    """Copies of the arms that may be given the router's callback manager; clients and weights are shared.
+    """Copies of the arms, which can take the router's callback manager; clients and weights are shared.
 
     Raises:
-        ConfigurationError: An arm has callback handlers of its own, which would no longer be called.
+        ConfigurationError: An arm has callback handlers that the router's manager lacks.
     """
     for name, arm in arms.items():
         lost = [handler for handler in arm.callback_manager.handlers if handler not in manager.handlers]
         if lost:
             raise ConfigurationError(
-                f"arm {name!r} has callback handlers of its own ({type(lost[0]).__name__}), which would never be called; "
-                "give them to ICCacheLLM(callback_manager=…): they are told which model answered"
+                f"arm {name!r} has its own {type(lost[0]).__name__}, which the router would never call; "
+                "pass it to the router: ICCacheLLM(callback_manager=CallbackManager([…]))"
             )
     return {name: arm.model_copy() for name, arm in arms.items()}
 
 
 def shared_metadata(arms: Sequence[LLM]) -> LLMMetadata:
-    """What a caller may rely on whichever arm answers.
+    """The metadata that holds for every arm.
 
-    The context is the smallest, and the room to be kept for an answer the largest that any arm asks for. Every arm
-    takes messages: a completion model writes them out as one text itself.
+    The context window is the smallest of the arms', the room reserved for an answer the largest. Every arm takes chat
+    messages, because a completion model turns them into one prompt itself.
     """
     each = [arm.metadata for arm in arms]
     roles = {one.system_role for one in each}
@@ -149,7 +149,7 @@ def shared_metadata(arms: Sequence[LLM]) -> LLMMetadata:
 
 
 def model_name(arm: LLM) -> str:
-    """What the arm calls its model; the class name if it does not say."""
+    """The name of the arm's model; the class name if the arm names none."""
     name = arm.metadata.model_name
     return name if name and name != "unknown" else type(arm).__name__
 

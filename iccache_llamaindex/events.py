@@ -1,7 +1,7 @@
-"""`ICCacheEventHandler`: examples from the answers of query and chat engines, and feedback on them.
+"""`ICCacheEventHandler`: collects examples and feedback from query and chat engines.
 
-LlamaIndex tells of a query in events: a synthesis begins, models are asked, it ends with the response. They are sent
-in the task that answers, so a context variable tells which model's call belongs to which question.
+LlamaIndex sends events for a query: the synthesis starts, models are called, the synthesis ends with the response. The
+events come in the task that answers, so a context variable links each model call to its question.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ from shared_core.values import UNROUTED, Decision, Message, Outcome, Request, Ro
 
 @dataclass(slots=True)
 class _Synthesis:
-    """One answer in the making. The threads and tasks that a synthesizer starts share it.
+    """One running synthesis, shared by the threads and tasks that it starts.
 
     Attributes:
-        question: As the synthesizer was asked.
-        context: Whose question it is, as the context of its asker says.
-        handover: What a postprocessor chose before.
-        writer: The model that was asked last.
-        info: What the pieces of its answer said so far.
-        last: The last piece of it.
-        streamed: True if it came in pieces.
-        messages: What the model was shown.
-        provenance: Of an answer that came through `ICCacheLLM`, which keeps it itself.
+        question: The synthesizer's question.
+        context: Scope and task of the caller.
+        handover: The choice of a postprocessor, if one ran.
+        writer: The model that was called last.
+        info: Metadata of its answer so far.
+        last: The last piece of its answer.
+        streamed: True if the answer came in pieces.
+        messages: The prompt.
+        provenance: That of an answer of `ICCacheLLM`, which records its answers itself.
     """
 
     question: str
@@ -77,16 +77,16 @@ _last_id: ContextVar[str] = ContextVar("iccache_last_decision", default="")
 
 
 class ICCacheFeedbackEvent(BaseEvent):
-    """A judgement of an answer, for whoever has its decision id and no handler at hand.
+    """Feedback on an answer by its decision id, for code that has no access to the handler.
 
     ```python
     get_dispatcher().event(ICCacheFeedbackEvent(decision_id=…, score=1.0))
     ```
 
     Attributes:
-        decision_id: Which answer: ``response.metadata["iccache"]["decision_id"]``.
+        decision_id: The answer's ``response.metadata["iccache"]["decision_id"]``.
         score: In [0, 1].
-        rater: Who judges; each judges an answer once.
+        rater: Name of the rater; only the first score of a rater for an answer counts.
     """
 
     decision_id: str
@@ -100,7 +100,7 @@ class ICCacheFeedbackEvent(BaseEvent):
 
 
 class ICCacheEventHandler(EngineOwner, BaseEventHandler):
-    """Keeps question and answer of query engines, and of chat engines that retrieve, as examples.
+    """Stores questions and answers of query engines, and of chat engines that retrieve, as examples.
 
     ```python
     examples = ICCachePostprocessor("sqlite:///iccache.db")
@@ -110,17 +110,16 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
     handler.record_feedback(response, 1.0)
     ```
 
-    An answer becomes an example once its model has ended by itself, a streamed one once it has been read to its end.
-    A turn that needs the turns before it does not, unless the engine condensed it. Answers of `ICCacheLLM` are left to
-    that one. ``response.metadata["iccache"]`` says how an answer came about. Nothing here waits or raises: what takes
-    time is done by the engine's writer.
+    An answer becomes an example once it is complete; a streamed one once it is read to its end. Follow-up turns are not
+    stored unless the engine condensed them into a standalone question. `ICCacheLLM` records its own answers.
+    ``response.metadata["iccache"]`` holds the decision. Nothing waits or raises: slow work runs on the engine's writer.
 
     Args:
         store: A URL (``sqlite:///iccache.db``, ``redis://…``) or an open store; ``sqlite:///iccache.db`` if left out.
-        reference: The model whose answers may become examples, as its LlamaIndex class names it. By default those of
-            every model that gives its name. Another model's answers are kept once they are rated well.
-        options: See `EngineOptions`. `strict_scope` keeps nothing of queries that name no scope. The `task` is free text
-            by default, as the postprocessor's; it must be the same there.
+        reference: The model whose answers may become examples, as its LlamaIndex class names it; by default every model
+            that gives its name. Answers of other models become examples only after good feedback.
+        options: See `EngineOptions`. With `strict_scope`, queries without a scope are not stored. The `task` must equal
+            the postprocessor's; both have the same default.
     """
 
     reference: str | None = None
@@ -145,31 +144,32 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name by which LlamaIndex knows it."""
+        """The name in LlamaIndex's serialised forms."""
         return "ICCacheEventHandler"
 
     @property
     def engine(self) -> Engine:
-        """The engine behind it: `flush`, `maintain`, `delete`."""
+        """The engine: `flush`, `maintain`, `delete`."""
         return self._engine
 
     def record_feedback(self, answer: RESPONSE_TYPE | str, score: float, rater: str = "user") -> None:
         """Rate an answer in [0, 1], by the query engine's response or by its decision id. Does not wait.
 
         Raises:
-            ConfigurationError: The score is not within [0, 1], or the response says no decision.
+            ConfigurationError: The score is not within [0, 1].
+            NotFromICCache: The response holds no decision.
         """
         self._engine.submit_feedback(answer if isinstance(answer, str) else decision_id_of(answer), score, rater)
 
     def last_decision_id(self) -> str:
-        """The decision behind the last answer of this thread or task; empty if there is none.
+        """The decision id of the last answer in this thread or task; empty if there is none.
 
-        A chat engine answers with a response that holds no metadata: ask right after ``chat``.
+        Call it right after ``chat``, because a chat engine's response has no metadata.
         """
         return _last_id.get()
 
     def handle(self, event: BaseEvent, **_: Any) -> None:
-        """Take note of an event. Never raises."""
+        """Process an event. Never raises."""
         try:
             self._take(event)
         except Exception as error:  # noqa: BLE001 - fail open, counted
@@ -199,14 +199,14 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         def keep(text: str) -> None:
             self._keep(synthesis, decision, response, text)
 
-        _set_provenance(response, decision.provenance())  # at once: who reads a stream wants to know before its end
+        _set_provenance(response, decision.provenance())  # a stream's reader may need it before the end
         if isinstance(response, PydanticResponse):
-            self._engine.submit_decision(decision)  # its answer is bound to a form, and so no example for free text
+            self._engine.submit_decision(decision)  # structured output is not an example for free text
         elif not carry(response, _current, synthesis, keep):
             keep(str(getattr(response, "response", "") or ""))
 
     def _decision(self, synthesis: _Synthesis, response: RESPONSE_TYPE) -> Decision | None:
-        """What was decided for this answer, or that nothing was; None if nothing is to be kept."""
+        """The postprocessor's decision for this answer, else a new one without a choice; None to store nothing."""
         if _belongs(synthesis, response):
             return synthesis.handover.recorded() if synthesis.handover else None
         try:
@@ -218,11 +218,9 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         return Decision(uuid4().hex, request, Route(UNROUTED, reason="observed"), created_at=time.time())
 
     def _keep(self, synthesis: _Synthesis, decision: Decision, response: RESPONSE_TYPE, text: str) -> None:
-        """Hand question and answer to the engine's writer."""
+        """Pass question and answer to the engine's writer."""
         if synthesis.last is None or synthesis.provenance is not None:
-            _set_provenance(
-                response, synthesis.provenance
-            )  # no model was asked, or `ICCacheLLM` keeps its answer itself
+            _set_provenance(response, synthesis.provenance)  # no model was called, or `ICCacheLLM` records the answer
             return
         outcome = _outcome(synthesis, text)
         route = replace(decision.route, arm=outcome.writer or UNROUTED)
@@ -233,22 +231,22 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
 
 
 def decision_id_of(response: RESPONSE_TYPE) -> str:
-    """The decision behind a query engine's response.
+    """The decision id of a query engine's response.
 
     Raises:
-        NotFromICCache: It says none.
+        NotFromICCache: It has none.
     """
     provenance = (getattr(response, "metadata", None) or {}).get(PROVENANCE)
     if not isinstance(provenance, Mapping) or "decision_id" not in provenance:
         raise NotFromICCache(
-            f"this {type(response).__name__} has no metadata['iccache']; give the decision id instead, which "
-            "ICCacheEventHandler.last_decision_id() tells right after the answer"
+            f"this {type(response).__name__} has no metadata['iccache']; pass the decision id instead, which "
+            "ICCacheEventHandler.last_decision_id() returns right after the answer"
         )
     return str(provenance["decision_id"])
 
 
 def _observe_call(synthesis: _Synthesis, event: BaseEvent) -> None:
-    """Take note of a model's call. The last one gives the answer; it may hold others, as `ICCacheLLM` asks its arms."""
+    """Process a model's event. The last call gives the answer. Calls nest: `ICCacheLLM` calls its arms."""
     match event:
         case LLMChatStartEvent() | LLMCompletionStartEvent():
             synthesis.writer = named_model(event.model_dict.get)
@@ -261,16 +259,16 @@ def _observe_call(synthesis: _Synthesis, event: BaseEvent) -> None:
             synthesis.info = synthesis.info.then(ResponseInfo.of(event.response))
             synthesis.last = event.response
             synthesis.provenance = None
-        case ICCacheRouteEvent():  # follows the events of the model that `ICCacheLLM` asked
+        case ICCacheRouteEvent():  # comes after the events of the arm's model
             synthesis.provenance = event.provenance
         case _:
             pass
 
 
 def _belongs(synthesis: _Synthesis, response: RESPONSE_TYPE) -> bool:
-    """True if what the postprocessor chose was chosen for this answer.
+    """True if the postprocessor's choice belongs to this answer.
 
-    A chat engine condenses the conversation to retrieve: then the question differs, and the documents tell.
+    A chat engine retrieves with a condensed question, so if the questions differ, the documents are compared.
     """
     handover = synthesis.handover
     if handover is None or handover.context != synthesis.context:
@@ -280,32 +278,34 @@ def _belongs(synthesis: _Synthesis, response: RESPONSE_TYPE) -> bool:
 
 
 def _with_history(synthesis: _Synthesis, decision: Decision) -> Request:
-    """The request, with the turns before it where its question does not stand for them."""
+    """The request, with the earlier turns unless its question was condensed from them."""
     request, handover = decision.request, synthesis.handover
     if handover and handover.question != synthesis.question:
-        return request  # condensed
+        return request  # condensed already
     earlier = [turn for turn in normalised(synthesis.messages) if turn.role != "system"][:-1]
     for turn in handover.turns if handover else ():
         if turn in earlier:
-            earlier.remove(turn)  # once: an example may be an earlier turn of this very conversation
+            earlier.remove(turn)  # only once: an example may equal an earlier turn of this conversation
     return replace(request, messages=(*earlier, *request.messages))
 
 
 def _outcome(synthesis: _Synthesis, text: str) -> Outcome:
-    """How the answer ended. A stream that is cut looks like its end, so that one must say why it stopped."""
-    assert synthesis.last is not None  # noqa: S101 - for the type checker; the caller has looked
+    """How the answer ended. A lost connection looks like a stream's end, so a stream needs a finish reason."""
+    assert synthesis.last is not None  # noqa: S101 - for the type checker; the caller has checked
     outcome = outcome_of(synthesis.last, synthesis.info)
     has_ended = not synthesis.streamed or synthesis.info.reason is not None
     return replace(
         outcome,
-        answer=text if synthesis.streamed or text_of(synthesis.last).strip() else "",  # else it is "Empty Response"
+        answer=text
+        if synthesis.streamed or text_of(synthesis.last).strip()
+        else "",  # not LlamaIndex's "Empty Response"
         finished=outcome.finished and has_ended,
         writer=synthesis.writer or outcome.writer,
     )
 
 
 def _set_provenance(response: RESPONSE_TYPE, provenance: Mapping[str, object] | None) -> None:
-    """Say in the response how it came about; None: that IC-Cache knows nothing of it."""
+    """Write the provenance into the response's metadata; None removes it."""
     metadata = {name: value for name, value in (response.metadata or {}).items() if name != PROVENANCE}
     response.metadata = (metadata or None) if provenance is None else {**metadata, PROVENANCE: dict(provenance)}
     _last_id.set(str((provenance or {}).get("decision_id", "")))

@@ -1,8 +1,8 @@
-"""Chooses the examples for a question, and hands them over to whoever shows or records them.
+"""Chooses the examples for a question, and hands them over to the prompt and the event handler.
 
 A postprocessor sees the question and the documents, the prompt sees the question and the model, an event handler sees
-the answer; LlamaIndex calls the three one after the other in one task. So what was chosen travels in a context
-variable (docs/decisions/0023-query-engines.md).
+the answer. LlamaIndex calls the three one after the other in one task, so the choice travels in a context variable
+(docs/decisions/0023-query-engines.md).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Chooser:
     """Chooses examples for one surface.
 
     Attributes:
-        engine: Chooses, within its deadline.
-        requests: Reads questions.
+        engine: Chooses the examples within its deadline.
+        requests: Turns a question into a `Request`.
     """
 
     engine: Engine
@@ -41,11 +41,11 @@ class Chooser:
 
     @classmethod
     def of(cls, engine: Engine, scope: str | None, strict_scope: bool, task: str | None) -> Chooser:
-        """For a surface with these settings; a question is free text without a system message."""
+        """For a surface with these settings; a question has no system message."""
         return cls(engine, Requests(tuple, engine.counters, scope, strict_scope, task))
 
     def choose(self, question: str) -> Decision | None:
-        """The examples that help with a question; None if nothing was asked for. Never raises."""
+        """The examples for a question; None if they could not be chosen. Never raises."""
         with self._failing_open():
             return self.engine.select(self._request(question))
         return None
@@ -72,21 +72,21 @@ class Chooser:
 
 @dataclass(slots=True)
 class Handover:
-    """What was chosen for one query, on its way to the prompt and the record.
+    """The choice for one query, passed to the prompt and the event handler.
 
     Attributes:
-        chooser: Who chose.
-        question: The question as the query engine put it.
-        decision: What was chosen.
-        context: What the surroundings said about the query, such as its scope.
+        chooser: The chooser.
+        question: The query engine's question.
+        decision: The choice.
+        context: Scope and task of the query, from `iccache_context`.
         documents: Ids of the documents in the prompt.
-        by_prompt: True if the examples are for the prompt to show.
-        shown: True once the examples stand in a prompt.
-        shown_for: The question of the prompt that they were shown for. A chat engine condenses the conversation to
-            retrieve, and then asks the model what the user said, so that it may differ from `question`.
+        by_prompt: True if the prompt is to show the examples.
+        shown: True once a prompt holds the examples.
+        shown_for: The question of that prompt. It may differ from `question`: a chat engine retrieves with a condensed
+            question, and then sends the user's own words to the model.
         turns: The turns of the prompt that are examples.
-        answered: True once a synthesizer has answered with it; what comes after is another query.
-        placed: The list of nodes that was handed on, if the examples' node is to leave it when the answer is there.
+        answered: True once a synthesizer has answered; later events belong to another query.
+        placed: The returned list of nodes, if the examples' node must be removed from it after the answer.
     """
 
     chooser: Chooser
@@ -102,9 +102,9 @@ class Handover:
     placed: list[NodeWithScore] | None = None
 
     def is_for(self, question: str) -> bool:
-        """True if a prompt that asks `question` now is the one that the examples were chosen for.
+        """True if the examples were chosen for the prompt that asks `question` now.
 
-        The first other question is taken for what the user said before it was condensed; never in another scope.
+        The first different question is taken to be the user's own words before condensing; never in another scope.
         """
         if self.context != current_context():
             return False
@@ -115,7 +115,7 @@ class Handover:
         return question == self.shown_for
 
     def recorded(self) -> Decision:
-        """The decision as it came about: without its examples, if no prompt showed them."""
+        """The decision to record: without its examples if no prompt showed them."""
         return self.decision if self.shown else replace(self.decision, insertion=Insertion())
 
 

@@ -1,7 +1,7 @@
-"""`ICCacheLLM`: several LLMs behind one, with past answers as examples.
+"""`ICCacheLLM`: routes each call to one of several LLMs, and shows past answers as examples.
 
-It calls the public methods of the LLM that the router picks. So a query engine, an agent or a program sees one call,
-one set of tokens, streaming, tools and structured output as if there were one model.
+It calls the public methods of the chosen LLM. So streaming, tools and structured output work as with a single model,
+and a query engine or an agent sees one call and one token count.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ from shared_core.values import Decision, Request
 QueryFunction: TypeAlias = Callable[[Sequence[ChatMessage]], str]
 T = TypeVar("T")
 
-# What LlamaIndex adds to the parameters that leave the answer free text: how it travels, and how long it may take.
+# LlamaIndex's own parameters that leave the answer free text: transport and time limits.
 FREE: Final = parameters.FREE | {"stream", "stream_options", "timeout", "use_chat_completions"}
-# Fields of LlamaIndex's that would do nothing here, and where they do something.
+# LlamaIndex fields that have no effect on the router, and where to set them.
 _ARM_FIELDS: Final = {
-    "rate_limiter": "each arm keeps to a rate of its own; set it there",
-    "messages_to_prompt": "each arm writes messages out as a prompt in its own way; set it there",
-    "completion_to_prompt": "each arm puts a prompt into its own model's form; set it there",
+    "rate_limiter": "each arm limits its own rate; set it on the arms",
+    "messages_to_prompt": "each arm turns messages into a prompt itself; set it on the arms",
+    "completion_to_prompt": "each arm formats prompts for its own model; set it on the arms",
 }
 
 
@@ -70,7 +70,7 @@ class LLMOptions(RoutingOptions, total=False):
 
 
 class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
-    """An LLM that lets a small model take over what it has become good enough for.
+    """An LLM that routes each call to the cheapest arm that is good enough, adding past answers as examples.
 
     ```python
     llm = ICCacheLLM(
@@ -81,25 +81,25 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
     Settings.llm = llm
     ```
 
-    Every answer says how it came about in ``additional_kwargs["iccache"]``, and so does every piece of a streamed one;
-    observers hear of it by `ICCacheRouteEvent`.
-    One call is steered by ``chat(messages, iccache_scope=…, iccache_task=…, iccache_no_store=True)``; where LlamaIndex
-    makes the calls, by `bind`, which gives an LLM that says so in each; else by `iccache_context`. A call that names
-    its own ``model=`` is not routed: the reference answers it, and nothing is learned from it.
+    Every answer, and every piece of a streamed one, holds its decision in ``additional_kwargs["iccache"]``; event
+    handlers get it as `ICCacheRouteEvent`. Set options for one call with
+    ``chat(messages, iccache_scope=…, iccache_task=…, iccache_no_store=True)``; where LlamaIndex makes the calls, use
+    `bind` or `iccache_context`. A call with its own ``model=`` is not routed: the reference answers it, and nothing is
+    learned from it.
 
     Args:
-        arms: Candidate models by name: any LlamaIndex LLM. The router works with copies, which share clients and
-            weights, so that it can pass its callback manager on.
-        reference: The arm whose answers become examples, whose quality is the yardstick, and which answers whenever
-            IC-Cache cannot decide or another arm fails before its first word. It is shown no examples.
-        query_fn: Condenses a conversation (LlamaIndex messages) into the text that is embedded. By default that is the
-            question of the query engine that is asking, else the last user text. If it fails, the call goes on without
-            examples. It runs before the decision, and takes what time it takes.
-        callback_manager: Told of every call, whichever arm answers; by default LlamaIndex's own.
-        options: See `RoutingOptions`, and fields of LlamaIndex's `LLM` (``system_prompt=``, ``output_parser=`` …). Where
-            `strict_scope` is set, a streamed call must name its scope itself or be bound, since a stream may run outside
-            the `iccache_context` of its maker. Name a `task` where the system message changes with every request, as it
-            does in context chat engines.
+        arms: Candidate models by name: any LlamaIndex LLM. The router copies them to set its callback manager on them;
+            the copies share clients and weights.
+        reference: The arm whose answers become examples and whose quality is the yardstick. It also answers when
+            IC-Cache cannot decide, or when another arm fails before its first token. It gets no examples.
+        query_fn: Condenses a conversation (LlamaIndex messages) into the text that is embedded. The default is the
+            question of the calling query engine, else the last user text. If it fails, the call goes on without
+            examples. It runs before the decision, without a time limit.
+        callback_manager: Observes every call of every arm; by default LlamaIndex's own.
+        options: See `RoutingOptions`, and fields of LlamaIndex's `LLM` (``system_prompt=``, ``output_parser=`` …). With
+            `strict_scope`, a streamed call needs its scope as an argument or by `bind`: a stream may run outside its
+            caller's `iccache_context`. Set a `task` if the system message changes with every request, as it does in
+            context chat engines.
     """
 
     arms: dict[str, LLM] = Field(exclude=True, repr=False)  # they hold keys
@@ -146,7 +146,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        """What a caller may rely on whichever arm answers."""
+        """The metadata that holds for every arm."""
         return arm_calls.shared_metadata(list(self.arms.values()))
 
     @classmethod
@@ -202,7 +202,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
-        """The tools that an answer asks for, as the arm that gave it reads them."""
+        """The tool calls of an answer, parsed by the arm that gave it."""
         arm = self.arms.get(arm_of(response) or "", self.arms[self.reference])
         reads = arm if isinstance(arm, FunctionCallingLLM) else self._tool_reference()
         return reads.get_tool_calls_from_response(response, error_on_no_tool_call=error_on_no_tool_call, **kwargs)
@@ -217,7 +217,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         tool_required: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Tools in the form that the reference gives them; every arm is sent the same."""
+        """The tools in the reference's format, which every arm gets."""
         return self._tool_reference()._prepare_chat_with_tools_compat(  # noqa: SLF001 - delegation
             tools,
             user_msg=user_msg,
@@ -238,18 +238,18 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
     # beyond LlamaIndex ----------------------------------------------------------------------------------------
 
     def bind(self, **values: object) -> ICCacheLLM:
-        """This LLM, for calls that LlamaIndex makes: each says ``iccache_scope=…``, ``iccache_task=…`` or
-        ``iccache_no_store=True`` as given here. Arms, engine and store are shared; binding costs nothing.
+        """A handle on this LLM with a fixed ``iccache_scope=…``, ``iccache_task=…`` or ``iccache_no_store=True``, for
+        calls that LlamaIndex makes. Arms, engine and store are shared.
 
         ```python
         index.as_query_engine(llm=llm.bind(iccache_scope="acme"))
         ```
 
         Raises:
-            ConfigurationError: Something else is given, or None.
+            ConfigurationError: Another name is given, or a value is None.
         """
         if unknown := sorted(values.keys() - KEYS):
-            raise ConfigurationError(f"bind takes {', '.join(sorted(KEYS))}, not {', '.join(unknown)}")
+            raise ConfigurationError(f"bind takes {', '.join(sorted(KEYS))}; got {', '.join(unknown)}")
         bound = copy.copy(self)
         bound._bound = Context.read(values).over(self._bound)  # noqa: SLF001 - a copy of ours
         return bound
@@ -258,7 +258,8 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         """Rate an answer in [0, 1]: by its response, or by its decision id. Does not wait.
 
         Raises:
-            ConfigurationError: The score is not within [0, 1], or the response did not come through IC-Cache.
+            ConfigurationError: The score is not within [0, 1].
+            NotFromICCache: The response did not come through IC-Cache.
         """
         self.engine.submit_feedback(decision_id_of(answer), score, rater)
 
@@ -266,20 +267,20 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> ICCacheLLM:
-        """Built from what `to_dict` wrote and what it never writes: ``from_dict(data, arms={…}, costs={…}, …)``.
+        """Rebuild from `to_dict`, and from what it never writes: ``from_dict(data, arms={…}, costs={…}, …)``.
 
         Raises:
-            ConfigurationError: The arms are not given.
+            ConfigurationError: The arms are missing.
         """
         if "arms" not in kwargs:
             raise ConfigurationError(
-                "arms are not serialised, since they hold keys; give them again, and store, costs and reward with them: "
+                "arms are not serialised, because they hold API keys; pass arms, costs, store and reward again: "
                 "ICCacheLLM.from_dict(data, arms={…}, costs={…}, store=…)"
             )
         return super().from_dict(data, **kwargs)
 
     def __copy__(self) -> ICCacheLLM:
-        """Another handle on the same arms, engine and store; closing it closes nothing."""
+        """Another handle on the same arms, engine and store; closing it leaves the engine open."""
         handle = super().__copy__()
         handle._owns_engine = False  # noqa: SLF001 - a copy of ours
         return handle
@@ -289,8 +290,8 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
 
     def __getstate__(self) -> NoReturn:
         raise TypeError(
-            "an ICCacheLLM is not pickled: it holds an open store and its arms hold keys. Build it again in the other "
-            "process; a pool in Redis or in a SQLite file is shared through its URL"
+            "an ICCacheLLM cannot be pickled, because it holds an open store and its arms hold API keys; build it in "
+            "each process, with the same store= URL to share a pool in Redis or in a SQLite file"
         )
 
     # private --------------------------------------------------------------------------------------------------
@@ -309,7 +310,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         return replace(call, prompt=prompt, formatted=formatted)
 
     def _call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], *, streamed: bool = False) -> Call:
-        """Read a call; raises only `ConfigurationError`, for a scope or task that cannot be used."""
+        """Read a call. Raises only `ConfigurationError` (invalid scope or task)."""
         context = Context.read(kwargs).over(self._bound)
         if not (streamed and self.strict_scope):
             context = context.over(current_context())
@@ -325,16 +326,16 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         return RoutedCall(routing, decision, answers)
 
     def _asking(self, call: Call, ask: Callable[[ArmCall], T]) -> Callable[[Decision], T]:
-        """`ask`, of the arm of a decision, with its examples."""
+        """A function that calls `ask` with the arm and the examples of a decision."""
         return lambda decision: ask(ArmCall(self._arm(decision.arm), call, decision.insertion))
 
     def _request(self, call: Call) -> Request:
-        query = "" if call.formatted else None  # examples do not go into a prompt in a model's own form
+        query = "" if call.formatted else None  # no examples in a prompt that is formatted already
         return self._requests.request(call.messages, call.context, call.kwargs, query=query)
 
     @property
     def _requests(self) -> Requests[ChatMessage]:
-        """Made for each call: the fields may be set to something else at any time."""
+        """Built for each call, because the fields may change at any time."""
         return Requests(
             normalised,
             self.engine.counters,
@@ -351,7 +352,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         return self._bound
 
     def _arm(self, name: str) -> LLM:
-        """The arm, with the callback manager that the router has now: LlamaIndex gives it another at any time."""
+        """The arm, with the router's current callback manager, which LlamaIndex may replace at any time."""
         arm = self.arms[name]
         if arm.callback_manager is not self.callback_manager:
             arm.callback_manager = self.callback_manager
@@ -360,11 +361,14 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
     def _tool_reference(self) -> FunctionCallingLLM:
         reference = self.arms[self.reference]
         if not isinstance(reference, FunctionCallingLLM):
-            raise NotImplementedError(f"the reference {self.reference!r} ({type(reference).__name__}) takes no tools")
+            raise NotImplementedError(
+                f"the reference {self.reference!r} ({type(reference).__name__}) does not support tools; make a "
+                "FunctionCallingLLM the reference"
+            )
         return reference
 
 
 def _refuse_arm_fields(fields: Mapping[str, Any]) -> None:
     for name, remedy in _ARM_FIELDS.items():
         if fields.get(name) is not None:
-            raise ConfigurationError(f"{name}= would do nothing here: {remedy}")
+            raise ConfigurationError(f"{name}= has no effect on ICCacheLLM: {remedy}")

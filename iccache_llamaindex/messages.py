@@ -1,4 +1,4 @@
-"""LlamaIndex's messages ↔ ours: normalised turns, examples put in place, and how an answer ended."""
+"""Converts LlamaIndex messages: normalises turns, inserts examples, and reads how an answer ended."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ _ROLES: Final[dict[MessageRole, Role]] = {
     MessageRole.TOOL: "tool",
     MessageRole.FUNCTION: "tool",
 }
-_NOT_SENT: Final = frozenset({"text", "cache"})  # blocks that are the text itself, or only mark where to cache it
-# What integrations send of a message's `additional_kwargs`; the rest (usage, for one) only tells of its making.
+_NOT_SENT: Final = frozenset({"text", "cache"})  # blocks that are the text itself, or mark where to cache it
+# The keys of `additional_kwargs` that integrations send to the model; others (such as usage) are only informative.
 _SENT: Final = ("function_call", "name", "tool_call_id", "tool_calls")
 _CALLS: Final = ("tool_calls", "function_call")
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseInfo:
-    """What a provider's raw answer holds beside its text; an empty value where it does not say.
+    """The metadata of a provider's raw answer; unknown values are empty.
 
     Attributes:
-        reason: Why the model stopped, in the provider's word in lower case.
+        reason: The finish reason, in the provider's word in lower case.
         writer: The model.
-        prompt_tokens: As the model counted them.
-        completion_tokens: As the model counted them.
-        answers: How many answers it holds.
+        prompt_tokens: As the provider counted them.
+        completion_tokens: As the provider counted them.
+        answers: Number of answers (n).
     """
 
     reason: str | None = None
@@ -61,7 +61,7 @@ class ResponseInfo:
 
     @classmethod
     def of(cls, response: Response) -> ResponseInfo:
-        """Read from the raw answer, be it an object or a mapping, of OpenAI's form or not."""
+        """Read the raw answer: an object or a mapping, in OpenAI's format or another."""
         raw = response.raw
         choices = _read(raw, "choices")
         choices = choices if isinstance(choices, Sequence) else ()
@@ -76,7 +76,7 @@ class ResponseInfo:
         )
 
     def then(self, later: ResponseInfo) -> ResponseInfo:
-        """What this and a later piece of the same answer say together."""
+        """Merge with a later piece of the same answer; later values win."""
         return ResponseInfo(
             later.reason or self.reason,
             later.writer or self.writer,
@@ -87,12 +87,12 @@ class ResponseInfo:
 
 
 def normalised(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """One `Message` for each message. Usage and whatever else only tells of its making is dropped."""
+    """One `Message` for each message, without usage and other metadata that the model does not see."""
     return tuple(Message(_ROLES.get(m.role, "user"), m.content or "", _extra(m)) for m in messages)
 
 
 def insert(messages: Sequence[ChatMessage], insertion: Insertion) -> list[ChatMessage]:
-    """The conversation with examples in place, as a new list; the given messages are not changed."""
+    """The conversation with the examples inserted, as a new list; the given messages are not changed."""
     placed = list(messages)
     if insertion.rewrite is not None:
         last = next(i for i in reversed(range(len(placed))) if _ROLES.get(placed[i].role) == "user")
@@ -107,16 +107,16 @@ def insert(messages: Sequence[ChatMessage], insertion: Insertion) -> list[ChatMe
 
 
 def outcome_of(response: Response, info: ResponseInfo | None = None) -> Outcome:
-    """How the call that gave this response ended. A model that does not say why it stopped ended by itself.
+    """How the call ended. An answer without a finish reason counts as finished.
 
     Args:
-        response: The answer, or the last piece of a streamed one, which holds the whole text.
-        info: What all pieces say together; by default what this one says.
+        response: The answer, or the last piece of a streamed answer, which holds the whole text.
+        info: The merged metadata of all pieces; by default that of `response`.
     """
     info = info or ResponseInfo.of(response)
     return Outcome(
         answer=text_of(response),
-        finished=is_clean(info.reason) and info.answers <= 1,  # which of n answers was the good one is not known
+        finished=is_clean(info.reason) and info.answers <= 1,  # of n answers, it is unknown which one was used
         tool_calls=calls_tools(response),
         writer=info.writer,
         prompt_tokens=info.prompt_tokens,
@@ -130,7 +130,7 @@ def text_of(response: Response) -> str:
 
 
 def calls_tools(response: Response) -> bool:
-    """True if the answer asks for tools."""
+    """True if the answer holds tool calls."""
     if isinstance(response, CompletionResponse):
         return any(response.additional_kwargs.get(name) for name in _CALLS)
     message = response.message
@@ -139,15 +139,15 @@ def calls_tools(response: Response) -> bool:
 
 
 def has_content(response: Response) -> bool:
-    """True if there is something to read in this piece of an answer, or a tool to call."""
+    """True if this piece of an answer holds text, a tool call or reasoning."""
     if response.delta or text_of(response) or calls_tools(response):
         return True
-    # A model that thinks aloud before it answers has begun.
+    # Reasoning before the answer counts: the model has begun.
     return isinstance(response, ChatResponse) and any(_kind(block) != "text" for block in response.message.blocks)
 
 
 def as_completion(response: ChatResponse) -> CompletionResponse:
-    """A chat model's answer, for somebody who asked for a completion."""
+    """A chat answer as a completion."""
     return CompletionResponse(
         text=text_of(response),
         additional_kwargs={**response.message.additional_kwargs, **response.additional_kwargs},
@@ -158,20 +158,20 @@ def as_completion(response: ChatResponse) -> CompletionResponse:
 
 
 def marked(response: R, provenance: Mapping[str, object]) -> R:
-    """A copy that says how it came about; the arm may hand out the same object again. `raw` is left as it is."""
+    """A copy that holds its provenance; a copy, because the arm may return the same object again."""
     additional = {**response.additional_kwargs, PROVENANCE: dict(provenance)}
     return response.model_copy(update={"additional_kwargs": additional})
 
 
 def arm_of(response: Response) -> str | None:
-    """Name of the arm that gave this answer, if it came through IC-Cache."""
+    """The name of the arm that gave this answer, if it came through IC-Cache."""
     provenance = response.additional_kwargs.get(PROVENANCE)
     arm = provenance.get("arm") if isinstance(provenance, dict) else None
     return arm if isinstance(arm, str) else None
 
 
 def decision_id_of(answer: Response | UUID | str) -> str:
-    """The decision behind an answer, given as the response or as the decision id itself.
+    """The decision id of an answer, given as the response or as the id itself.
 
     Raises:
         NotFromICCache: The response did not come through IC-Cache.
@@ -181,14 +181,14 @@ def decision_id_of(answer: Response | UUID | str) -> str:
     provenance = getattr(answer, "additional_kwargs", {}).get(PROVENANCE)
     if not isinstance(provenance, dict) or "decision_id" not in provenance:
         raise NotFromICCache(
-            f"this {type(answer).__name__} has no additional_kwargs['iccache'], so it did not come through IC-Cache or "
-            "lost it on the way; give the decision id instead, which ICCacheRouteEvent tells of every call"
+            f"this {type(answer).__name__} has no additional_kwargs['iccache']: it did not come through IC-Cache, or a "
+            "later step dropped its metadata; pass the decision id instead, ICCacheRouteEvent.provenance['decision_id']"
         )
     return str(provenance["decision_id"])
 
 
 def _extra(message: ChatMessage) -> str:
-    """Canonical JSON of what is sent beside text and role; empty if there is nothing."""
+    """Canonical JSON of what is sent in addition to text and role; empty if nothing is."""
     extra: dict[str, object] = {name: message.additional_kwargs.get(name) for name in _SENT}
     extra["blocks"] = [block for block in message.blocks if _kind(block) not in _NOT_SENT]
     sent = {name: plain(value) for name, value in extra.items() if value}
@@ -196,7 +196,7 @@ def _extra(message: ChatMessage) -> str:
 
 
 def _reason(ended: object) -> str | None:
-    """Why the model stopped; a raw object is asked for one name after the other, since asking in vain is slow."""
+    """The finish reason. Keys are read one at a time, because a failed read of a raw object is slow."""
     return next(filter(None, (finish_reason({key: _read(ended, key)}) for key in REASON_KEYS)), None)
 
 
@@ -205,7 +205,7 @@ def _kind(block: ContentBlock) -> str:
 
 
 def _count(usage: object, response: Response, *names: str) -> int:
-    """A number of tokens: from the raw answer, else from where LlamaIndex's integrations put it."""
+    """A token count from the raw answer, else from `additional_kwargs`, where LlamaIndex's integrations put it."""
     counts = (_read(source, name) for source in (usage, response.additional_kwargs) for name in names)
     return next((count for count in counts if isinstance(count, int)), 0)
 

@@ -1,7 +1,7 @@
-"""`ICCachePostprocessor`: chooses past answers that help with a query, and shows them beside the retrieved documents.
+"""`ICCachePostprocessor`: adds past answers as examples to the retrieved documents of a query.
 
-Nothing here ever fails the query or holds it past the deadline: an exception is counted (`counters`), and the nodes go
-on as they came.
+It never fails the query or delays it beyond the deadline: an exception is counted (`counters`), and the nodes are
+returned unchanged.
 """
 
 from __future__ import annotations
@@ -30,40 +30,40 @@ from shared_core.store.protocol import Store
 from shared_core.values import Decision
 
 NOTHING_FOUND: Final = "No documents were found for this question."
-_SHARED: Final = "(an open store)"  # what stands for a store that cannot be serialised
+_SHARED: Final = "(an open store)"  # the serialised form of a store that has no URL
 
 
 class PostprocessorOptions(EngineOptions, total=False):
-    """`EngineOptions`, and the field of LlamaIndex's `BaseNodePostprocessor`."""
+    """`EngineOptions`, and the fields of LlamaIndex's `BaseNodePostprocessor`."""
 
     callback_manager: CallbackManager
 
 
 class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
-    """Shows examples of the pool beside the retrieved documents, or orders the documents by what they say, or both.
+    """Adds examples from the pool to the retrieved documents, reranks the documents by past answers, or both.
 
     ```python
     engine = index.as_query_engine(llm=llm, node_postprocessors=[ICCachePostprocessor("sqlite:///iccache.db")])
     ```
 
     `to_dict` and pickle hold the configuration; `from_dict` opens the store again. Passwords, functions and shared
-    engines are not written: ``from_dict(data, store=…, embedder=…)`` gives them again.
+    engines are not written; pass them again: ``from_dict(data, store=…, embedder=…)``.
 
-    Put it last: postprocessors after it see its node like any other. Where documents are not found at all, the model
-    is still asked if there are examples.
+    Put it last, because later postprocessors treat its node like a document. If no document is found but examples are,
+    the engine still calls the model.
 
     Args:
         store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``) or an open store.
-        mode: ``"examples"`` shows them, ``"rerank"`` puts first the documents that the examples' answers drew on,
+        mode: ``"examples"`` adds examples. ``"rerank"`` moves documents to the front that past answers were based on.
             ``"both"`` does both.
-        show: How examples are shown. ``"nodes"``: as one fenced node after the documents, which works in every
-            engine as it is. ``"turns"``: by the engine's prompt, which must be a `few_shot_prompt`; small models learn
-            more from turns, and sources that the model cites are documents only.
-        keep_sources: Leave the examples' node in ``response.source_nodes``, marked by the metadata
+        show: Where examples appear. ``"nodes"``: in one fenced node after the documents, which works with every
+            engine. ``"turns"``: in the engine's prompt, which must be a `few_shot_prompt`. Small models learn more from
+            turns, and the model can then cite only documents.
+        keep_sources: Keep the examples' node in ``response.source_nodes``, marked by the metadata
             ``iccache_role="example"``.
         settings: See `EngineOptions`.
-        options: See `EngineOptions`. `strict_scope` leaves queries alone that name no scope; the `task` is free text by
-            default, as of a call without a system message. Fields of LlamaIndex's `BaseNodePostprocessor` are taken too.
+        options: See `EngineOptions`, and fields of LlamaIndex's `BaseNodePostprocessor`. With `strict_scope`, queries
+            without a scope get no examples. The default `task` is that of a call without a system message.
     """
 
     store: str = DEFAULT_STORE
@@ -91,9 +91,9 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
             options["settings"] = read_settings(**written)
         if store == _SHARED and options.get("engine") is None:
             raise ConfigurationError(
-                "this was serialised without its store; from_dict(data, store=…) or engine=… gives it"
+                "the serialised ICCachePostprocessor has no store URL; pass from_dict(data, store=…) or engine=…"
             )
-        if store == _SHARED:  # the engine that is given again has the settings, too
+        if store == _SHARED:  # the given engine brings its own settings
             store = options["settings"] = None
         given = read_options(options, EngineOptions, "ICCachePostprocessor", BaseNodePostprocessor.model_fields)
         shared, settings = "engine" in given.engine, given.engine.get("settings")
@@ -115,17 +115,17 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """The name by which LlamaIndex serialises it."""
+        """The name in LlamaIndex's serialised forms."""
         return "ICCachePostprocessor"
 
     @property
     def engine(self) -> Engine:
-        """The engine behind it, to share with other surfaces: `warm`, `add_examples`, `flush`, `maintain`."""
+        """The engine, to share with other surfaces: `warm`, `add_examples`, `flush`, `maintain`."""
         return self._chooser.engine
 
     @property
     def chooser(self) -> Chooser:
-        """Chooses for questions that no retriever has seen."""
+        """Chooses examples for questions that bypass the retriever."""
         return self._chooser
 
     # what LlamaIndex calls ------------------------------------------------------------------------------------
@@ -145,11 +145,11 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
     # serialisation and copies ---------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Callable[..., ICCachePostprocessor], tuple[dict[str, Any]]]:
-        """Pickles the configuration; the copy opens the store anew."""
+        """Pickles the configuration; the copy opens the store again."""
         return type(self).from_dict, (self.to_dict(),)
 
     def __copy__(self) -> ICCachePostprocessor:
-        """Another handle on the same engine; closing it closes nothing."""
+        """Another handle on the same engine; closing it leaves the engine open."""
         handle = super().__copy__()
         handle._owns_engine = False  # noqa: SLF001 - a copy of ours
         return handle
@@ -162,7 +162,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
     def _handed_over(
         self, nodes: list[NodeWithScore], query: QueryBundle | None, decision: Decision | None
     ) -> list[NodeWithScore]:
-        """The nodes as they go on; what was chosen is handed over to the prompt and the record. Never raises."""
+        """The nodes to return; the choice is handed over to the prompt and the event handler. Never raises."""
         ordered, handover = nodes, None
         if query is not None and decision is not None:
             try:
@@ -189,13 +189,13 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
         return [nodes[i] for i in by_support(texts, decision.given)]
 
     def _show(self, nodes: list[NodeWithScore], handover: Handover) -> None:
-        """Add the node that LlamaIndex needs in order to ask the model; `nodes` is changed."""
+        """Add the node that makes LlamaIndex call the model; changes `nodes`."""
         if self.show == "nodes":
             nodes.append(example_node(handover.decision, as_text(handover.decision.given)))
             handover.shown = True
         else:
             handover.by_prompt = True
-            if not nodes:  # without any node, a synthesizer answers "Empty Response" itself
+            if not nodes:  # without nodes, a synthesizer answers "Empty Response" without calling the model
                 nodes.append(example_node(handover.decision, NOTHING_FOUND))
         if not self.keep_sources:
             handover.placed = nodes
@@ -206,7 +206,7 @@ def _has_question(query: QueryBundle | None) -> TypeGuard[QueryBundle]:
 
 
 def example_node(decision: Decision, text: str) -> NodeWithScore:
-    """A node that shows examples and says which: its metadata is seen by neither model nor embedder."""
+    """A node with the examples' text and ids; its metadata is hidden from the model and the embedder."""
     metadata = {
         ROLE: "example",
         "iccache_decision_id": decision.id,

@@ -1,7 +1,7 @@
-"""`few_shot_prompt`: a query engine's own prompt, with the chosen examples as real user and assistant turns.
+"""`few_shot_prompt`: a query engine's prompt, with the chosen examples as user and assistant turns.
 
-The examples are those that the engine's `ICCachePostprocessor` chose for the query, so that they are chosen once, off
-the event loop, and a prompt that is formatted three times (LlamaIndex measures it first) stays the same.
+The engine's `ICCachePostprocessor` chooses the examples once per query, off the event loop. LlamaIndex formats a prompt
+several times, first to measure it; the examples are the same each time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def few_shot_prompt(
     examples: ICCachePostprocessor | None = None,
     question: str = "query_str",
 ) -> BasePromptTemplate:
-    """A prompt that shows the examples which the engine's postprocessor chose (``show="turns"``).
+    """A prompt with the examples that the engine's postprocessor chose (``show="turns"``).
 
     ```python
     examples = ICCachePostprocessor("sqlite:///iccache.db", show="turns")
@@ -47,14 +47,14 @@ def few_shot_prompt(
     )
     ```
 
-    A template that says ``{few_shot_examples}`` itself gets them there, as one fenced text. That is what chat engines
-    need (``context_template=``, ``context_prompt=``): they keep the text of a template only. Every other template
-    gets them as turns, after its system messages.
+    If the template has the variable ``{few_shot_examples}``, the examples replace it as one fenced text. Chat engines
+    need this (``context_template=``, ``context_prompt=``), because they keep only the text of a template. In every
+    other template the examples are turns after the system messages.
 
     Args:
-        template: The prompt to be completed, which is not changed; by default LlamaIndex's for question answering.
-        examples: Chooses for prompts that no postprocessor has prepared (``llm.predict``); never on an event loop.
-        question: The variable by which examples are chosen.
+        template: The prompt to extend (it is copied); by default LlamaIndex's prompt for question answering.
+        examples: Chooses examples where no postprocessor ran (``llm.predict``); not on an event loop.
+        question: The template variable that holds the question.
 
     Raises:
         ConfigurationError: The template has no such variable.
@@ -66,18 +66,18 @@ def few_shot_prompt(
         return template.model_copy(update={"function_mappings": mappings})
     if question not in {*template.template_vars, *(template.template_var_mappings or {})}:
         raise ConfigurationError(
-            f"examples are chosen by {{{question}}}, which is none of the template's variables {template.template_vars}; "
-            "name the one that holds the question: few_shot_prompt(template, question=…)"
+            f"the template has no variable {question!r}, only {template.template_vars}; name the variable that holds "
+            "the question: few_shot_prompt(template, question=…)"
         )
     return FewShotPrompt(template, _turns_for(chooser, question))
 
 
 class FewShotPrompt(BasePromptTemplate):  # type: ignore[no-redef]  # the field `kwargs`, as in LlamaIndex itself
-    """Another template, with user and assistant turns after its system messages.
+    """Wraps a template, and adds user and assistant turns after its system messages.
 
     Args:
-        template: The template; its format, its variables and its output parser are its own.
-        choose: Gives the turns for a prompt's variables.
+        template: The template; its format, variables and output parser stay as they are.
+        choose: Returns the turns for the prompt's variables.
     """
 
     template: SerializeAsAny[BasePromptTemplate]
@@ -93,13 +93,13 @@ class FewShotPrompt(BasePromptTemplate):  # type: ignore[no-redef]  # the field 
         )
 
     def partial_format(self, **kwargs: Any) -> FewShotPrompt:
-        """The prompt with some variables filled in. Once the question is, its turns are settled: a streamed answer is
-        asked for later, maybe by another task."""
+        """The prompt with some variables filled in. The question fixes the turns, because a streamed answer may be
+        requested later by another task."""
         turns = self._turns(kwargs)
         return FewShotPrompt(self.template.partial_format(**kwargs), _always(turns) if turns else self._choose)
 
     def format_messages(self, llm: BaseLLM | None = None, **kwargs: Any) -> list[ChatMessage]:
-        """The template's messages, with the examples between system messages and the rest."""
+        """The template's messages, with the examples after the system messages."""
         messages = self.template.format_messages(llm=llm, **kwargs)
         turns = self._turns(kwargs)
         start = next((i for i, m in enumerate(messages) if m.role not in _LEADING), len(messages))
@@ -111,7 +111,7 @@ class FewShotPrompt(BasePromptTemplate):  # type: ignore[no-redef]  # the field 
         messages_to_prompt: Callable[[Sequence[ChatMessage]], str] | None = None,
         **kwargs: Any,
     ) -> str:
-        """The prompt of a completion model: the template's own text without examples, else all turns as text."""
+        """The prompt of a completion model: the template's own text, or with examples all turns as text."""
         if not self._turns(kwargs):
             return self.template.format(llm=llm, messages_to_prompt=messages_to_prompt, **kwargs)
         return (messages_to_prompt or default_messages_to_prompt)(self.format_messages(llm=llm, **kwargs))
@@ -128,7 +128,7 @@ class FewShotPrompt(BasePromptTemplate):  # type: ignore[no-redef]  # the field 
         return self._choose(**{**self.template.kwargs, **kwargs})
 
 
-# Prompts are deep-copied by LlamaIndex, and a function is copied as itself: so these are functions, and no methods.
+# LlamaIndex deep-copies prompts. A deep copy shares functions but copies bound methods, so these are functions.
 
 
 def _turns_for(chooser: Chooser | None, question: str) -> Choose:
@@ -155,9 +155,9 @@ def _always(turns: Sequence[ChatMessage]) -> Choose:
 
 
 def _handover(chooser: Chooser | None, question: object) -> Handover | None:
-    """What is to be shown for this question, if anything; it counts as shown from now on."""
+    """The examples to show for this question, if any; marks them as shown."""
     if not isinstance(question, str) or not question.strip():
-        return None  # LlamaIndex measures the empty prompt
+        return None  # LlamaIndex measures the prompt without a question
     handover = current.get()
     if handover is None or not handover.is_for(question):
         handover = _chosen_here(chooser, question)
@@ -172,7 +172,7 @@ def _chosen_here(chooser: Chooser | None, question: str) -> Handover | None:
         return None
     if _on_event_loop():
         chooser.engine.counters.count("bypass.event_loop")
-        log.debug("IC-Cache shows no examples: the prompt would block the event loop; use ICCachePostprocessor")
+        log.debug("no examples in this prompt: choosing them would block the event loop; use ICCachePostprocessor")
         return None
     decision = chooser.choose(question)
     if decision is None:

@@ -1,11 +1,10 @@
-"""The question behind a stuffed prompt.
+"""Finds the question inside a query engine's prompt.
 
-A query engine shows its LLM documents and question in one text. Whoever sees only that text (a routing LLM) would
-embed the documents. So the question of the synthesis under way is kept in a context variable, which reaches the LLM's
-call in sync and async engines alike: LlamaIndex sends its events in the task that makes the call.
+A query engine sends documents and question in one text. A routing LLM sees only that text, and would embed the
+documents. So a context variable keeps the question of the running synthesis. It reaches the LLM's call in sync and
+async engines, because LlamaIndex sends its events in the task that makes the call.
 
-A streamed answer is made where it is read, after its synthesis has ended and maybe in another task; `carry` lets the
-stream see the variable there as well.
+A streamed answer is produced where it is read, after its synthesis has ended. `carry` sets the variable there, too.
 """
 
 from __future__ import annotations
@@ -29,35 +28,35 @@ _question: ContextVar[str] = ContextVar("iccache_question", default="")
 
 
 def question_in(text: str) -> str | None:
-    """The question that a synthesizer is answering, if `text` holds it; else None. `listen` must have been called."""
+    """The question of the running synthesis if `text` contains it; else None. Needs `listen`."""
     question = _question.get()
     return question if question.strip() and question in text else None
 
 
 def question_of(query: QueryBundle | str) -> str:
-    """The text of a query, as LlamaIndex's events hold it."""
+    """The text of a query in a LlamaIndex event."""
     return query if isinstance(query, str) else query.query_str
 
 
 def listen() -> None:
-    """Hear of questions from now on, in the whole process. May be called again."""
+    """Register the process-wide listener for questions (idempotent)."""
     install(_Listener())
 
 
 def install(handler: BaseEventHandler) -> None:
-    """Add a handler to LlamaIndex's root dispatcher, unless one of its class is there."""
+    """Add a handler to LlamaIndex's root dispatcher, unless one of the same class is registered."""
     root = get_dispatcher()
     if not any(type(known) is type(handler) for known in root.event_handlers):
         root.add_event_handler(handler)
 
 
 def carry(response: object, variable: ContextVar[T], value: T, ended: Callable[[str], None] | None = None) -> bool:
-    """Let a streamed response see `variable` as `value` while it is made; False if `response` is no stream.
+    """Set `variable` to `value` while a streamed response is produced; False if `response` is not streamed.
 
     Args:
-        response: What a synthesizer returned; its stream is replaced in place.
+        response: A synthesizer's response; its stream is replaced in place.
         variable: The context variable.
-        value: What it is to hold.
+        value: The value to set.
         ended: Called with the whole text once the stream has been read to its end.
     """
     if isinstance(response, StreamingResponse):
@@ -70,7 +69,7 @@ def carry(response: object, variable: ContextVar[T], value: T, ended: Callable[[
 
 
 class _Listener(BaseEventHandler):
-    """Keeps the question of the synthesis under way."""
+    """Keeps the question of the running synthesis."""
 
     @classmethod
     def class_name(cls) -> str:
@@ -83,7 +82,7 @@ class _Listener(BaseEventHandler):
             case SynthesizeEndEvent():
                 carry(event.response, _question, _question.get())
                 _question.set("")
-            case SpanDropEvent():  # something failed: what is asked next is another question
+            case SpanDropEvent():  # a step failed: the next call belongs to another question
                 _question.set("")
 
 
@@ -123,7 +122,7 @@ async def _acarried(
 
 @contextmanager
 def _holding(variable: ContextVar[T], value: T) -> Iterator[None]:
-    """The variable is set only while the stream works, never while its reader does."""
+    """Set the variable while the stream produces a piece, but not while its reader runs."""
     token = variable.set(value)
     try:
         yield

@@ -1,8 +1,8 @@
-"""Puts first the documents that good past answers to near questions drew on. Pure functions.
+"""Moves documents to the front that good past answers to similar questions were based on. Pure functions.
 
-An answer written from a document repeats much of its wording. So what past answers share with a retrieved document,
-weighted by the utility of those answers, tells which documents helped before. Character trigrams need no language;
-those that all documents share tell nothing and weigh nothing.
+An answer written from a document repeats much of its wording. So the trigrams that past answers share with a retrieved
+document, weighted by the answers' utility, show which documents helped before. Character trigrams work in any language.
+Trigrams that all documents share get weight 0.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _GRAM: Final = 3
 def by_support(texts: Sequence[str], examples: Sequence[ScoredExample]) -> list[int]:
     """The positions of `texts`, the best supported first.
 
-    Differences below a tenth are chance: there the given order, which is the retriever's, stands.
+    Differences below 0.1 are treated as noise: such texts keep the retriever's order.
     """
     supports = support(texts, examples)
     return sorted(range(len(texts)), key=lambda i: (-round(supports[i], 1), i))
 
 
 def support(texts: Sequence[str], examples: Sequence[ScoredExample]) -> list[float]:
-    """For each text, in [0, 1], the most that one example says for it: its utility times the share of its answer's
-    telling trigrams that stand in the text. A trigram weighs log(texts / texts that hold it)."""
+    """Support of each text in [0, 1]: the maximum over examples of utility times the weighted share of the answer's
+    trigrams that occur in the text. A trigram has the weight log(texts / texts that contain it)."""
     held = [_grams(text) for text in texts]
     frequency = Counter(gram for grams in held for gram in grams)
     weight = {gram: math.log(len(texts) / count) for gram, count in frequency.items()}

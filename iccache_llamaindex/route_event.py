@@ -1,4 +1,4 @@
-"""The event by which `ICCacheLLM` tells observers how an answer came about."""
+"""The event with which `ICCacheLLM` reports its decision about a call."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from llama_index.core.instrumentation.events import BaseEvent
 
 
 class ICCacheRouteEvent(BaseEvent):
-    """Sent once a call of `ICCacheLLM`, the model's own events behind it, when the answer has ended or was left.
+    """Sent once per call of `ICCacheLLM`, after the model's own events, when the answer ends or its reader stops.
 
     Attributes:
-        provenance: What the answer holds as ``additional_kwargs["iccache"]``: decision id, arm, reason, examples, scores.
+        provenance: The answer's ``additional_kwargs["iccache"]``: decision id, arm, reason, examples, scores.
     """
 
     provenance: dict[str, object]

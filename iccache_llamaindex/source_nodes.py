@@ -1,7 +1,7 @@
-"""Keeps the examples' node out of what an answer names as its sources.
+"""Removes the examples' node from the sources of an answer.
 
-A synthesizer names every node that it was given. Its last event holds the response, before anybody else does: there
-the node leaves again, from the response of a query engine and from the list that a chat engine answers with.
+A synthesizer lists every node it got as a source. Its last event carries the response before anyone else sees it. At
+that point the node is removed from the query engine's response and from the list that a chat engine returns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROLE: Final = "iccache_role"
 
 
 def is_example(node: NodeWithScore) -> bool:
-    """True if the node shows examples, and is no document."""
+    """True if the node holds examples, not a document."""
     return node.node.metadata.get(ROLE) == "example"
 
 
@@ -60,7 +60,7 @@ def _warn_once(handover: Handover) -> None:
     counters = handover.chooser.engine.counters
     if not counters["examples.not_shown"]:
         log.warning(
-            "IC-Cache chose examples and no prompt showed them: give the engine text_qa_template=few_shot_prompt(), or "
-            "build ICCachePostprocessor with show='nodes'"
+            "IC-Cache chose examples, but no prompt included them; give the engine text_qa_template=few_shot_prompt(), "
+            "or set ICCachePostprocessor(show='nodes')"
         )
     counters.count("examples.not_shown")

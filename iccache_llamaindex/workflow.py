@@ -1,6 +1,6 @@
-"""Examples in a Workflow: one step prepares the messages, another asks the model, a third may keep the answer.
+"""Examples in a Workflow: one step prepares the messages, another calls the model, a third may record the answer.
 
-Context variables do not reach from one step to the next, so everything travels in the events, within one value.
+Context variables do not pass from one step to the next, so one value carries everything in the events.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from shared_core.values import UNROUTED, Decision
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A conversation with its examples, on its way through the events of a workflow.
+    """A conversation with its examples, for the events of a workflow.
 
     Attributes:
-        engine: Keeps the answer.
-        messages: What to ask a model with.
+        engine: Records the answer.
+        messages: The messages to send to a model.
         decision: Which examples were chosen, and why.
     """
 
@@ -34,16 +34,16 @@ class Prepared:
 
     @property
     def decision_id(self) -> str:
-        """Takes feedback: ``engine.submit_feedback(decision_id, score)``."""
+        """The id for feedback: ``engine.submit_feedback(decision_id, score)``."""
         return self.decision.id
 
     def answered(self, response: Response, *, reference: str | None = None) -> None:
-        """Keep the answer, which may become an example. Does not wait and does not raise.
+        """Record the answer, which may become an example. Does not wait and does not raise.
 
         Args:
-            response: What the model answered.
-            reference: The model whose answers may become examples by themselves, as it names itself in its answers; by
-                default every model that does.
+            response: The model's answer.
+            reference: The model whose answers may become examples without feedback, as its answers name it. By default
+                every model whose answers name it.
         """
         outcome = outcome_of(response)
         decision = replace(self.decision, route=replace(self.decision.route, arm=outcome.writer or UNROUTED))
@@ -54,7 +54,7 @@ class Prepared:
 async def with_examples(
     engine: Engine, messages: Sequence[ChatMessage] | str, *, scope: str | None = None, task: str | None = None
 ) -> Prepared:
-    """The conversation with examples that help, as turns after its system messages. Fails open.
+    """The conversation with helpful examples as turns after its system messages. Fails open.
 
     ```python
     @step
@@ -69,10 +69,10 @@ async def with_examples(
     ```
 
     Args:
-        engine: Of any surface: ``examples.engine``.
+        engine: The engine of any surface: ``examples.engine``.
         messages: The conversation, or a question.
-        scope: Whose it is; by default as the surrounding `iccache_context` says.
-        task: What kind of answer is wanted; by default a hash of the system message.
+        scope: The tenant; by default that of the surrounding `iccache_context`.
+        task: The kind of answer wanted; by default a hash of the system message.
 
     Raises:
         ConfigurationError: An empty scope or task.
