@@ -2,7 +2,7 @@
 
 A postprocessor sees the question and the documents, the prompt sees the question and the model, an event handler sees
 the answer. LlamaIndex calls the three one after the other in one task, so the choice travels in a context variable
-(docs/decisions/0023-query-engines.md).
+(docs/decisions/0006-query-engines.md).
 """
 
 from __future__ import annotations

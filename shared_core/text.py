@@ -21,7 +21,7 @@ def same_text(text: str) -> str:
     """What two texts must have in common to be the same request: NFC, and white space only where it may say something.
 
     A text of one line is folded. In a text of several lines, indentation and spacing may be code or a table: there
-    only line ends, trailing space and empty lines around the text are evened out (docs/decisions/0003-same-text.md).
+    only line ends, trailing space and empty lines around the text are evened out (docs/decisions/0019-exact-cache.md).
     """
     lines = [line.rstrip() for line in LINE_END.split(unicodedata.normalize("NFC", text))]
     kept = "\n".join(lines).strip("\n")

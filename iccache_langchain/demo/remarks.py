@@ -9,7 +9,7 @@ from iccache_langchain.demo.results import Step
 from shared_core.cli.adapters import Reward
 
 EARLY: Final = 10  # requests after which a reward that is always 0 is no accident
-ENOUGH: Final = 40  # requests, of which the small model is given about a fifth (docs/decisions/0024-demo.md)
+ENOUGH: Final = 40  # requests, of which the small model is given about a fifth (docs/decisions/0014-demo.md)
 POOR: Final = 0.5  # mean reward of the large model; examples whose own reward is below count for less, at 0 for nothing
 
 

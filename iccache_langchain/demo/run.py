@@ -37,7 +37,7 @@ SIDE_BY_SIDE: Final = 5  # the first ones with a full hand of examples: before, 
 LEARN_EVERY: Final = 5  # requests; learning in place, between requests, makes a run depend on its seed alone
 
 # Bolder than the defaults, which are for traffic that never ends: here a few hundred requests are all there is
-# (docs/decisions/0024-demo.md).
+# (docs/decisions/0014-demo.md).
 MAX_EXAMPLES: Final = 4
 EXPLORE: Final = 0.3
 QUALITY_TARGET: Final = 0.7

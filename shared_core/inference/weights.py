@@ -16,7 +16,7 @@ def eight_bit(source: Path) -> Iterator[Path]:
 
     The model stays what it is: every weight keeps its value to within 1/254 of the largest in its block of 32. But
     llama.cpp multiplies whole prompts with Q8_0 in blocks and with Q4_1 row by row, so that prompts are read about 1.7
-    times as fast (docs/decisions/0024-demo.md).
+    times as fast (docs/decisions/0014-demo.md).
 
     Raises:
         ExtraIsMissing: gguf is not installed.

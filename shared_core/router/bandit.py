@@ -117,7 +117,7 @@ def exploration_shares(counts: Sequence[int], explorable: Sequence[bool], explor
     """The share of requests that each arm is given regardless of its posterior; at most `explore` in total.
 
     ``explore · min(1, KNOWN_AFTER / count)`` for each explorable arm, divided by how many there are
-    (docs/decisions/0005-exploration-fades.md).
+    (docs/decisions/0005-exploration-and-propensities.md).
     """
     each = explore / max(1, sum(explorable))
     return tuple(
