@@ -1,9 +1,9 @@
 """IC-Cache for LangChain.
 
-`ICCacheChatModel` routes and shows examples, `ICCacheMiddleware` does so inside an agent, `ICCache` goes into
-`set_llm_cache`, `ICCacheExampleSelector` into few-shot templates, `ICCacheCallbackHandler` into callbacks.
+`ICCacheChatModel` routes calls and adds examples, `ICCacheMiddleware` does so inside an agent, `ICCache` is for
+`set_llm_cache`, `ICCacheExampleSelector` for few-shot templates, `ICCacheCallbackHandler` for callbacks.
 
-What is exported is imported when it is first used, since LangChain and its agents take seconds.
+Names are imported on first use, because LangChain and its agents take seconds to import.
 """
 
 from typing import TYPE_CHECKING, Final

@@ -1,4 +1,4 @@
-"""What LangChain's chat models answer, read and marked: `Answers` for whole answers and for streams."""
+"""Reads and marks the answers of LangChain chat models, whole or streamed: the `Answers` of this adapter."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ class ChatAnswers:
 
     Attributes:
         arms: The candidate models by name.
-        kwargs: What is sent with the call beside messages and stop.
+        kwargs: The call's arguments other than messages and stop.
     """
 
     arms: Mapping[str, ArmModel]
     kwargs: Mapping[str, Any]
 
     def finished(self, decision: Decision, answer: ChatResult) -> tuple[ChatResult, Outcome | None]:
-        """Each generation marked, and the outcome of the first."""
+        """The answer with its provenance in each generation, and the outcome of the first."""
         generations = [marked(generation, decision) for generation in answer.generations]
         result = ChatResult(generations=generations, llm_output=answer.llm_output)
         if not answer.generations:
             return result, None
         outcome = outcome_of(described(answer.generations[0], answer.llm_output))
-        if len(answer.generations) > 1:  # which of n answers was the good one is not known
+        if len(answer.generations) > 1:  # of n answers, it is unknown which one was used
             outcome = replace(outcome, finished=False)
         return result, written_by(outcome, self.arms[decision.arm])
 
     def has_begun(self, piece: ChatGenerationChunk) -> bool:
-        """True if there is something to read in this chunk, or a tool to call."""
+        """True if this chunk holds text, reasoning or a tool call."""
         message = piece.message
         return bool(message.content or message.additional_kwargs or getattr(message, "tool_call_chunks", None))
 
     def transcript(self, decision: Decision) -> ChatTranscript:
-        """For the chunks of the decision's arm."""
+        """Collects the chunks that the decision's arm streams."""
         return ChatTranscript(decision, self.arms[decision.arm], self.kwargs)
 
 
@@ -61,14 +61,14 @@ class ChatTranscript:
         self._chunks: list[ChatGenerationChunk] = []
 
     def take(self, piece: ChatGenerationChunk) -> ChatGenerationChunk:
-        """The chunk to pass on. Only the first is marked: adding chunks up would join equal texts end to end."""
+        """The chunk to pass on. Only the first is marked, because LangChain concatenates the texts of added chunks."""
         if not self._chunks:
             piece = marked(piece, self._decision)
         self._chunks.append(piece)
         return piece
 
     def outcome(self, *, ended: bool) -> Outcome | None:
-        """How the answer ended; None if nothing was said."""
+        """How the answer ended; None if the arm sent nothing."""
         whole = merge_chat_generation_chunks(self._chunks)
         if whole is None:
             return None
@@ -78,19 +78,19 @@ class ChatTranscript:
 
 
 def written_by(outcome: Outcome, arm: ArmModel) -> Outcome:
-    """The outcome with the arm's model as its writer, where the answer does not name one."""
+    """The outcome; its writer defaults to the arm's model if the answer names no model."""
     return outcome if outcome.writer else replace(outcome, writer=model_name(arm))
 
 
 def marked(generation: G, decision: Decision) -> G:
-    """A copy that says how it came about; the arm may hand out the same object again."""
+    """A copy that holds its provenance; a copy, because the arm may return the same object again."""
     message = generation.message
     metadata = {**message.response_metadata, PROVENANCE: decision.provenance()}
     return generation.model_copy(update={"message": message.model_copy(update={"response_metadata": metadata})})
 
 
 def described(generation: ChatGeneration, llm_output: dict[str, object] | None = None) -> AIMessage:
-    """The message with all that LangChain will put into its `response_metadata` later."""
+    """The message with the `response_metadata` that LangChain fills in later."""
     message = generation.message
     metadata = {**(llm_output or {}), **(generation.generation_info or {}), **message.response_metadata}
     described = message.model_copy(update={"response_metadata": metadata})

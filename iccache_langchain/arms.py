@@ -1,5 +1,5 @@
-"""Calls an arm as LangChain would from inside: its own `_generate` and `_stream`, so that there is one run, one set
-of callbacks and one count of tokens. Completion models (`BaseLLM`) work as well; they see the conversation as text."""
+"""Calls an arm's private `_generate` and `_stream`, as LangChain itself does. So each call has one run, one set of
+callbacks and one token count. Completion models (`BaseLLM`) work, too; they get the conversation as text."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ from shared_core.values import Insertion
 
 ArmModel: TypeAlias = BaseChatModel | BaseLLM
 
-_SKIPPED: Final = ("cache", "rate_limiter", "callbacks")  # an arm's own are not consulted: LangChain sees one model
+_SKIPPED: Final = ("cache", "rate_limiter", "callbacks")  # LangChain applies the router's, never an arm's
 _NOT_TEXT: Final = ("tools", "functions", "response_format")
 
 
 def check(arms: Mapping[str, object], reference: str) -> None:
-    """Refuse what cannot be routed.
+    """Refuse arms that cannot be routed.
 
     Raises:
-        ConfigurationError: Fewer than two arms, an unknown reference, an arm that is no model, or one with a cache, rate
-            limiter or callbacks of its own, which would silently do nothing.
+        ConfigurationError: Fewer than two arms, an unknown reference, an arm that is not a model, or one with its own
+            cache, rate limiter or callbacks, which LangChain would ignore.
     """
     check_arms(list(arms), reference)
     for name, arm in arms.items():
         if not isinstance(arm, BaseChatModel | BaseLLM):
-            bound = "; set parameters on the model itself instead of binding them" if isinstance(arm, Runnable) else ""
-            raise ConfigurationError(f"arm {name!r} is a {type(arm).__name__}, no chat or completion model{bound}")
+            bound = "; set its parameters on the model instead of binding them" if isinstance(arm, Runnable) else ""
+            raise ConfigurationError(f"arm {name!r} is a {type(arm).__name__}, not a chat or completion model{bound}")
         for attribute in _SKIPPED:
             if getattr(arm, attribute, None):
                 raise ConfigurationError(
-                    f"arm {name!r} has {attribute}= of its own, which would never be used; give it to ICCacheChatModel "
-                    f"and build the arm without (cache=False)"
+                    f"arm {name!r} has its own {attribute}, which LangChain would never use; build the arm with "
+                    f"{attribute}=None, and pass {attribute}= to ICCacheChatModel"
                 )
 
 
 def model_name(arm: ArmModel) -> str:
-    """What the arm calls its model; the class name if it does not say."""
+    """The name of the arm's model; the class name if the arm names none."""
     return named_model(lambda key: getattr(arm, key, None)) or type(arm).__name__
 
 
 def identity(arm: ArmModel) -> Mapping[str, object]:
-    """Class and identifying parameters; LangChain keeps secrets out of these."""
+    """The arm's class and identifying parameters, which hold no secrets."""
     return {**arm._identifying_params, "_class": type(arm).__name__}  # noqa: SLF001 - delegation
 
 
 def shared_profile(arms: Sequence[ArmModel]) -> ModelProfile | None:
-    """What all arms can do: the smaller limit, the ability that each has; None if one of them does not say."""
+    """The profile that holds for all arms: the smallest limits and the common abilities; None if one arm has none."""
     profiles = [dict(getattr(arm, "profile", None) or {}) for arm in arms]
     names = set.intersection(*(set(profile) for profile in profiles))
     shared = {name: _least([profile[name] for profile in profiles]) for name in names}
@@ -68,7 +68,7 @@ def shared_profile(arms: Sequence[ArmModel]) -> ModelProfile | None:
 
 
 def can_stream(arm: ArmModel, kwargs: Mapping[str, Any]) -> bool:
-    """True if the arm gives its answer to this call in pieces, and so says at the end why it ended."""
+    """True if the arm streams its answer to this call, so that a finish reason comes at the end."""
     if not isinstance(arm, BaseChatModel) or arm.disable_streaming is True:
         return False
     if arm.disable_streaming == "tool_calling" and kwargs.get("tools"):
@@ -85,7 +85,7 @@ def generate(
     run_manager: CallbackManagerForLLMRun | None,
     **kwargs: Any,
 ) -> ChatResult:
-    """One answer (or n of them) of an arm to the conversation with examples in place."""
+    """The arm's answer (or n answers) to the conversation with the examples inserted."""
     sent = insert(messages, insertion)
     if isinstance(arm, BaseLLM):
         return _as_chat(arm._generate([_as_text(sent, kwargs)], stop, run_manager, **kwargs))  # noqa: SLF001 - delegation
@@ -115,7 +115,7 @@ def stream(
     run_manager: CallbackManagerForLLMRun | None,
     **kwargs: Any,
 ) -> Generator[ChatGenerationChunk, None, None]:
-    """The chunks of an arm's answer; a single one if the arm cannot stream."""
+    """The chunks of an arm's answer; one chunk if the arm cannot stream."""
     if isinstance(arm, BaseChatModel) and can_stream(arm, kwargs) and type(arm)._stream is not BaseChatModel._stream:  # noqa: SLF001 - delegation
         yield from arm._stream(insert(messages, insertion), stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
     else:
@@ -133,7 +133,7 @@ async def astream(
     """`stream` with the arm's own async client."""
     if isinstance(arm, BaseChatModel) and can_stream(arm, kwargs):
         chunks = arm._astream(insert(messages, insertion), stop, run_manager, **kwargs)  # noqa: SLF001 - delegation
-        async with aclosing(cast("Any", chunks)):  # a caller that leaves early ends the arm's request at once
+        async with aclosing(cast("Any", chunks)):  # a caller that stops reading ends the arm's request
             async for chunk in chunks:
                 yield chunk
     else:
@@ -141,10 +141,12 @@ async def astream(
 
 
 def _as_text(messages: Sequence[BaseMessage], kwargs: Mapping[str, Any]) -> str:
-    """The conversation as a completion model reads it, ready for the assistant's turn."""
+    """The conversation as a completion prompt that ends where the assistant's turn begins."""
     unsupported = [name for name in _NOT_TEXT if kwargs.get(name)]
     if unsupported:
-        raise NotImplementedError(f"a completion model takes no {', '.join(unsupported)}")
+        raise NotImplementedError(
+            f"a completion model does not support {', '.join(unsupported)}; use chat models as arms"
+        )
     return get_buffer_string(messages) + "\nAI:"
 
 

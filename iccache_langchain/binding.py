@@ -1,4 +1,4 @@
-"""What is bound to the router: kept through later bindings, and given to every arm (tools, a response format)."""
+"""Keeps what is bound to the router through later bindings, and passes tools and response formats to every arm."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from shared_core.adapters import Context
 
 
 class BoundModel(RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[no-redef]  # the field `kwargs`
-    """A router with arguments or a config of its own, which stay when tools or a schema are bound on top.
+    """A router with bound arguments or config, which stay when tools or a schema are bound later.
 
-    LangChain's own binding hands `bind_tools` on to the model within, which knows nothing of them. So
-    ``llm.bind(iccache_scope="acme").bind_tools(tools)`` would ask in another tenant's name.
+    LangChain's own binding forwards `bind_tools` to the inner model and drops what was bound. So
+    ``llm.bind(iccache_scope="acme").bind_tools(tools)`` would call in another tenant's scope.
     """
 
     @classmethod
     def lc_id(cls) -> list[str]:
-        """Serialised as the binding that it is to LangChain."""
+        """LangChain's own id: the serialised form is a `RunnableBinding`."""
         return RunnableBinding.lc_id()
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[LanguageModelInput, AIMessage]:
-        """See `ICCacheChatModel.bind_tools`."""
+        """`ICCacheChatModel.bind_tools`, with what is bound here kept."""
         model = self.bound
         return rebound(model.bind_tools(tools, **kwargs), model, self)  # type: ignore[attr-defined]  # a router
 
     def with_structured_output(self, schema: dict[str, Any] | type, **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
-        """See `ICCacheChatModel.with_structured_output`."""
+        """`ICCacheChatModel.with_structured_output`, with what is bound here kept."""
         model = self.bound
         return rebound(model.with_structured_output(schema, **kwargs), model, self)  # type: ignore[attr-defined]
 
     def add_examples(self, pairs: Sequence[tuple[str, str]], **kwargs: Any) -> Sequence[str]:
-        """See `ICCacheChatModel.add_examples`; into the scope and task that are bound."""
+        """`ICCacheChatModel.add_examples` with the bound scope and task."""
         context = Context.read(self.kwargs).over(Context.read(self.config.get("configurable") or {}))
         ids: Sequence[str] = self.bound.add_examples(pairs, **{"scope": context.scope, "task": context.task, **kwargs})  # type: ignore[attr-defined]
         return ids
@@ -57,6 +57,6 @@ def rebound(step: Runnable[Any, Any], arm: Runnable[Any, Any], router: Runnable[
         first, *rest = step.steps
         return RunnableSequence(rebound(first, arm, router), *rest)
     raise NotImplementedError(
-        f"{type(arm).__name__} binds through a {type(step).__name__}, which cannot be passed to every arm; bind the "
-        "arguments yourself with .bind(…)"
+        f"{type(arm).__name__} binds with a {type(step).__name__}, which cannot be passed to every arm; bind the "
+        "arguments yourself: llm.bind(tools=[…])"
     )

@@ -1,9 +1,8 @@
-"""`ICCache`: IC-Cache behind LangChain's own cache interface, for chains that stay as they are.
+"""`ICCache`: a cache for LangChain's `set_llm_cache`, for chains that stay unchanged.
 
-An identical call gets the stored answer. What the large model answers also becomes an example, which other surfaces
-show to a small model, or this one where `answer_with` names it. Nothing here ever fails the user's call: an exception
-is counted (`ICCache.counters`) and the call goes on as if there were no cache. `clear` and `record_feedback` are asked
-for, so they do raise.
+An identical call gets the stored answer. Answers of the large model also become examples, for other surfaces or for the
+small model of `answer_with`. A failure never fails the user's call: the exception is counted (`ICCache.counters`), and
+the call goes on as if there were no cache. Only `clear` and `record_feedback` raise.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ from shared_core.settings import read_settings
 from shared_core.store.protocol import Store
 from shared_core.values import Arm, Hit, Message, Outcome, Request
 
-# Where providers put token counts beside `usage_metadata`; a hit cost none of them.
+# Where providers put token counts in `response_metadata`. A hit removes them, because it uses no tokens.
 _USAGE_KEYS: Final = ("token_usage", "usage")
 
 
 @dataclass(frozen=True, slots=True)
 class _ParsedCall:
-    """One call, as LangChain's two strings tell it. `messages` is None for a prompt that is not a chat's."""
+    """One call, parsed from LangChain's two strings. `messages` is None for a completion prompt."""
 
     call: Call
     messages: Sequence[BaseMessage] | None
@@ -55,7 +54,7 @@ class _ParsedCall:
 
 @dataclass(frozen=True, slots=True)
 class _Observed:
-    """An answer that LangChain hands to the cache, as the engine takes it."""
+    """An answer that LangChain passes to the cache, converted for the engine."""
 
     outcome: Outcome
     admit: bool
@@ -84,17 +83,17 @@ class ICCache(Rateable, BaseCache):
     Args:
         store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``) or an open store.
         query_fn: Condenses a conversation into the text that is embedded; later turns may then become examples.
-        reference: The model whose answers may become examples, named as its LangChain class names it. By default
-            those of every model whose name can be read, but `answer_with`'s.
-        answer_with: A small model that answers requests near to past ones itself, shown their answers as examples.
-            Its answers are returned as if the large model had given them; ``response_metadata["iccache"]`` says so.
-        threshold: How near is near, in [0, 1]: the share of the pool's own random pairs that an example must be more
-            similar than. Only with `answer_with`.
-        options: See `EngineOptions`. Without `embedder` (and without `reference` and `answer_with`, which bring the
-            default) only identical calls are answered, and no example is kept. LangChain shows a cache the config of a
-            chain, an agent or a graph, and not that of a direct ``llm.invoke(text, config)``: name the scope of such a
-            call with `iccache_context`. `strict_scope` leaves calls alone that name no scope: set it where several
-            tenants share a cache. What `redact` changes is not kept word for word.
+        reference: The model whose answers may become examples, as its LangChain class names it. By default every model
+            whose name can be read, except `answer_with`.
+        answer_with: A small model that answers requests similar to past ones, with those as examples. Its answers are
+            returned in place of the large model's; ``response_metadata["iccache"]`` names the writer.
+        threshold: Required similarity, in [0, 1], as a quantile: an example must be more similar than this share of the
+            pool's random pairs. Only with `answer_with`.
+        options: See `EngineOptions`. Without `embedder`, `reference` and `answer_with`, only identical calls are
+            answered and no examples are stored. LangChain passes a cache the config of a chain, agent or graph, but not
+            that of a direct ``llm.invoke(text, config)``: set its scope by `iccache_context`. With `strict_scope`,
+            calls without a scope bypass the cache; set it if several tenants share the cache. A call that `redact`
+            changes is not stored for identical calls.
     """
 
     engine: Engine
@@ -111,9 +110,11 @@ class ICCache(Rateable, BaseCache):
     ) -> None:
         given = read_options(options, EngineOptions, "ICCache")
         if store is None and "engine" not in given.engine:
-            raise ConfigurationError("ICCache needs a store, such as 'sqlite:///iccache.db', or an engine to share")
+            raise ConfigurationError("ICCache needs a store, e.g. ICCache('sqlite:///iccache.db'), or a shared engine=")
         if answer_with is not None and "engine" in given.engine:
-            raise ConfigurationError("a shared engine has its own models; leave out answer_with, or leave out engine=")
+            raise ConfigurationError(
+                "answer_with= cannot be combined with engine=, which has its own models; pass only one"
+            )
         if answer_with is not None and not isinstance(answer_with, BaseChatModel | BaseLLM):
             raise ConfigurationError(f"answer_with is a {type(answer_with).__name__}, not a chat or completion model")
         self._reference = reference
@@ -132,7 +133,7 @@ class ICCache(Rateable, BaseCache):
     # LangChain's interface ------------------------------------------------------------------------------------
 
     def lookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
-        """The stored answer of an identical call, or a near answer, or None. Never raises."""
+        """The stored answer of an identical call, the small model's answer to a similar one, or None. Never raises."""
         if is_answering():
             return None
         with self._failing_open("lookup"):
@@ -160,9 +161,9 @@ class ICCache(Rateable, BaseCache):
         return None
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
-        """Keep an answer: word for word before this returns, as an example soon after. Never raises.
+        """Store an answer: for identical calls before this returns, as an example soon after. Never raises.
 
-        The messages get ``response_metadata["iccache"]``, so that the answer can be rated.
+        The messages get ``response_metadata["iccache"]``, which `record_feedback` needs.
         """
         if is_answering():
             return
@@ -186,14 +187,14 @@ class ICCache(Rateable, BaseCache):
                 _mark(seen.messages, decision_id, parsed.call.writer)
 
     def clear(self, **kwargs: Any) -> None:
-        """Forget the answers and examples of ``scope=…``, or of the scope in force, or of all if there is neither.
+        """Delete answers and examples of ``scope=…``, else of the current scope, else of all scopes.
 
         Raises:
-            DependencyIsSlow: Answers that wait to be stored could not be stored first; nothing was cleared.
-            Exception: The store failed; what it still holds is unknown.
+            DependencyIsSlow: Earlier answers are still being stored; nothing was cleared.
+            Exception: The store failed; some data may remain.
         """
         if not self.engine.flush():
-            raise DependencyIsSlow("answers given earlier are still being stored, so they cannot be cleared; try again")
+            raise DependencyIsSlow("earlier answers are still being stored, so nothing was cleared; call clear again")
         self.engine.clear(kwargs.get("scope") or self._ambient_context().scope or self._requests.scope)
 
     async def aclear(self, **kwargs: Any) -> None:
@@ -203,7 +204,7 @@ class ICCache(Rateable, BaseCache):
     # private --------------------------------------------------------------------------------------------------
 
     def _engine(self, store: Store | str | None, given: Given, threshold: float) -> Engine:
-        """An engine without arms, or with the small model as its only one: then examples are all that it decides on."""
+        """An engine without arms, or with the small model as its only arm; it chooses examples, not arms."""
         if not self._owns_engine:
             return example_engine(store, given)
         options = dict(given.engine)
@@ -216,10 +217,10 @@ class ICCache(Rateable, BaseCache):
         return Engine(store=store or "", **options)
 
     def _read(self, prompt: str, llm_string: str) -> _ParsedCall:
-        """Whose call this is and what makes it itself.
+        """Parse the call.
 
         Raises:
-            ConfigurationError: `strict_scope` is set and nobody named a scope.
+            ConfigurationError: `strict_scope` is set and no scope is given.
         """
         call = parse(llm_string)
         messages = read_messages(prompt)
@@ -231,11 +232,11 @@ class ICCache(Rateable, BaseCache):
         return _ParsedCall(call, messages, request)
 
     def _ambient_context(self) -> Context:
-        """What the chain's ``configurable`` and `iccache_context` say."""
+        """Scope and task from the chain's ``configurable`` and `iccache_context`."""
         return call_context({}, context_counts=True)
 
     async def _aread(self, prompt: str, llm_string: str) -> _ParsedCall:
-        """`_read`; on a thread where it calls the user's `query_fn`, which may block."""
+        """`_read`; on a thread if there is a `query_fn`, which may block."""
         return (
             await off_loop(self._read, prompt, llm_string)
             if self._requests.query_fn
@@ -248,7 +249,7 @@ class ICCache(Rateable, BaseCache):
         return parsed.call.repeatable
 
     def _may_be_near(self, parsed: _ParsedCall, began: float) -> bool:
-        """True if the call asks for free text, and the exact tier has not used up the deadline."""
+        """True if the call asks for free text, and the exact lookup has left time before the deadline."""
         return parsed.call.plain and time.monotonic() - began < self.engine.settings.deadline
 
     def _observed(self, parsed: _ParsedCall, generations: Sequence[Generation]) -> _Observed:
@@ -266,7 +267,7 @@ class ICCache(Rateable, BaseCache):
         )
 
     def _may_admit(self, parsed: _ParsedCall, generations: Sequence[Generation]) -> bool:
-        """True if the answer may become an example, as far as the call and its writer are concerned."""
+        """True if the call and the writer allow the answer to become an example."""
         if not self._collects:
             return False
         trusted = is_trusted(parsed.call.writer, self._reference, never=self._small)
@@ -284,10 +285,10 @@ class ICCache(Rateable, BaseCache):
 
 
 def _served(hit: Hit) -> list[Generation]:
-    """The stored answer, new objects each time, which says where it comes from and counts no tokens again.
+    """The stored answer as new objects, with its provenance and a token usage of zero.
 
     Raises:
-        CannotBeRead: The stored bytes are corrupt, or of a later version.
+        CannotBeRead: The stored bytes are corrupt, or a newer release wrote them.
     """
     generations = decode(hit.answer.payload)
     for message in _messages(generations):
@@ -306,19 +307,19 @@ def _served(hit: Hit) -> list[Generation]:
 
 
 def _turn_of_text(texts: Sequence[str]) -> tuple[Message, ...]:
-    """A completion's prompt. White space is part of what it continues: `extra` is not folded, and the query is empty."""
+    """A completion prompt. Its white space matters, so it goes into `extra`, which is not folded; no query."""
     return tuple(Message("user", "", extra=text) for text in texts)
 
 
 def _outcome(generations: Sequence[Generation], writer: str, payload: bytes | None) -> Outcome:
     message = next(iter(_messages(generations)), None)
-    if message is None:  # a completion: kept word for word, never an example
+    if message is None:  # a completion: stored for identical calls, never as an example
         return Outcome(generations[0].text if generations else "", finished=False, writer=writer, payload=payload)
     return replace(outcome_of(message), writer=writer, payload=payload)
 
 
 def _mark(messages: Sequence[AIMessage], decision_id: str, writer: str) -> None:
-    """Say how answers came about, so that they can be rated; those of a router say so already."""
+    """Write the provenance into the messages; those of a router have it already."""
     for message in messages:
         message.response_metadata.setdefault(
             PROVENANCE, {"decision_id": decision_id, "tier": "model", "writer": writer}
@@ -326,7 +327,7 @@ def _mark(messages: Sequence[AIMessage], decision_id: str, writer: str) -> None:
 
 
 def _router_decision_id(message: AIMessage) -> str:
-    """The decision that this answer names already, because a router gave it; empty if it names none."""
+    """The decision id that a router has written into this answer; empty if there is none."""
     provenance = message.response_metadata.get(PROVENANCE)
     return str(provenance.get("decision_id", "")) if isinstance(provenance, Mapping) else ""
 

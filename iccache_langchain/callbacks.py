@@ -1,4 +1,4 @@
-"""`ICCacheCallbackHandler`: examples from the answers of chat models that IC-Cache does not wrap, streamed ones too."""
+"""`ICCacheCallbackHandler`: collects examples from chat models that IC-Cache does not wrap, also from streams."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from shared_core.engine import Engine
 from shared_core.store.protocol import Store
 from shared_core.values import UNROUTED, Decision, Outcome, Route
 
-PENDING_LIMIT: Final = 1024  # calls under way; one whose end LangChain never told would stay for good
+PENDING_LIMIT: Final = 1024  # running calls; bounded, because LangChain may never report the end of a call
 
-_DESCRIPTIONS: Final = frozenset({*MODEL_KEYS, "_type", "streaming"})  # of the model, no parameters of the call
+_DESCRIPTIONS: Final = frozenset({*MODEL_KEYS, "_type", "streaming"})  # these describe the model, not the call
 _RUN_OF_MESSAGE: Final = re.compile(r"lc_run--([0-9a-f-]{36})")
 
 
 @dataclass(frozen=True, slots=True)
 class _PendingCall:
-    """One call under way, as it was when it began."""
+    """A running call, as it started."""
 
     messages: Sequence[BaseMessage]
     context: Context
@@ -46,31 +46,31 @@ class _PendingCall:
 
 
 class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
-    """Watches chat models and keeps their answers as examples, for whichever surface shows examples from this pool.
+    """Observes chat models and stores their answers as examples, for the surfaces that use the same pool.
 
     ```python
     handler = ICCacheCallbackHandler(store="sqlite:///iccache.db", reference="qwen2.5-32b")
     chain.invoke({"question": "…"}, config={"callbacks": [handler], "metadata": {"iccache_scope": "acme"}})
     ```
 
-    A response cache is not told about streamed calls; this handler is. An answer becomes an example once the model has
-    said that it ended by itself. What came through another surface of IC-Cache is left to that one.
+    Unlike a response cache, the handler also sees streamed calls. An answer becomes an example once its finish reason
+    shows that it is complete. Other surfaces of IC-Cache record their own answers.
 
-    LangChain shows a handler the metadata of a call and not its ``configurable``: name the scope of a single call by
+    LangChain passes a handler the metadata of a call, but not its ``configurable``: set the scope of a single call by
     ``metadata={"iccache_scope": …}``. Inside a chain or a graph, its ``configurable`` counts as well, then
     `iccache_context`, then `scope`.
 
-    Nothing here waits, so the handler runs inline on the event loop of async runs (`run_inline`): what takes time is
-    done by the engine's writer.
+    The handler never waits: slow work runs on the engine's writer. So it can run inline on an event loop
+    (`run_inline`).
 
     Args:
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; ``sqlite:///iccache.db`` if left
-            out.
-        reference: The model whose answers may become examples, named as its LangChain class names it. By default those
-            of every model that gives its name. Another model's answers are kept once they are rated well.
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; by default
+            ``sqlite:///iccache.db``.
+        reference: The model whose answers may become examples, as its LangChain class names it; by default every model
+            that gives its name. Answers of other models become examples only after good feedback.
         query_fn: Condenses a conversation (LangChain messages) into the text that is embedded; later turns may then
             become examples.
-        options: See `EngineOptions`. `strict_scope` keeps nothing of calls that name no scope.
+        options: See `EngineOptions`. With `strict_scope`, calls without a scope are not stored.
     """
 
     run_inline = True
@@ -105,9 +105,9 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Remember the conversation and its context."""
+        """Remember the call until it ends."""
         if DECISION in (metadata or {}):
-            return  # an arm of ICCacheMiddleware
+            return  # a call of ICCacheMiddleware, which records its answers itself
         try:
             call = _pending_call(messages[0], metadata or {}, kwargs.get("invocation_params") or {})
         except Exception as error:  # noqa: BLE001 - fail open, counted
@@ -120,7 +120,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
                 self.engine.counters.count("observe.never_ended")
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002 - LangChain's
-        """Hand question and answer to the engine's writer."""
+        """Pass question and answer to the engine's writer."""
         call = self._forget(run_id)
         generations = response.generations[0] if response.generations else []
         if call is None or not generations:
@@ -132,16 +132,17 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         self.engine.submit(self._keep, run_id, call, answer, len(generations) == 1)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002 - LangChain's
-        """Forget a call that failed, or whose stream was left early."""
+        """Forget a call that failed, or whose stream was not read to its end."""
         self._forget(run_id)
 
     # beyond it ------------------------------------------------------------------------------------------------
 
     def record_feedback(self, answer: BaseMessage | UUID | str, score: float, rater: str = "user") -> None:
-        """Rate an answer in [0, 1]: by its run id, or by its message if that still has LangChain's id. Does not wait.
+        """Rate an answer in [0, 1], by its run id or by its message with LangChain's id. Does not wait.
 
         Raises:
-            ConfigurationError: The score is not within [0, 1], or the message tells no run.
+            ConfigurationError: The score is not within [0, 1].
+            NotFromICCache: The message has no run id.
         """
         if isinstance(answer, BaseMessage) and PROVENANCE not in answer.response_metadata:
             named = _RUN_OF_MESSAGE.match(answer.id or "")
@@ -163,7 +164,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         self.engine.record(decision, outcome, trusted=is_trusted(call.writer, self._reference))
 
     def _outcome(self, call: _PendingCall, answer: AIMessage, is_only: bool) -> Outcome:
-        """How the call ended. Whether it was streamed is not told, so the model must say why it stopped."""
+        """How the call ended. It may have been streamed, so only an answer with a finish reason is complete."""
         outcome = outcome_of(answer, require_finish_reason=True)
         return replace(outcome, finished=outcome.finished and is_only, writer=call.writer or outcome.writer)
 
@@ -175,7 +176,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
 def _pending_call(
     messages: Sequence[BaseMessage], metadata: Mapping[str, Any], invocation: Mapping[str, Any]
 ) -> _PendingCall:
-    """What is known of a call when it begins: its scope is read here, where the caller's context holds.
+    """The call as it starts. Its scope is read here, because the caller's context variables are set here.
 
     Raises:
         ConfigurationError: An empty scope or task.

@@ -1,7 +1,7 @@
-"""What one LangChain call says beside its messages: whose it is, and which run.
+"""Reads scope, task and run id of a LangChain call.
 
-LangChain shows `config` to a model's public methods and the keyword arguments to its private ones. So the public
-methods of `ICCacheChatModel` pin what the config says into keyword arguments, and the private ones read those.
+LangChain passes `config` to a model's public methods only, and keyword arguments to its private ones. So the public
+methods of `ICCacheChatModel` copy values from the config into keyword arguments, and the private methods read those.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from shared_core.adapters import KEYS, Context, current_context, parameters
 RUN: Final = "iccache_run_id"
 OURS: Final = KEYS | {RUN}
 
-# In the metadata of a model's run: the decision that chose this model, which traces and streamed tokens then name.
+# Keys in the metadata of a model's run. They show the decision in traces and in the metadata of streamed tokens.
 DECISION: Final = "iccache_decision_id"
 ARM: Final = "iccache_arm"
 
-# What LangChain adds to the parameters that leave the answer free text: how it travels, and how long it may take.
+# LangChain's own parameters that leave the answer free text: transport and time limits.
 FREE: Final = parameters.FREE | {"max_retries", "stream", "stream_options", "stream_usage", "timeout"}
 
 
@@ -33,14 +33,14 @@ QueryFunction: TypeAlias = Callable[[Sequence[BaseMessage]], str]
 def pinned(
     config: RunnableConfig | None, kwargs: Mapping[str, Any], *, context_counts: bool
 ) -> tuple[RunnableConfig, dict[str, Any]]:
-    """Config and keyword arguments of a call, its scope, task and run id written into the arguments.
+    """The call's config and keyword arguments, with scope, task and run id written into the arguments.
 
-    A stream that is consumed outside the `iccache_context` which it was made in keeps that context so.
+    So a stream keeps the `iccache_context` of its caller even if it is read outside of it.
 
     Args:
-        config: As it was given to the public method.
-        kwargs: As they were given to it.
-        context_counts: False where `iccache_context` is not trusted to be the caller's own.
+        config: The public method's config.
+        kwargs: The public method's keyword arguments.
+        context_counts: False to ignore `iccache_context`, where it may not be the caller's own.
     """
     context = Context.read(kwargs).over(_configured(config))
     if context_counts:
@@ -51,14 +51,14 @@ def pinned(
 
 
 def call_context(kwargs: Mapping[str, Any], *, context_counts: bool) -> Context:
-    """What a call says, as its private method sees it: arguments, then the running config, then `iccache_context`."""
+    """Scope and task in a private method, by precedence: arguments, the running config, `iccache_context`."""
     context = Context.read(kwargs)
-    if RUN in kwargs:  # `pinned` has written everything into the arguments
+    if RUN in kwargs:  # `pinned` has copied everything into the arguments
         return context
     context = context.over(_configured(None))
     return context.over(current_context()) if context_counts else context
 
 
 def _configured(config: RunnableConfig | None) -> Context:
-    """What ``configurable`` says, in the given config or in the one that is running."""
+    """Scope and task in ``configurable`` of the given config, else of the running config."""
     return Context.read(ensure_config(config).get("configurable") or {})

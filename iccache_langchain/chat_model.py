@@ -1,7 +1,7 @@
-"""`ICCacheChatModel`: several chat models behind one, with past answers as examples.
+"""`ICCacheChatModel`: routes each call to one of several chat models, and shows past answers as examples.
 
-It delegates to the `_generate`, `_agenerate`, `_stream` and `_astream` of the model that the router picks. So a chain
-sees one run, one set of tokens, streaming, tools and structured output as if there were one model.
+It calls the chosen model's `_generate`, `_agenerate`, `_stream` or `_astream`. So streaming, tools and structured
+output work as with a single model, and a chain sees one run and one token count.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from pydantic import Field, PrivateAttr
+from typing_extensions import override
 
 from iccache_langchain import arms as arm_calls
 from iccache_langchain.answers import ChatAnswers
@@ -48,9 +49,9 @@ class _Call:
     Attributes:
         messages: The conversation.
         stop: Stop strings.
-        kwargs: What else is sent to the arm.
-        context: Whose call it is.
-        run_id: LangChain's, which names the decision.
+        kwargs: Other arguments for the arm.
+        context: Scope, task and whether the answer may be stored.
+        run_id: LangChain's run id, which becomes the decision id.
     """
 
     messages: Sequence[BaseMessage]
@@ -66,12 +67,12 @@ class _Call:
 
     @property
     def bypass(self) -> str:
-        """Why it is not routed; empty if it is."""
+        """Why the call is not routed; empty if it is."""
         return "the call names its own model" if "model" in self.kwargs else ""
 
 
 class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
-    """A chat model that lets a small model take over what it has become good enough for.
+    """A chat model that routes each call to the cheapest arm that is good enough, adding past answers as examples.
 
     ```python
     llm = ICCacheChatModel(
@@ -81,19 +82,19 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
     )
     ```
 
-    Every answer says how it came about in ``response_metadata["iccache"]``. One call is steered by
-    ``bind(iccache_scope=…, iccache_task=…, iccache_no_store=True)``, by the same names in ``config["configurable"]``,
-    or by `iccache_context`, in this order of precedence. A call that names its own ``model=`` is not routed: the
-    reference answers it, and nothing is learned from it.
+    Every answer holds its decision in ``response_metadata["iccache"]``. Set options for one call, in this order of
+    precedence, by ``bind(iccache_scope=…, iccache_task=…, iccache_no_store=True)``, by the same names in
+    ``config["configurable"]``, or by `iccache_context`. A call with its own ``model=`` is not routed: the reference
+    answers it, and nothing is learned from it.
 
     Args:
         arms: Candidate models by name: any LangChain chat model, or completion model.
-        reference: The arm whose answers become examples, whose quality is the yardstick, and which answers whenever
-            IC-Cache cannot decide or another arm fails before its first word. It is shown no examples.
+        reference: The arm whose answers become examples and whose quality is the yardstick. It also answers when
+            IC-Cache cannot decide, or when another arm fails before its first token. It gets no examples.
         query_fn: Condenses a conversation (LangChain messages) into the text that is embedded. If it fails, the call
-            goes on without examples. It runs before the decision, and takes what time it takes.
-        options: See `ChatModelOptions`. Where `strict_scope` is set, a streamed
-            call must name its scope itself, since a chain's stream runs outside the `iccache_context` of its maker.
+            goes on without examples. It runs before the decision, without a time limit.
+        options: See `ChatModelOptions`. With `strict_scope`, a streamed call needs its scope as an argument or in its
+            config, because a chain's stream runs outside the `iccache_context` of its caller.
     """
 
     arms: dict[str, ArmModel] = Field(exclude=True)
@@ -127,7 +128,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
             strict_scope=given.strict_scope,
             task=given.task,
             query_fn=query_fn,
-            **given.base,  # only what is given: LangChain streams by whether `streaming` was set
+            **given.base,  # only the given fields: LangChain checks whether `streaming` was set
         )
         self._owns_engine = "engine" not in given.engine
 
@@ -190,14 +191,14 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
             return arm_calls.astream(arm, messages, decision.insertion, call.stop, run_manager, **call.kwargs)
 
         routed = await self._arouted(call)
-        async with aclosing(await routed.astream(ask)) as chunks:  # a reader that leaves ends the arm's request
+        async with aclosing(await routed.astream(ask)) as chunks:  # a reader that stops ends the arm's request
             async for chunk in chunks:
                 yield chunk
 
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Offer tools, in the form that the reference's own `bind_tools` gives them; every arm is sent the same."""
+        """Bind tools with the reference's own `bind_tools`; every arm gets the result."""
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
         reference = self._chat_reference()
@@ -206,20 +207,20 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
     def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, dict[str, Any] | Any]:
-        """Structured output by the reference's own method (``json_schema``, ``function_calling``, ``json_mode``)."""
+        """Structured output with the reference's method (``json_schema``, ``function_calling``, ``json_mode``)."""
         reference = self._chat_reference()
         return rebound(reference.with_structured_output(schema, include_raw=include_raw, **kwargs), reference, self)
 
     def get_token_ids(self, text: str) -> list[int]:
-        """As the reference counts them: a prompt that fits the router must fit it."""
+        """Token ids of the reference's tokenizer, because every prompt must fit the reference."""
         return self.arms[self.reference].get_token_ids(text)
 
+    @override
     def get_num_tokens(self, text: str) -> int:
-        """See `get_token_ids`."""
         return self.arms[self.reference].get_num_tokens(text)
 
+    @override
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> int:
-        """See `get_token_ids`."""
         return self.arms[self.reference].get_num_tokens_from_messages(messages, *args, **kwargs)
 
     @property
@@ -228,7 +229,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        """What tells one router from another, so that no response cache mixes them up."""
+        """What distinguishes this router from others in a response cache's key."""
         return {
             "arms": {name: dict(arm_calls.identity(arm)) for name, arm in self.arms.items()},
             "reference": self.reference,
@@ -258,7 +259,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         *,
         streamed: bool = False,
     ) -> _Call:
-        """Read what LangChain passes to a private method; raises only `ConfigurationError`, for an unusable scope or task."""
+        """Read the arguments of a private method. Raises only `ConfigurationError` (invalid scope or task)."""
         context = call_context(kwargs, context_counts=not (streamed and self.strict_scope))
         sent = self._defaults() | {name: value for name, value in kwargs.items() if name not in OURS}
         words = stop or sent.pop("stop", None)
@@ -282,7 +283,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
 
     @property
     def _requests(self) -> Requests[BaseMessage]:
-        """Made for each call: the fields may be set to something else at any time."""
+        """Built for each call, because the fields may change at any time."""
         return Requests(
             normalised, self.engine.counters, self.scope, self.strict_scope, self.task, self.query_fn, free=FREE
         )
@@ -294,5 +295,8 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
     def _chat_reference(self) -> BaseChatModel:
         reference = self.arms[self.reference]
         if not isinstance(reference, BaseChatModel):
-            raise NotImplementedError(f"the reference {self.reference!r} is a completion model, which takes no tools")
+            raise NotImplementedError(
+                f"the reference {self.reference!r} is a completion model, which does not support tools; "
+                "make a chat model the reference"
+            )
         return reference

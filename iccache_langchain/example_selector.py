@@ -1,4 +1,4 @@
-"""`ICCacheExampleSelector`: the examples that help, for LangChain's few-shot templates. It chooses no model."""
+"""`ICCacheExampleSelector`: past answers as examples for LangChain's few-shot templates. It chooses no model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _collecting: ContextVar[list[str] | None] = ContextVar("iccache_collecting", def
 
 
 class ICCacheExampleSelector(Rateable, BaseExampleSelector):
-    """Chooses past answers for a few-shot template, by similarity and by how far they have helped before.
+    """Chooses past answers for a few-shot template, by similarity and by how much they have helped before.
 
     ```python
     selector = ICCacheExampleSelector(store="sqlite:///iccache.db", input_key="question")
@@ -42,27 +42,27 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
     ```
 
     Each example is a dictionary with the keys ``input``, ``output``, ``example_id``, ``utility`` in [0, 1] and
-    ``decision_id``; the most useful comes last, nearest to the request. Marks of chat templates within their texts are
-    broken up, so that no example poses as another turn. If anything fails, there are no examples, and it is counted
-    in ``selector.engine.counters``.
+    ``decision_id``. The most useful one comes last, next to the request. Chat template markers in their texts are
+    broken up, so an example cannot pose as another turn. A failure gives no examples, and is counted in
+    ``selector.engine.counters``.
 
-    To rate what came of the examples of one call:
+    To rate the answer of a call that used examples:
 
     ```python
     with selector.collect() as decisions:
         answer = chain.invoke({"question": "…"})
-    for decision in decisions:  # none if nothing could be chosen
+    for decision in decisions:  # empty if there were no examples
         selector.record_feedback(decision, 1.0)
     ```
 
     Args:
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; ``sqlite:///iccache.db`` if left
-            out.
-        input_key: The template's variable that holds the request: a text, a message or a list of messages.
-        escape_braces: True for `FewShotPromptTemplate` with its default f-string format, which takes the examples'
-            texts for a template once more: ``{`` becomes ``{{``. `FewShotChatMessagePromptTemplate` does not.
-        options: See `EngineOptions`. A template does not tell its selector what else is in the prompt, so name the
-            `task` to share examples with another surface; by default it is that of a bare question.
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; by default
+            ``sqlite:///iccache.db``.
+        input_key: The template variable that holds the request: a text, a message or a list of messages.
+        escape_braces: True replaces ``{`` by ``{{``. `FewShotPromptTemplate` in its default f-string format needs it,
+            because it formats the examples' texts again. `FewShotChatMessagePromptTemplate` does not.
+        options: See `EngineOptions`. A selector does not see the rest of the prompt, so set `task` to share examples
+            with another surface; the default is the task of a question without a system message.
     """
 
     engine: Engine
@@ -86,11 +86,11 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
 
     @classmethod
     def from_examples(cls, examples: Sequence[Mapping[str, str]], **kwargs: Any) -> ICCacheExampleSelector:
-        """A selector whose pool holds these examples, besides what is in its store already.
+        """A selector whose pool holds these examples, in addition to those in its store.
 
         Args:
             examples: Dictionaries with the keys ``input`` and ``output``; embedded in one batch.
-            kwargs: What the constructor takes.
+            kwargs: The constructor's arguments.
 
         Raises:
             ConfigurationError: A key is missing, or a text is empty.
@@ -105,7 +105,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         return await off_loop(lambda: cls.from_examples(examples, **kwargs))
 
     def add_example(self, example: Mapping[str, str]) -> str:
-        """Put an example into the pool, durably; returns its id. One of the same input is replaced.
+        """Store an example durably; returns its id. It replaces an example with the same input.
 
         Raises:
             ConfigurationError: ``input`` or ``output`` is missing or empty.
@@ -117,10 +117,10 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         return await off_loop(self.add_example, example)
 
     def select_examples(self, input_variables: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The examples that help with this request, the most useful last; none if anything fails.
+        """The examples for this request, the most useful last; empty after a failure.
 
         Raises:
-            ConfigurationError: The template has no variable `input_key`, or `strict_scope` and nobody named a scope.
+            ConfigurationError: The template has no variable `input_key`, or `strict_scope` is set without a scope.
         """
         with self._failing_open():
             return self._shown(self.engine.select(self._request(input_variables)))
@@ -135,7 +135,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
     # beyond it ------------------------------------------------------------------------------------------------
 
     def add_examples(self, examples: Sequence[Mapping[str, str]]) -> Sequence[str]:
-        """`add_example` for many, embedded in one batch; returns their ids in order."""
+        """Store many examples, embedded in one batch; returns their ids in order."""
         pairs = [_pair(example) for example in examples]
         scope, task = self._requests.place(call_context({}, context_counts=True))
         self.engine.warm(scope)
@@ -143,9 +143,9 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
 
     @contextmanager
     def collect(self) -> Iterator[list[str]]:
-        """Fills the list with the ids of the decisions that gave examples inside, in order of their making.
+        """Collects the ids of the decisions that gave examples inside the block, in order.
 
-        Holds for the chains, threads and tasks that are started inside, batches included, where ids come as they come.
+        Includes chains, threads, tasks and batches that start inside the block; a batch gives its ids in any order.
         """
         decisions: list[str] = []
         token = _collecting.set(decisions)
@@ -158,7 +158,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
 
     @contextmanager
     def _failing_open(self) -> Iterator[None]:
-        """A failure inside is counted, and costs the examples; a misuse is raised."""
+        """Count a failure and go on without examples; raise `ConfigurationError`."""
         try:
             yield
         except ConfigurationError:
@@ -169,15 +169,15 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
     def _request(self, input_variables: Mapping[str, Any]) -> Request:
         if self.input_key not in input_variables:
             raise ConfigurationError(
-                f"input_key={self.input_key!r} is not one of the template's variables {sorted(input_variables)}; name the "
-                "one that holds the request"
+                f"input_key={self.input_key!r} is not one of the template's variables {sorted(input_variables)}; set "
+                "input_key to the variable that holds the request"
             )
         value = input_variables[self.input_key]
         turns = value if isinstance(value, list | tuple) else [value if isinstance(value, BaseMessage) else str(value)]
         return self._requests.request(convert_to_messages(turns), call_context({}, context_counts=True))
 
     def _shown(self, decision: Decision) -> list[dict[str, Any]]:
-        """The examples as the template takes them; the decision is kept for feedback."""
+        """The examples in the template's format; the decision is stored for feedback."""
         if decision.given:
             self.engine.submit_decision(decision)
             collected = _collecting.get()
@@ -200,11 +200,11 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
 
 def _pair(example: Mapping[str, str]) -> tuple[str, str]:
     if not {INPUT, OUTPUT} <= example.keys():
-        raise ConfigurationError(f"an example has the keys 'input' and 'output'; got {sorted(example)}")
+        raise ConfigurationError(f"an example needs the keys 'input' and 'output'; got {sorted(example)}")
     return example[INPUT], example[OUTPUT]
 
 
 def _texts(decision: Decision) -> Iterator[tuple[ScoredExample, str, str]]:
-    """Each example with its texts, in the order and the wording in which they would be put into a conversation."""
+    """Each example with its texts, in the order and wording of a conversation."""
     texts = (turn.text for turn in decision.insertion.turns)
     return zip(reversed(decision.given), texts, texts, strict=True)

@@ -14,13 +14,13 @@ class Rateable(EngineOwner):
     """A surface whose answers can be rated."""
 
     def record_feedback(self, answer: BaseMessage | UUID | str, score: float, rater: str = "user") -> None:
-        """Rate an answer in [0, 1]: by its message, by the run id of the model's own call, or by its decision id.
+        """Rate an answer in [0, 1], by its message, by the run id of the model's call, or by its decision id.
 
-        Does not wait. The run id of a chain or agent around that call is another one, and rates nothing.
-
-        A poor one is not served again by the exact tier.
+        Does not wait. The run id of the chain or agent does not work. An answer with a poor rating is not served again
+        for identical calls.
 
         Raises:
-            ConfigurationError: The score is not within [0, 1], or the message did not come through IC-Cache.
+            ConfigurationError: The score is not within [0, 1].
+            NotFromICCache: The message did not come through IC-Cache.
         """
         self.engine.submit_feedback(decision_id_of(answer), score, rater)

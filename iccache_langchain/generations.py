@@ -1,7 +1,7 @@
-"""Generations ↔ our own JSON: what the exact tier stores of a LangChain answer.
+"""Converts generations to JSON and back: the form in which the exact tier stores a LangChain answer.
 
-Stored bytes are never given to `langchain_core.load`: they are parsed as JSON, checked against this schema, and each
-message is built by its own validating class. Decoding gives new objects each time, so nobody shares memory.
+Stored bytes never reach `langchain_core.load`. They are parsed as JSON and checked against this schema, and each
+message is built by its own validating class. Decoding returns new objects each time, so callers share nothing.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from langchain_core.outputs import ChatGeneration, Generation
 from pydantic import BaseModel, ConfigDict
 
 SCHEMA: Final = 1
-MAX_BYTES: Final = 4 * 1024 * 1024  # an answer with the log probabilities of some thousand tokens fits
-MAX_DEPTH: Final = 64  # tool arguments and parsed objects nest by a dozen; deeper is an attack on the parser
+MAX_BYTES: Final = 4 * 1024 * 1024  # enough for an answer with the log probabilities of a few thousand tokens
+MAX_DEPTH: Final = 64  # tool arguments and parsed objects nest about a dozen levels; deeper input may be an attack
 
 
 class CannotBeStored(ValueError):
-    """An answer that JSON does not give back as it was."""
+    """The answer cannot be stored as JSON without loss."""
 
 
 class CannotBeRead(ValueError):
-    """Stored bytes that are not an answer of this schema."""
+    """The stored bytes are not an answer of this schema."""
 
 
 class _Message(BaseModel):
-    """What is kept of an AIMessage. Its id is not: it names the run that wrote it, not the one that is served."""
+    """The stored fields of an AIMessage. Its id is not stored, because it names the original run."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -42,7 +42,7 @@ class _Message(BaseModel):
 
 
 class _Generation(BaseModel):
-    """One generation: a text, or a message."""
+    """One generation: either a text or a message."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -52,7 +52,7 @@ class _Generation(BaseModel):
 
 
 class _Answer(BaseModel):
-    """Everything that one call returned."""
+    """The generations of one call."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -63,15 +63,15 @@ class _Answer(BaseModel):
 def encode(generations: Sequence[Generation]) -> bytes:
     """The JSON of one answer, UTF-8.
 
-    Live Pydantic objects (``additional_kwargs["parsed"]`` of structured output) become plain dicts, from which their
-    class makes them again.
+    Pydantic objects (``additional_kwargs["parsed"]`` of structured output) become plain dicts, from which their class
+    can rebuild them.
 
     Raises:
-        CannotBeStored: No generation, a message that is not an AIMessage, a value that JSON does not know, an object
-            that its class does not make again, or an answer beyond `MAX_BYTES` or `MAX_DEPTH`.
+        CannotBeStored: No generation, a message that is not an AIMessage, a value that JSON does not support, an object
+            that its class cannot rebuild, or an answer beyond `MAX_BYTES` or `MAX_DEPTH`.
     """
     if not generations:
-        raise CannotBeStored("an answer without a generation")
+        raise CannotBeStored("the answer has no generation")
     value = {"schema_version": SCHEMA, "generations": [_plain(generation) for generation in generations]}
     try:
         data = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_as_dict).encode()
@@ -85,16 +85,19 @@ def decode(data: bytes) -> list[Generation]:
     """New generations from stored bytes; messages have no id.
 
     Raises:
-        CannotBeRead: The bytes are too many, too deep, not JSON, or not of this schema.
+        CannotBeRead: The bytes are too many, nested too deep, not JSON, or not of this schema.
     """
     if len(data) > MAX_BYTES:
-        raise CannotBeRead(f"{len(data)} bytes; at most {MAX_BYTES} are read")
+        raise CannotBeRead(f"the stored answer has {len(data)} bytes; the limit is {MAX_BYTES}")
     try:
         value = json.loads(data)
         _check_depth(value)
         answer = _Answer.model_validate(value)
         if answer.schema_version != SCHEMA or not answer.generations:
-            raise CannotBeRead(f"schema {answer.schema_version} with {len(answer.generations)} generations")
+            raise CannotBeRead(
+                f"schema {answer.schema_version} with {len(answer.generations)} generations; "
+                f"expected schema {SCHEMA} with at least one"
+            )
         return [_live(generation) for generation in answer.generations]
     except (ValueError, TypeError, RecursionError) as error:  # TypeError: LangChain's own check of tool calls
         raise CannotBeRead(f"{type(error).__name__}: {error}") from error
@@ -105,7 +108,7 @@ def _plain(generation: Generation) -> dict[str, object]:
         return {"text": generation.text, "message": None, "info": generation.generation_info}
     message = generation.message
     if not isinstance(message, AIMessage):
-        raise CannotBeStored(f"a {type(message).__name__} as an answer")
+        raise CannotBeStored(f"the answer is a {type(message).__name__}, not an AIMessage")
     kept = {name: getattr(message, name) for name in _Message.model_fields}
     return {"text": None, "message": kept, "info": generation.generation_info}
 
@@ -115,23 +118,23 @@ def _live(stored: _Generation) -> Generation:
         return ChatGeneration(message=AIMessage(**dict(stored.message)), generation_info=stored.info)
     if stored.text is not None:
         return Generation(text=stored.text, generation_info=stored.info)
-    raise CannotBeRead("a generation with neither text nor message")
+    raise CannotBeRead("a generation has neither text nor message")
 
 
 def _as_dict(value: object) -> object:
     if not isinstance(value, BaseModel):
-        raise TypeError(f"a {type(value).__name__} in the answer is no JSON value")
+        raise TypeError(f"a {type(value).__name__} in the answer is not a JSON value")
     copies = (_round_tripped(value, by_alias=by_alias) for by_alias in (True, False))
     plain = next((fields for fields in copies if fields is not None), None)
     if plain is None:
-        raise TypeError(f"a {type(value).__name__} in the answer cannot be made again from its JSON")
+        raise TypeError(f"a {type(value).__name__} in the answer cannot be rebuilt from its JSON")
     return plain
 
 
 def _round_tripped(value: BaseModel, *, by_alias: bool) -> dict[str, object] | None:
-    """`value` as plain fields, or None if LangChain, which calls the class with them on a hit, would not get it back.
+    """The fields of `value`; None if its class cannot rebuild it from them, as LangChain does on a hit.
 
-    Computed fields are left out: a class that forbids others would refuse them.
+    Computed fields are left out, because a class that forbids extra fields would refuse them.
     """
     try:
         fields: dict[str, object] = value.model_dump(mode="json", by_alias=by_alias, round_trip=True)
@@ -141,7 +144,7 @@ def _round_tripped(value: BaseModel, *, by_alias: bool) -> dict[str, object] | N
 
 
 def _check_depth(value: object) -> None:
-    """Level by level, not by recursion, which is what the limit protects."""
+    """Walks level by level: a recursive walk could itself overflow the stack."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [child for parent in level for child in _children(parent)]

@@ -1,8 +1,8 @@
-"""What can be read from the two strings that LangChain hands to a cache: the prompt, and the `llm_string`.
+"""Parses the two strings that LangChain passes to a cache: the prompt and the `llm_string`.
 
-The `llm_string` names a model and its parameters. A serialisable model gives ``<JSON of the model>---<repr of the call's parameters>``, any other the repr alone. The
-repr need not be a literal (``('response_format', <class '__main__.P'>)``), so nothing here depends on reading it:
-what cannot be read is a call whose answer may be repeated word for word, and nothing more.
+The `llm_string` names a model and its parameters. For a serialisable model it is ``<JSON of the model>---<repr of the
+parameters>``, else only the repr. The repr may not be a literal (``('response_format', <class '__main__.P'>)``). A call
+whose parameters cannot be parsed is only answered from identical calls, and its answer does not become an example.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from iccache_langchain.calls import FREE
 from shared_core.adapters.provenance import named_model
 from shared_core.text import canonical_json
 
-# How the answer travels, not what it is: a longer timeout must not empty the cache.
+# Parameters of the transport, which do not change the answer: another timeout must not miss the cache.
 _TRANSPORT: Final = frozenset(
     {"max_retries", "request_timeout", "stream_chunk_timeout", "stream_usage", "streaming", "timeout", "verbose"}
 )
 
-# Parameters of a single call that leave its answer free text in one piece; `n` and `stop` where they ask for nothing.
+# Parameters of a call that leave its answer one free text; `n` and `stop` are checked separately.
 _SAMPLING: Final = FREE | {"stop"}
 
-# Where one of these is named, by the model or by the call, the answer is bound to a form.
+# Each of these in the model or the call means structured output or several answers.
 _BOUND: Final = re.compile(
     r"""['"](?:tools|tool_choice|functions|function_call|response_format|response_schema|response_mime_type|"""
     r"""json_schema|json_mode|format|grammar|guided_\w+|structured_outputs?|ls_structured_output_format|"""
@@ -51,14 +51,14 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is known of one model call.
+    """What the `llm_string` says about a call.
 
     Attributes:
-        fingerprint: Names the model and every parameter that shapes the answer; the same for equal calls.
-        writer: The model's name; empty if it cannot be read with certainty.
+        fingerprint: The model and every parameter that affects the answer; equal for equal calls.
+        writer: The model's name; empty if uncertain.
         plain: True only if the call certainly asks for one free text: no tools, no response format, no stop, n = 1.
-        repeatable: False if the parameters hold an object that is only known by its address in memory, where another
-            object may live next time.
+        repeatable: False if a parameter is identified only by its memory address, which another object may have next
+            time.
     """
 
     fingerprint: str
@@ -69,9 +69,9 @@ class Call:
 
 @lru_cache(maxsize=64)
 def parse(llm_string: str) -> Call:
-    """Read an `llm_string`; never raises. What is not certain is not claimed.
+    """Parse an `llm_string`. Never raises; uncertain values stay empty or False.
 
-    A program calls a few models with a few sets of parameters, time and again, so the last ones are kept.
+    Results are cached, because a program uses few models and parameter sets.
     """
     model, tail = _split(llm_string)
     call = _literal(tail)
@@ -92,7 +92,7 @@ def parse(llm_string: str) -> Call:
 
 
 def _split(llm_string: str) -> tuple[dict[str, object] | None, str]:
-    """The serialised model, if the string begins with one, and the repr of the parameters."""
+    """The serialised model, if the string starts with one, and the repr of the parameters."""
     try:
         model, end = json.JSONDecoder().raw_decode(llm_string)
     except (ValueError, RecursionError):
@@ -115,9 +115,9 @@ def _asks_for_one_text(params: Mapping[str, object]) -> bool:
 
 
 def read_messages(prompt: str) -> list[BaseMessage] | None:
-    """The messages of a chat model's prompt, which is their JSON; None for any other prompt. Never raises.
+    """The messages of a chat model's prompt, parsed from JSON; None for any other prompt. Never raises.
 
-    Built by hand rather than by `langchain_core.load`, which constructs more than messages.
+    Does not use `langchain_core.load`, which can build other objects than messages.
     """
     try:
         messages = [_message(value) for value in json.loads(prompt)]

@@ -1,4 +1,4 @@
-"""LangChain's messages ↔ ours: normalised turns, examples put in place, and how an answer ended."""
+"""Converts LangChain messages: normalises turns, inserts examples, and reads how an answer ended."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NAMED_ROLES: Final[dict[str, Role]] = {
     "assistant": "assistant", "ai": "assistant", "tool": "tool", "function": "tool",
 }  # fmt: skip
 
-# What integrations send of an answer's `additional_kwargs`: OpenAI's form of a call before tools, and spoken answers.
+# The keys of `additional_kwargs` that integrations send to the model: OpenAI's legacy function call, and audio.
 _SENT: Final = ("function_call", "audio")
 
 
@@ -44,7 +44,7 @@ def normalised(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
 
 
 def insert(messages: Sequence[BaseMessage], insertion: Insertion) -> list[BaseMessage]:
-    """The conversation with examples in place, as a new list; the given messages are not changed."""
+    """The conversation with the examples inserted, as a new list; the given messages are not changed."""
     placed = list(messages)
     if insertion.rewrite is not None:
         last = next(i for i in reversed(range(len(placed))) if _role(placed[i]) == "user")
@@ -54,12 +54,12 @@ def insert(messages: Sequence[BaseMessage], insertion: Insertion) -> list[BaseMe
 
 
 def outcome_of(message: AIMessage, *, require_finish_reason: bool = False) -> Outcome:
-    """How the call that gave this message ended.
+    """How the call that returned this message ended.
 
     Args:
         message: The whole answer.
-        require_finish_reason: True if the answer was or may have been streamed: the end of a stream can be a connection that
-            was cut, so then only a model that says why it stopped ended by itself.
+        require_finish_reason: True if the answer may have been streamed. A lost connection looks like the end of a
+            stream, so then only an answer with a finish reason counts as finished.
     """
     metadata, usage = message.response_metadata, message.usage_metadata
     reason = finish_reason(metadata)
@@ -68,13 +68,13 @@ def outcome_of(message: AIMessage, *, require_finish_reason: bool = False) -> Ou
         finished=is_clean(reason) and (reason is not None or not require_finish_reason),
         tool_calls=bool(message.tool_calls or message.invalid_tool_calls),
         writer=named_model(metadata.get),
-        prompt_tokens=usage.get("input_tokens", 0) if usage else 0,  # what a cache served may count costs alone
+        prompt_tokens=usage.get("input_tokens", 0) if usage else 0,  # an answer from a cache may report only costs
         completion_tokens=usage.get("output_tokens", 0) if usage else 0,
     )
 
 
 def decision_id_of(answer: BaseMessage | UUID | str) -> str:
-    """The decision behind an answer, given as its message, its run id or the decision id itself.
+    """The decision id of an answer, given as its message, its run id or the decision id itself.
 
     Raises:
         NotFromICCache: The message did not come through IC-Cache.
@@ -83,8 +83,8 @@ def decision_id_of(answer: BaseMessage | UUID | str) -> str:
         provenance = answer.response_metadata.get(PROVENANCE)
         if not isinstance(provenance, dict) or "decision_id" not in provenance:
             raise NotFromICCache(
-                f"this {type(answer).__name__} has no response_metadata['iccache'], so it did not come through IC-Cache "
-                "or lost it on the way; give the run id or the decision id instead"
+                f"this {type(answer).__name__} has no response_metadata['iccache']: it did not come through IC-Cache, "
+                "or a later step dropped its metadata; pass the run id or the decision id instead"
             )
         return str(provenance["decision_id"])
     return decision_id(answer)
@@ -97,7 +97,7 @@ def _role(message: BaseMessage) -> Role:
 
 
 def _extra(message: BaseMessage) -> str:
-    """Canonical JSON of what is sent beside text and role; empty if there is nothing."""
+    """Canonical JSON of what is sent in addition to text and role; empty if nothing is."""
     extra: dict[str, object] = {"name": message.name or message.additional_kwargs.get("name")}
     if isinstance(message.content, list):
         extra["content"] = [block for block in message.content if not _is_text(block)]

@@ -1,7 +1,7 @@
 """`ICCacheMiddleware`: IC-Cache inside a LangChain agent (`create_agent`).
 
-For each of the agent's model calls it picks the model and adds examples to what is sent. Both concern this one call:
-the agent's state holds neither, so that no example is ever taken for something that was said.
+For each model call of the agent it picks the model and adds examples to the messages. Both apply to this call only. The
+agent's state never holds examples, so they cannot be mistaken for real turns.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ except ImportError as error:
 AgentRequest: TypeAlias = ModelRequest[Any]
 AgentResponse: TypeAlias = ModelResponse[Any] | AIMessage | ExtendedModelResponse[Any]
 
-_SERVED: Final = ("exact", "near")  # tiers of an answer that `ICCache` gave in the model's place
+_SERVED: Final = ("exact", "near")  # tiers of answers that `ICCache` served instead of the model
 
 
 @dataclass(frozen=True, slots=True)
 class AgentAnswers:
-    """Reads what an agent's model calls answer.
+    """Reads the answers of an agent's model calls.
 
     Attributes:
-        models: By arm; the agent's own stands where an arm is None.
+        models: The model of each arm; the agent's own model for an arm that is None.
     """
 
     models: Mapping[str, BaseChatModel]
 
     def finished(self, decision: Decision, answer: AgentResponse) -> tuple[AgentResponse, Outcome | None]:
-        """The answer with its message marked, and how that ended.
+        """The answer with its provenance, and how the call ended.
 
-        What `ICCache` served says already how it came about, and was not given by the model that was chosen.
+        An answer that `ICCache` served holds its provenance already, and does not come from the chosen model.
         """
         if isinstance(answer, ExtendedModelResponse):
             response, outcome = self.finished(decision, answer.model_response)
@@ -71,11 +71,11 @@ class AgentAnswers:
         return replace(answer, result=marked), self._outcome(decision, reply) if reply else None
 
     def has_begun(self, piece: AgentResponse) -> bool:
-        """True: an agent's answers come whole."""
+        """True: an agent's answers are not streamed."""
         return bool(piece)
 
     def transcript(self, decision: Decision) -> Transcript[AgentResponse]:
-        """None of them is streamed.
+        """Not supported: an agent's model calls are not streamed.
 
         Raises:
             NotImplementedError: Always.
@@ -96,7 +96,7 @@ class AgentAnswers:
 
 
 class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
-    """Lets a small model take over those of an agent's turns that it has become good enough for.
+    """Routes each model call of an agent to the cheapest arm that is good enough, adding past answers as examples.
 
     ```python
     agent = create_agent(
@@ -105,23 +105,23 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
     )
     ```
 
-    The agent binds tools and response format to whichever model is chosen. A turn that follows a tool's result is
-    routed, and gets no examples. Every answer in the agent's state says how it came about, in
-    ``response_metadata["iccache"]``; while it is streamed, the metadata of its tokens holds ``iccache_decision_id``.
+    The agent binds tools and response format to the chosen model. A turn after a tool's result is routed, but gets no
+    examples. Every answer in the agent's state holds its decision in ``response_metadata["iccache"]``; the metadata of
+    streamed tokens holds ``iccache_decision_id``.
 
-    A run names its scope, task and ``iccache_no_store`` in ``config["configurable"]``, in the agent's context (by
-    these names: ``iccache_scope``, …) or through `iccache_context`, in this order of precedence.
+    A run sets ``iccache_scope``, ``iccache_task`` and ``iccache_no_store``, in this order of precedence, in
+    ``config["configurable"]``, in the agent's context (under the same names), or by `iccache_context`.
 
     Args:
-        arms: Candidate chat models by name. One may be None: the model that the agent has anyway, or that a middleware
-            further out has put in its place.
-        reference: The arm whose answers become examples, whose quality is the yardstick, and which answers whenever
-            IC-Cache cannot decide or another arm fails. It is shown no examples.
+        arms: Candidate chat models by name. One may be None, which stands for the agent's own model or the model that
+            an outer middleware has set.
+        reference: The arm whose answers become examples and whose quality is the yardstick. It also answers when
+            IC-Cache cannot decide, or when another arm fails. It gets no examples.
         query_fn: Condenses a conversation (LangChain messages) into the text that is embedded. Answers of later turns,
-            those after tool results included, may then become examples; return "" where they should not.
-        options: See `RoutingOptions`. The reward function does not see answers that call tools. `strict_scope` refuses
-            runs that name no scope themselves: whether an agent is streamed, and so perhaps outside the
-            `iccache_context` that it was called in, cannot be seen from inside.
+            also after tool results, may then become examples; return "" for turns that should not.
+        options: See `RoutingOptions`. The reward function does not see answers that call tools. With `strict_scope`, a
+            run needs its scope in its config or context: `iccache_context` does not count, because a streamed agent may
+            run outside of it.
     """
 
     engine: Engine
@@ -149,7 +149,7 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
     def wrap_model_call(
         self, request: AgentRequest, handler: Callable[[AgentRequest], ModelResponse[Any]]
     ) -> AgentResponse:
-        """Decide, call the chosen model, and keep what comes of it."""
+        """Decide, call the chosen model, and record its answer."""
         routing = Routing(self.engine, self._reference)
         decision = routing.decide(lambda: self._request(request), bypass=_bypass(request))
         models = self._models(request)
@@ -173,7 +173,7 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
         return self._reader
 
     def _models(self, request: AgentRequest) -> Mapping[str, BaseChatModel]:
-        """The model behind each arm for this call."""
+        """The model of each arm for this call."""
         return {name: model or request.model for name, model in self._arms.items()}
 
     def _routed(
@@ -184,8 +184,8 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
     def _request(self, request: AgentRequest) -> Request:
         if isinstance(request.model, ICCacheChatModel):
             raise ConfigurationError(
-                "this agent's model is an ICCacheChatModel, which routes by itself; give the agent one of its arms, or "
-                "leave ICCacheMiddleware out"
+                "the agent's model is an ICCacheChatModel, which routes by itself; give the agent one of its arms, or "
+                "remove ICCacheMiddleware"
             )
         params = dict(request.model_settings)
         stop = params.pop("stop", None)
@@ -202,19 +202,19 @@ def _check_models(arms: Mapping[str, object], reference: str) -> None:
     """Refuse arms that an agent cannot call.
 
     Raises:
-        ConfigurationError: Fewer than two arms, an unknown reference, or an arm that is no chat model or routes by itself.
+        ConfigurationError: Fewer than two arms, an unknown reference, or an arm that is a router or not a chat model.
     """
     check_arms(list(arms), reference)
     if sum(arm is None for arm in arms.values()) > 1:
-        raise ConfigurationError("only one arm may be None, which stands for the agent's own model")
+        raise ConfigurationError("only one arm may be None (the agent's own model); give a model for every other arm")
     for name, arm in arms.items():
         if arm is not None and not isinstance(arm, BaseChatModel):
             raise ConfigurationError(
-                f"arm {name!r} is a {type(arm).__name__}; an agent calls chat models (or None: its own)"
+                f"arm {name!r} is a {type(arm).__name__}, not a chat model; use None for the agent's own model"
             )
         if isinstance(arm, ICCacheChatModel):
             raise ConfigurationError(
-                f"arm {name!r} is an ICCacheChatModel, which routes by itself; give its arms instead"
+                f"arm {name!r} is an ICCacheChatModel, which routes by itself; pass its arms instead"
             )
 
 
@@ -223,9 +223,9 @@ def _bypass(request: AgentRequest) -> str:
 
 
 def _sent(request: AgentRequest, decision: Decision, model: BaseChatModel) -> AgentRequest:
-    """The call for the chosen model, with the chosen examples in place."""
+    """The call to the chosen model, with the chosen examples inserted."""
     stamp = {DECISION: decision.id, ARM: decision.arm}
-    getattr(model, "_serialized", None)  # cached by the model, and so by its copies, which would each work it out
+    getattr(model, "_serialized", None)  # computed once here, because copies share the cached value
     model = model.model_copy(update={"metadata": {**(model.metadata or {}), **stamp}})
     if not decision.given:
         return request.override(model=model)
@@ -234,7 +234,7 @@ def _sent(request: AgentRequest, decision: Decision, model: BaseChatModel) -> Ag
 
 
 def _was_served(answer: AIMessage) -> bool:
-    """True if `ICCache` answered in the model's place."""
+    """True if `ICCache` answered instead of the model."""
     provenance = answer.response_metadata.get(PROVENANCE)
     return isinstance(provenance, dict) and provenance.get("tier") in _SERVED
 
@@ -248,7 +248,7 @@ def _conversation(request: AgentRequest) -> list[BaseMessage]:
 
 
 def _run_context(request: AgentRequest, *, context_counts: bool) -> Context:
-    """What the run says: its ``configurable``, then the agent's context, then `iccache_context`."""
+    """Scope and task of the run, by precedence: its ``configurable``, the agent's context, `iccache_context`."""
     given = getattr(request.runtime, "context", None)
     entries = given if isinstance(given, Mapping) else {key: getattr(given, key) for key in KEYS if hasattr(given, key)}
     context = call_context({}, context_counts=False).over(Context.read(entries))
@@ -256,7 +256,7 @@ def _run_context(request: AgentRequest, *, context_counts: bool) -> Context:
 
 
 def _response_format(wanted: object) -> object:
-    """What a response format asks for, without the functions that a strategy may hold."""
+    """The schema of a response format, without the functions that a strategy may hold."""
     if isinstance(wanted, AutoStrategy | ProviderStrategy | ToolStrategy):
         return [type(wanted).__name__, wanted.schema]
     return wanted

@@ -1,7 +1,7 @@
-"""A small model that answers, inside `lookup`, what is near to past requests (`ICCache(answer_with=…)`).
+"""A small model answers requests similar to past ones inside `lookup` (`ICCache(answer_with=…)`).
 
-LangChain takes what a lookup returns for the large model's own answer. So the answer says who wrote it. The model is
-asked through its own `_generate`, which no callback and no cache stands before: nothing is counted or traced twice.
+LangChain treats the result of a lookup as the large model's answer. So the answer names its writer. The model is called
+by its private `_generate`, without callbacks and cache: nothing is counted or traced twice.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from shared_core.settings import Settings
 from shared_core.telemetry import Counters
 from shared_core.values import Decision, Outcome, Request
 
-MAX_CANDIDATES: Final = 256  # candidates that `Settings` allows
+MAX_CANDIDATES: Final = 256  # the upper limit in `Settings`
 _is_answering: ContextVar[bool] = ContextVar("iccache_is_answering", default=False)
 
 
 class NearTier:
-    """Answers requests that are near to past ones with a small model.
+    """Answers requests similar to past ones with a small model.
 
     Args:
-        engine: Its one arm is the small model; its settings are `near_settings`.
+        engine: An engine with the small model as its only arm, and with `near_settings`.
         model: The small model.
     """
 
@@ -44,7 +44,7 @@ class NearTier:
         self._model = model
 
     def answer(self, request: Request, messages: Sequence[BaseMessage]) -> list[Generation] | None:
-        """The small model's answer if the request is near to past ones; None if not, or if it failed. Never raises."""
+        """The small model's answer if the request is similar to past ones; else, or on failure, None. Never raises."""
         if _needs_history(request):
             return None
         decision = self._engine.decide(request)
@@ -57,7 +57,7 @@ class NearTier:
         return None
 
     async def aanswer(self, request: Request, messages: Sequence[BaseMessage]) -> list[Generation] | None:
-        """`answer`, with the model's own async client."""
+        """`answer` with the model's own async client."""
         if _needs_history(request):
             return None
         decision = await self._engine.adecide(request)
@@ -69,24 +69,24 @@ class NearTier:
         return None
 
     def _is_near(self, decision: Decision) -> bool:
-        """True if examples were found in a pool large enough to say what a usual distance is.
+        """True if examples were found, and the pool is large enough to estimate the similarity quantile.
 
-        In a smaller one, its first examples would answer everything after them.
+        In a smaller pool, its first examples would answer every later request.
         """
         is_near = bool(decision.given) and decision.selection.considered >= self._engine.settings.candidates
         self._engine.counters.count("near.found" if is_near else "near.none")
         return is_near
 
     def _call(self, decision: Decision) -> RoutedCall[ChatResult, ChatGenerationChunk]:
-        # The decision is kept for feedback. `store=False` keeps the answer out of the pool, into which its standing
-        # as the engine's only arm would let it.
+        # The decision is stored for feedback. `store=False` keeps the answer out of the pool, which would otherwise
+        # trust it as the answer of the engine's only arm.
         unstored = replace(decision, request=replace(decision.request, store=False))
         answers = NearAnswers({decision.arm: self._model}, {}, self._engine.counters)
         return RoutedCall(Routing(self._engine, decision.arm), unstored, answers)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
-        """The model answers inside; its failures are counted, and end here."""
+        """Mark that the small model is answering; count its failures and suppress them."""
         token = _is_answering.set(True)
         try:
             yield
@@ -98,16 +98,16 @@ class NearTier:
 
 @dataclass(frozen=True, slots=True)
 class NearAnswers(ChatAnswers):
-    """Accepts an answer that may stand in for the large model's: text, which the model ended by itself.
+    """Accepts only a complete text without tool calls in place of the large model's answer.
 
     Attributes:
-        counters: Gets ``near.answered`` and ``near.unfinished``.
+        counters: Counts ``near.answered`` and ``near.unfinished``.
     """
 
     counters: Counters
 
     def finished(self, decision: Decision, answer: ChatResult) -> tuple[ChatResult, Outcome | None]:
-        """The accepted answer, marked; without generations if it is not accepted."""
+        """The accepted answer with its provenance; no generations if it is not accepted."""
         reply = described(answer.generations[0], answer.llm_output)
         outcome = outcome_of(reply)
         if not outcome.finished or outcome.tool_calls or not outcome.answer.strip():
@@ -121,17 +121,17 @@ class NearAnswers(ChatAnswers):
 
 
 def near_settings(settings: Settings, threshold: float) -> Settings:
-    """`settings` with `threshold` as the quantile of relevance, and as many candidates as it takes to estimate it.
+    """`settings` with `threshold` as the relevance quantile, and with enough candidates to estimate it.
 
-    The q quantile needs 1 / (1 - q) pairs, and n examples make n (n - 1) / 2 of them: 46 examples for q = 0.999. As
-    stage 1 looks at so many candidates, it also tells whether there are so many.
+    The q quantile needs 1 / (1 - q) pairs, and n examples make n (n - 1) / 2 pairs: 46 examples for q = 0.999. Stage 1
+    looks at that many candidates, so their number shows whether the pool is large enough.
 
     Raises:
         ConfigurationError: The threshold is not within [0, 1].
     """
     if not 0.0 <= threshold <= 1.0:
         raise ConfigurationError(
-            f"threshold is a share of the pool's random pairs, so within [0, 1]; got {threshold!r}"
+            f"threshold must be within [0, 1], because it is a share of the pool's random pairs; got {threshold!r}"
         )
     pairs = 1.0 / max(1.0 - threshold, 2.0 / MAX_CANDIDATES**2)
     needed = math.ceil((1.0 + math.sqrt(1.0 + 8.0 * pairs)) / 2.0)
@@ -140,12 +140,12 @@ def near_settings(settings: Settings, threshold: float) -> Settings:
 
 
 def is_answering() -> bool:
-    """True while a small model answers inside a lookup: what it calls in turn is none of the cache's business."""
+    """True while a small model answers inside a lookup; calls that it makes bypass the cache."""
     return _is_answering.get()
 
 
 def _needs_history(request: Request) -> bool:
-    """True for a turn of a longer conversation, whose query alone does not say what is asked."""
+    """True for a follow-up turn, whose query alone is not the whole question."""
     return request.has_history and not request.condensed
 
 

@@ -1,4 +1,4 @@
-"""What `ICCacheChatModel` takes beside the options of all routing surfaces: fields of LangChain's base class."""
+"""The options that only `ICCacheChatModel` takes: fields of LangChain's base class."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from langchain_core.rate_limiters import BaseRateLimiter
 
 from shared_core.adapters.options import RoutingOptions
 
-# LangChain's standard parameters that are a client's own affair; each arm has a client.
+# LangChain's standard parameters of a client; each arm has its own client.
 _CLIENT: Final = frozenset({"api_key", "base_url", "max_retries", "timeout"})
 
 
 class ChatModelOptions(RoutingOptions, total=False):
-    """What `ICCacheChatModel` takes beside its arms: `RoutingOptions`, and fields of LangChain's `BaseChatModel`.
+    """The options of `ICCacheChatModel`: `RoutingOptions`, and fields of LangChain's `BaseChatModel`.
 
     Attributes:
-        temperature: Sent with every call that has none of its own.
-        max_tokens: Sent with every call that has none of its own.
-        stop: Sent with every call that has none of its own.
+        temperature: Default for calls that do not set it.
+        max_tokens: Default for calls that do not set it.
+        stop: Default for calls that do not set it.
         streaming: As in LangChain's own models.
     """
 
@@ -46,12 +46,14 @@ class ChatModelOptions(RoutingOptions, total=False):
 
 
 FIELDS: Final = frozenset({*BaseChatModel.model_fields, "temperature", "max_tokens", "stop", "streaming"})
-"""What is passed on to LangChain's base class."""
+"""The fields that are passed on to LangChain's base class."""
 
 
 def without_client_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options without those of a client, which are warned about."""
+    """The options without those of a client; warns about each of these."""
     clients = sorted(options.keys() & _CLIENT)
     if clients:
-        warnings.warn(f"{', '.join(clients)}: each arm has a client of its own; set it there", stacklevel=3)
+        warnings.warn(
+            f"{', '.join(clients)}: ignored, because each arm has its own client; set it on the arms", stacklevel=3
+        )
     return {name: value for name, value in options.items() if name not in _CLIENT}

@@ -1,4 +1,4 @@
-"""A chat model whose private methods learn what LangChain tells only its public ones: config, context, run id."""
+"""A chat model whose private methods get the config, context and run id that LangChain gives only to public ones."""
 
 from __future__ import annotations
 
@@ -8,49 +8,50 @@ from typing import Any, cast
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig
+from typing_extensions import override
 
 from iccache_langchain.binding import BoundModel
 from iccache_langchain.calls import RUN, pinned
 
 
 class PinnedChatModel(BaseChatModel):
-    """Pins scope, task and run id of each call into keyword arguments, which the private methods read.
+    """Writes scope, task and run id of each call into keyword arguments, which the private methods read.
 
-    `strict_scope` trusts no `iccache_context` where a call is streamed (docs/decisions/0017-scope-of-a-call.md).
+    With `strict_scope`, a streamed call ignores `iccache_context` (docs/decisions/0017-scope-of-a-call.md).
     """
 
     strict_scope: bool = False
 
     def bind(self, **kwargs: Any) -> BoundModel:  # type: ignore[override]  # LangChain names a private class
-        """See `Runnable.bind`. What is bound stays when tools or a schema are bound on top."""
+        """Bind arguments, which stay when tools or a schema are bound later."""
         return BoundModel(bound=self, kwargs=kwargs, config={})
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> BoundModel:
-        """See `Runnable.with_config`. The config stays when tools or a schema are bound on top."""
+        """Bind a config, which stays when tools or a schema are bound later."""
         merged = {**(config or {}), **kwargs}
         return BoundModel(bound=self, config=cast("RunnableConfig", merged), kwargs={})
 
+    @override
     def invoke(
         self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        input: LanguageModelInput,
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AIMessage:
-        """One answer; see `BaseChatModel.invoke`."""
         config, kwargs = pinned(config, kwargs, context_counts=True)
         return super().invoke(input, config, stop=stop, **kwargs)
 
+    @override
     async def ainvoke(
         self,
-        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        input: LanguageModelInput,
         config: RunnableConfig | None = None,
         *,
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AIMessage:
-        """One answer; see `BaseChatModel.ainvoke`."""
         config, kwargs = pinned(config, kwargs, context_counts=True)
         return await super().ainvoke(input, config, stop=stop, **kwargs)
 
@@ -62,7 +63,7 @@ class PinnedChatModel(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        """The chunks of an answer; see `BaseChatModel.stream`. The scope is that of the caller of `stream`."""
+        """Stream the chunks of an answer. The scope is read when `stream` is called."""
         config, kwargs = pinned(config, kwargs, context_counts=not self.strict_scope)
         return super().stream(input, config, stop=stop, **kwargs)
 
@@ -74,17 +75,17 @@ class PinnedChatModel(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
-        """The chunks of an answer; see `BaseChatModel.astream`. The scope is that of the caller of `astream`."""
+        """Stream the chunks of an answer. The scope is read when `astream` is called."""
         config, kwargs = pinned(config, kwargs, context_counts=not self.strict_scope)
         return super().astream(input, config, stop=stop, **kwargs)
 
-    def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        """The events of an answer; see `BaseChatModel.stream_events`."""
+    @override
+    def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         config, kwargs = pinned(config, kwargs, context_counts=not self.strict_scope)
         return super().stream_events(input, config, **kwargs)
 
-    def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        """The events of an answer; see `BaseChatModel.astream_events`."""
+    @override
+    def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         config, kwargs = pinned(config, kwargs, context_counts=not self.strict_scope)
         return super().astream_events(input, config, **kwargs)
 
@@ -93,5 +94,5 @@ class PinnedChatModel(BaseChatModel):
         return super()._get_invocation_params(stop, **kwargs)
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        kwargs.pop(RUN, None)  # a response cache that saw the run would never hit
+        kwargs.pop(RUN, None)  # with the run id in its key, a response cache would never hit
         return super()._get_llm_string(stop, **kwargs)

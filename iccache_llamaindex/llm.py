@@ -31,6 +31,7 @@ from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.tools import BaseTool
 from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 from pydantic import Field, PrivateAttr
+from typing_extensions import override
 
 from iccache_llamaindex import arms as arm_calls
 from iccache_llamaindex import question
@@ -154,47 +155,47 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         """The name in LlamaIndex's serialised forms."""
         return "ICCacheLLM"
 
+    @override
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """One answer; see `BaseLLM.chat`."""
         call = self._call(messages, kwargs)
         return self._routed(call, self._chats).run(self._asking(call, arm_calls.chat))
 
+    @override
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        """One answer; see `BaseLLM.achat`."""
         call = self._call(messages, kwargs)
         routed = await self._arouted(call, self._chats)
         return await routed.arun(self._asking(call, arm_calls.achat))
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """The pieces of an answer; see `BaseLLM.stream_chat`. The scope is that of the caller of `stream_chat`."""
+        """Stream the pieces of an answer. The scope is read when `stream_chat` is called."""
         call = self._call(messages, kwargs, streamed=True)
         return self._routed(call, self._chats).stream(self._asking(call, arm_calls.stream_chat))
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """The pieces of an answer; see `BaseLLM.astream_chat`. The scope is that of the caller of `astream_chat`."""
+        """Stream the pieces of an answer. The scope is read when `astream_chat` is called."""
         call = self._call(messages, kwargs, streamed=True)
         routed = await self._arouted(call, self._chats)
         return await routed.astream(self._asking(call, arm_calls.astream_chat))
 
+    @override
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """One completion; see `BaseLLM.complete`."""
         call = self._completion(prompt, kwargs, formatted=formatted)
         return self._routed(call, self._completions).run(self._asking(call, arm_calls.complete))
 
+    @override
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """One completion; see `BaseLLM.acomplete`."""
         call = self._completion(prompt, kwargs, formatted=formatted)
         routed = await self._arouted(call, self._completions)
         return await routed.arun(self._asking(call, arm_calls.acomplete))
 
+    @override
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """The pieces of a completion; see `BaseLLM.stream_complete`."""
         call = self._completion(prompt, kwargs, formatted=formatted, streamed=True)
         routed = self._routed(call, self._completions)
         return routed.stream(self._asking(call, arm_calls.stream_complete))
 
+    @override
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        """The pieces of a completion; see `BaseLLM.astream_complete`."""
         call = self._completion(prompt, kwargs, formatted=formatted, streamed=True)
         routed = await self._arouted(call, self._completions)
         return await routed.astream(self._asking(call, arm_calls.astream_complete))

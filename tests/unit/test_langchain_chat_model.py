@@ -51,7 +51,7 @@ def build():
         ({"costs": {"small": 0.1, "tiny": 0.1}}, "tiny"),
         ({"costs": {"small": -0.1}}, "negative"),
         ({"styles": {"tiny": "paper"}}, "tiny"),
-        ({"arms": {"small": ParrotFakeChatModel(cache=True), "large": ParrotFakeChatModel()}}, "small.*cache=False"),
+        ({"arms": {"small": ParrotFakeChatModel(cache=True), "large": ParrotFakeChatModel()}}, "small.*cache=None"),
         ({"arms": {"small": ParrotFakeChatModel(cache=InMemoryCache()), "large": ParrotFakeChatModel()}}, "cache"),
         (
             {

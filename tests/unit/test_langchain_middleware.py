@@ -69,7 +69,7 @@ def responding(request):
         ({"reference": "huge"}, "huge.*not one of the arms"),
         ({"arms": {"large": None}}, "at least two"),
         ({"arms": {"small": None, "large": None}}, "only one arm may be None"),
-        ({"arms": {"small": FakeListLLM(responses=["x"]), "large": None}}, "small.*FakeListLLM.*chat models"),
+        ({"arms": {"small": FakeListLLM(responses=["x"]), "large": None}}, "small.*FakeListLLM.*not a chat model"),
         ({"arms": {"small": ParrotFakeChatModel().bind(stop=["x"]), "large": None}}, "small.*Binding"),
         ({"costs": None}, "costs is missing 'small'"),
         ({"styles": {"tiny": "paper"}}, "tiny"),
