@@ -57,12 +57,16 @@ class Reply:
         tool_calls: (name, arguments) of each tool call.
         finish_reason: Why it stopped; by default "tool_calls" with tool calls, else "stop". Empty: it does not say.
         cut: True breaks the connection after the last piece, before the stream says that it ended.
+        usage: What is added to the counted tokens, such as ``{"prompt_tokens_details": {"cached_tokens": 7}}``.
+        logprobs: Of each token, in every choice; only for whole chat answers.
     """
 
     text: str | Iterable[str] = ""
     tool_calls: Sequence[tuple[str, Mapping[str, Any]]] = ()
     finish_reason: str | None = None
     cut: bool = False
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    logprobs: Sequence[tuple[str, float]] = ()
 
     @property
     def reason(self) -> str:
@@ -239,10 +243,13 @@ def _whole(asked: Asked, reply: Reply) -> dict[str, Any]:
             if reply.tool_calls:
                 message["tool_calls"] = _tool_calls(reply)
             choice["message"] = message
+            if reply.logprobs:
+                tokens = [{"token": t, "logprob": p, "bytes": None, "top_logprobs": []} for t, p in reply.logprobs]
+                choice["logprobs"] = {"content": tokens}
         else:
             choice |= {"text": text, "logprobs": None}
         choices.append(choice)
-    return _head(asked) | {"choices": choices, "usage": _usage(asked, text)}
+    return _head(asked) | {"choices": choices, "usage": {**_usage(asked, text), **reply.usage}}
 
 
 def _events(asked: Asked, reply: Reply) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,6 +71,21 @@ class Model(Protocol):
 
         Raises:
             ModelFailed: The model could not be reached, refused, or did not answer in time.
+        """
+
+
+class StreamingModel(Model, Protocol):
+    """A model that can hand out its answer in pieces."""
+
+    def stream(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, timeout: float = 60.0
+    ) -> Generator[str, None, Completion]:
+        """The pieces of one answer as they are made; the generator returns the whole `Completion`.
+
+        The generation begins when the first piece is taken, and ends when the generator is closed.
+
+        Raises:
+            ModelFailed: See `Model.complete`.
         """
 
 

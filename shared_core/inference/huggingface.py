@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import Any
+
+from typing_extensions import override
 
 from shared_core.errors import ConfigurationError, ExtraIsMissing, ModelFailed
-from shared_core.inference import Completion
+from shared_core.inference import Completion, StreamingModel
+from shared_core.inference.generation import completions, encoded
 from shared_core.values import Clock, Message
 
-if TYPE_CHECKING:
-    import torch
 
-
-class HuggingFaceModel:
+class HuggingFaceModel(StreamingModel):
     """A causal language model with a chat template; see `Model`.
 
     Weights are loaded with the first call, from safetensors (or a GGUF file) only. Calls take turns: one model does one
     thing at a time, and `complete_batch` is what makes many conversations fast.
+
+    A call waits for its turn within its own `timeout`. An answer that is then cut short ends with the reason
+    ``"timeout"``. The model looks at the clock between two tokens, so a call ends at most one token late; loading the
+    weights and reading the prompt are not interrupted either. At a temperature of 0 all n answers are the same, and
+    are made once.
 
     Args:
         model: A folder, or a hub id.
@@ -59,10 +66,11 @@ class HuggingFaceModel:
         self._loaded: tuple[Any, Any] | None = None
 
     @property
+    @override
     def name(self) -> str:
-        """The last part of the path or hub id."""
-        return self._path.rstrip("/").rsplit("/", 1)[-1]
+        return self._path.rstrip("/").rsplit("/", 1)[-1]  # of a path or a hub id
 
+    @override
     def complete(
         self,
         messages: Sequence[Message],
@@ -72,7 +80,6 @@ class HuggingFaceModel:
         n: int = 1,
         timeout: float = 60.0,
     ) -> Completion:
-        """See `Model.complete`, with log-probabilities."""
         (completion,) = self.complete_batch(
             [messages], max_tokens=max_tokens, temperature=temperature, n=n, timeout=timeout
         )
@@ -91,72 +98,103 @@ class HuggingFaceModel:
 
         Raises:
             ConfigurationError: The model cannot be loaded, or has no chat template.
-            ModelFailed: Generation failed. An answer that `timeout` cuts short ends with the reason ``"timeout"``.
+            ModelFailed: Generation failed, or could not begin within `timeout`.
+        """
+        return self._generate(conversations, max_tokens, temperature, n, timeout)
+
+    @override
+    def stream(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, timeout: float = 60.0
+    ) -> Generator[str, None, Completion]:
+        pieces: SimpleQueue[str | Completion | Exception] = SimpleQueue()
+        has_left = threading.Event()
+
+        def generate() -> None:
+            try:
+                (completion,) = self._generate(
+                    [messages], max_tokens, temperature, 1, timeout, has_left.is_set, pieces.put
+                )
+                pieces.put(completion)
+            except Exception as error:  # noqa: BLE001 - raised again where the stream is read
+                pieces.put(error)
+
+        # The thread does not wait for the reader, so a reader that pauses holds up nobody. It is no daemon: one inside
+        # torch when the interpreter ends would bring the process down, and it ends by `timeout` at the latest.
+        threading.Thread(target=generate, name="iccache-generate").start()
+        try:
+            while not isinstance(piece := pieces.get(), Completion):
+                if isinstance(piece, Exception):
+                    raise piece
+                if piece:
+                    yield piece
+            return piece
+        finally:
+            has_left.set()
+
+    def _generate(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        max_tokens: int,
+        temperature: float,
+        n: int,
+        timeout: float,
+        has_left: Callable[[], bool] = bool,
+        take: Callable[[str], None] | None = None,
+    ) -> Sequence[Completion]:
+        """Wait for the turn and take it.
+
+        Args:
+            conversations: One or more.
+            max_tokens: See `Model.complete`, as the next three.
+            temperature: 0 or more.
+            n: 1 or more.
+            timeout: In seconds, from now.
+            has_left: True once nobody waits for the answer any more.
+            take: Given each piece of the answer as it is made, if there is one conversation and one answer.
         """
         import torch
+        from transformers import StoppingCriteriaList, TextStreamer
 
-        with self._lock, torch.inference_mode():
-            tokenizer, model = self._load()
-            begun = self._clock()
-            inputs = self._inputs(tokenizer, conversations)
+        begun = self._clock()
+
+        def must_end(*_: Any, **__: Any) -> bool:
+            return has_left() or self._clock() - begun >= timeout
+
+        with self._turn(begun, timeout) as (tokenizer, model), torch.inference_mode():
+            options: dict[str, Any] = self._sampling(temperature)
+            if temperature > 0:
+                options["num_return_sequences"] = n
+            if take:
+                streamer: Any = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+                streamer.on_finalized_text = lambda text, **_: take(text)  # instead of printing it
+                options["streamer"] = streamer
             try:
+                inputs = encoded(tokenizer, conversations, self._device)
                 made = model.generate(
                     **inputs,
+                    **options,
                     max_new_tokens=max_tokens,
-                    num_return_sequences=n,
                     return_dict_in_generate=True,
                     output_logits=True,
-                    max_time=timeout,
-                    **self._sampling(temperature),
+                    stopping_criteria=StoppingCriteriaList([must_end]),
                 )
-            except (RuntimeError, ValueError) as error:
+            except Exception as error:
                 raise ModelFailed(f"{self.name} gave no answer: {type(error).__name__}: {error}") from error
-            return self._read(tokenizer, model, inputs, made, n, self._clock() - begun, timeout)
+            seconds = self._clock() - begun
+            return completions(tokenizer, model, inputs, made, n=n, max_tokens=max_tokens, seconds=seconds)
 
-    def stream(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0) -> Iterator[str]:
-        """The pieces of one answer as they are made. Leaving the iterator ends the generation.
-
-        Raises:
-            ConfigurationError: The model cannot be loaded, or has no chat template.
-            ModelFailed: Generation failed.
-        """
-        from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
-
-        left = threading.Event()
-        failures: list[Exception] = []
-
-        class _Left(StoppingCriteria):
-            def __call__(self, *_: Any, **__: Any) -> bool:
-                return left.is_set()
-
-        with self._lock:
-            tokenizer, model = self._load()
-            streamer: Any = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-            arguments = {
-                **self._inputs(tokenizer, [messages]),
-                **self._sampling(temperature),
-                "max_new_tokens": max_tokens,
-                "streamer": streamer,
-                "stopping_criteria": StoppingCriteriaList([_Left()]),
-            }
-
-            def generate() -> None:
-                try:
-                    model.generate(**arguments)
-                except Exception as error:  # noqa: BLE001 - raised again where the stream is read
-                    failures.append(error)
-                    streamer.end()  # else its reader would wait for ever
-
-            worker = threading.Thread(target=generate, name="iccache-generate", daemon=True)
-            worker.start()
-            try:
-                yield from (piece for piece in streamer if piece)
-            finally:
-                left.set()
-                worker.join()
-            if failures:
-                error = failures[0]
-                raise ModelFailed(f"{self.name} broke off: {type(error).__name__}: {error}") from error
+    @contextmanager
+    def _turn(self, begun: float, timeout: float) -> Iterator[tuple[Any, Any]]:
+        """Tokenizer and model, for one call at a time."""
+        if not self._lock.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
+            raise ModelFailed(f"{self.name} was busy with other calls for {timeout:g} s; give a longer timeout")
+        try:
+            loaded = self._load()
+            if self._clock() - begun >= timeout:
+                raise ModelFailed(f"{self.name} was not ready within {timeout:g} s; give a longer timeout")
+            yield loaded
+        finally:
+            self._lock.release()
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
@@ -167,7 +205,7 @@ class HuggingFaceModel:
                 model: Any = AutoModelForCausalLM.from_pretrained(
                     self._path, dtype=self._dtype, **({} if self._gguf else {"use_safetensors": True}), **self._gguf
                 )
-            except (OSError, ValueError) as error:
+            except (ImportError, OSError, ValueError) as error:
                 raise ConfigurationError(f"the model {self._path!r} cannot be loaded: {error}") from error
             if tokenizer.chat_template is None:
                 raise ConfigurationError(f"the model {self._path!r} has no chat template; give one that follows chats")
@@ -175,18 +213,6 @@ class HuggingFaceModel:
                 tokenizer.pad_token = tokenizer.eos_token
             self._loaded = tokenizer, model.to(self._device).eval()
         return self._loaded
-
-    def _inputs(self, tokenizer: Any, conversations: Sequence[Sequence[Message]]) -> dict[str, Any]:
-        prompts = [
-            tokenizer.apply_chat_template(
-                [{"role": message.role, "content": message.text} for message in messages],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for messages in conversations
-        ]
-        encoded = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-        return {name: encoded[name].to(self._device) for name in ("input_ids", "attention_mask")}
 
     def _sampling(self, temperature: float) -> dict[str, Any]:
         import torch
@@ -196,39 +222,3 @@ class HuggingFaceModel:
         # transformers samples from torch's own state, so each call is given the next seed of this model.
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=self._generator).item()))
         return {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
-
-    def _read(
-        self, tokenizer: Any, model: Any, inputs: dict[str, Any], made: Any, n: int, seconds: float, timeout: float
-    ) -> Sequence[Completion]:
-        import torch
-
-        start = inputs["input_ids"].shape[1]
-        written = made.sequences[:, start:]
-        logprobs: torch.Tensor = torch.stack(made.logits, dim=1).float().log_softmax(-1)
-        chosen = logprobs.gather(-1, written.unsqueeze(-1)).squeeze(-1)
-        ends = _as_set(model.generation_config.eos_token_id) | {tokenizer.eos_token_id}
-        completions = []
-        for row, mask in enumerate(inputs["attention_mask"]):
-            answers = [_answer(written[i].tolist(), chosen[i].tolist(), ends) for i in range(row * n, row * n + n)]
-            cut = "timeout" if seconds >= timeout else "length"
-            completions.append(
-                Completion(
-                    texts=tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids, _, _ in answers),
-                    finish_reasons=tuple("stop" if has_ended else cut for _, _, has_ended in answers),
-                    prompt_tokens=int(mask.sum()),
-                    completion_tokens=sum(len(ids) for ids, _, _ in answers),
-                    seconds=seconds,
-                    logprobs=tuple(tuple(values) for _, values, _ in answers),
-                )
-            )
-        return completions
-
-
-def _answer(ids: list[int], logprobs: list[float], ends: set[int]) -> tuple[list[int], list[float], bool]:
-    """The tokens up to the first that ends an answer, their log-probabilities, and whether there is one."""
-    length = next((place for place, token in enumerate(ids) if token in ends), None)
-    return ids[:length], logprobs[:length], length is not None
-
-
-def _as_set(value: int | Sequence[int] | None) -> set[int]:
-    return {value} if isinstance(value, int) else set(value or ())

@@ -1,33 +1,44 @@
 """A `Model` behind any endpoint that speaks OpenAI's protocol: vLLM, llama.cpp, Ollama, OpenAI itself.
 
-The client is the ``openai`` package, which both frameworks' OpenAI integrations bring along: it knows time limits,
-retries and the providers' errors.
+The client is the ``openai`` package, which both frameworks' OpenAI integrations bring along: it knows retries and the
+providers' errors. It is used on the background loop, where a call with all its tries can be given up in time.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
+from typing_extensions import override
+
 from shared_core.errors import ExtraIsMissing, ModelFailed
-from shared_core.inference import Completion
+from shared_core.inference import Completion, Model
+from shared_core.inference.background_loop import wait_for
 from shared_core.values import Clock, Message
 
 if TYPE_CHECKING:
+    from openai import AsyncOpenAI
     from openai.types.chat import ChatCompletion
 
+_CLOSING: Final = 5.0  # seconds for connections to be closed
 
-class OpenAIModel:
+
+class OpenAIModel(Model):
     """A model of an OpenAI-compatible endpoint; see `Model`. Safe to use from any thread.
 
     Args:
         base_url: The endpoint, such as ``http://localhost:8000/v1``.
         model: The model's name there.
         api_key: Never shown or logged; endpoints of one's own usually take any.
-        max_retries: How often a call that failed for a passing reason is made again.
-        extra: Sent with every call beside what `complete` names (``top_p``, ``seed``, ``extra_body`` …).
+        max_retries: How often a call that failed for a passing reason is made again, within the same `timeout`.
+        extra: Sent with every call beside what `complete` names, and instead of it (``top_p``, ``seed``, ``extra_body`` …).
+            None leaves a name out: models that reason want ``{"temperature": None, "max_tokens": None,
+            "max_completion_tokens": 2000}``.
         clock: Monotonic, in seconds.
 
     Raises:
@@ -49,7 +60,8 @@ class OpenAIModel:
         except ImportError as error:
             raise ExtraIsMissing("openai", "models") from error
         self._errors = openai.OpenAIError
-        self._client = openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=max_retries)
+        self._connect = partial(openai.AsyncOpenAI, base_url=base_url, api_key=api_key, max_retries=max_retries)
+        self._client = os.getpid(), self._connect()
         self._where = f"{model!r} at {_without_user(base_url)}"
         self._key = api_key
         self._model = model
@@ -60,10 +72,11 @@ class OpenAIModel:
         return f"OpenAIModel({self._where})"
 
     @property
+    @override
     def name(self) -> str:
-        """The model's name at the endpoint."""
         return self._model
 
+    @override
     def complete(
         self,
         messages: Sequence[Message],
@@ -73,19 +86,24 @@ class OpenAIModel:
         n: int = 1,
         timeout: float = 60.0,
     ) -> Completion:
-        """See `Model.complete`."""
         begun = self._clock()
-        turns: Any = [{"role": message.role, "content": message.text} for message in messages]
+        wanted = {
+            "model": self._model,
+            "messages": [{"role": message.role, "content": message.text} for message in messages],
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "n": n,
+            "timeout": timeout,
+            **self._extra,
+        }
+        sent: Any = {name: value for name, value in wanted.items() if value is not None}
         try:
-            answer: ChatCompletion = self._client.chat.completions.create(
-                model=self._model,
-                messages=turns,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                n=n,
-                timeout=timeout,
-                **self._extra,
-            )
+            answer: ChatCompletion = wait_for(self._connected().chat.completions.create(**sent), timeout)
+        except TimeoutError:
+            raise ModelFailed(
+                f"{self._where} did not answer within {timeout:g} s, tries included; see that the endpoint is up, or give "
+                "a longer timeout"
+            ) from None
         except self._errors as error:
             said = str(error).replace(self._key, "***") if self._key else str(error)
             # The cause is left out: a server may repeat the key, and a traceback would print it.
@@ -99,7 +117,14 @@ class OpenAIModel:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        with suppress(TimeoutError):
+            wait_for(self._connected().close(), _CLOSING)
+
+    def _connected(self) -> AsyncOpenAI:
+        """The client of this process: the connections of the process that forked it are not ours."""
+        if self._client[0] != os.getpid():
+            self._client = os.getpid(), self._connect()
+        return self._client[1]
 
 
 def _without_user(url: str) -> str:
