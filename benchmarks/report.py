@@ -104,7 +104,7 @@ def section(result: Mapping[str, object]) -> str:
         (
             f"`{result['command']}` at commit `{result['commit'] or 'unknown'}`; {machine['processor']}, "
             f"{machine['cores']} cores, {machine['memory_gib']} GiB, Python {machine['python']}, "
-            f"load average {machine['load_1_min']} when it ended."
+            f"load average {machine['load_1_min']} at the end."
         ),
         "",
         *(f"- {key}: {_noted(result[key])}" for key in NOTED if result.get(key)),
@@ -114,7 +114,7 @@ def section(result: Mapping[str, object]) -> str:
         lines += [f"### {title}", "", *_table(rows), ""]
     bounds = result.get("must_show", [])
     if bounds:
-        lines += ["| Must show | Measured | Holds |", "|---|---|---|"]
+        lines += ["| Required | Measured | Met |", "|---|---|---|"]
         lines += [
             f"| {_escaped(b['bound'])} | {_cell(b['measured'])} | {'yes' if b['holds'] else '**no**'} |" for b in bounds
         ]
