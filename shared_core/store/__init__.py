@@ -1,4 +1,4 @@
-"""Where everything persists. `open_store` chooses by URL; `protocol.Store` says what a store does."""
+"""Persistence. `open_store` opens the store of a URL; `protocol.Store` defines what a store does."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Sto
     Args:
         url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``memory://``, ``redis://…``, ``rediss://…`` or
             ``unix://…``.
-        settings: Gives times to live, and what the Redis connection may take.
-        clock: Decides what has expired.
+        settings: Settings; a store uses the times to live.
+        clock: Seconds since the epoch, to decide what has expired.
 
     Raises:
-        ConfigurationError: `url` names no store.
-        StoreIsUnusable: The store cannot be opened, reached or used as it is set up.
-        ExtraIsMissing: A Redis URL, without the package redis.
+        ConfigurationError: `url` is not the URL of a store.
+        StoreIsUnusable: The store cannot be opened, reached or used with its configuration.
+        ExtraIsMissing: A Redis URL, and the package redis is not installed.
     """
     scheme = url.partition("://")[0]
     if url == "memory://":
@@ -34,8 +34,8 @@ def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Sto
         path = _sqlite_path(url)
         try:
             return SqliteStore(path, settings=settings, clock=clock)
-        except sqlite3.OperationalError as error:  # only busy: everything else has been explained
-            raise StoreIsUnusable(f"{url}: {error}; another process has been writing to it, try again") from error
+        except sqlite3.OperationalError as error:  # the file is busy; `Database` has translated every other error
+            raise StoreIsUnusable(f"{url}: {error}; another process is writing to it, try again") from error
     if scheme in ("redis", "rediss", "unix"):
         from shared_core.store.redis import RedisStore  # the package redis is an extra
 
@@ -43,9 +43,9 @@ def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Sto
             return RedisStore.open(url, settings=settings, clock=clock)
         except OSError as error:
             reason = str(error).rstrip(".")
-            raise StoreIsUnusable(f"{reason}; start the server, or correct the address") from error
+            raise StoreIsUnusable(f"{reason}; start the server, or correct the URL") from error
     raise ConfigurationError(
-        f"no store has the scheme {scheme!r}; use sqlite:///file.db, redis://host:port/db, rediss://host:port/db, "
+        f"unknown store scheme {scheme!r}; use sqlite:///file.db, redis://host:port/db, rediss://host:port/db, "
         "unix:///path/to/redis.sock or memory://"
     )
 
@@ -54,6 +54,6 @@ def _sqlite_path(url: str) -> Path:
     path = url.removeprefix("sqlite:///")
     if path in (url, "", ":memory:"):
         raise ConfigurationError(
-            f"{url!r} names no file; use sqlite:///relative.db, sqlite:////absolute/path.db, or memory://"
+            f"{url!r} has no file path; use sqlite:///relative.db, sqlite:////absolute/path.db, or memory://"
         )
     return Path(path)

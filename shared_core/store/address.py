@@ -1,4 +1,4 @@
-"""Addresses of stores without their passwords, for whatever is serialised or shown."""
+"""Removes passwords from store URLs before they are serialised or shown."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Final
 from shared_core.errors import ConfigurationError
 
 MASK: Final = "***"
-_USER_INFO: Final = re.compile(r"(?<=://)([^/@?#]*:)[^@]*(?=@)")  # the password may hold a slash that was not escaped
+_USER_INFO: Final = re.compile(r"(?<=://)([^/@?#]*:)[^@]*(?=@)")  # the password may contain an unescaped slash
 _OPTION: Final = re.compile(r"(?<=[?&])(password=)[^&#]*", re.IGNORECASE)
 
 
 def masked(url: str) -> str:
-    """`url` with ``***`` for each password in it."""
+    """`url` with each password replaced by ``***``."""
     return _OPTION.sub(rf"\1{MASK}", _USER_INFO.sub(rf"\1{MASK}", url))
 
 
 def unmasked(url: str) -> str:
-    """`url`, if it can be opened.
+    """`url`, unless its password is masked.
 
     Raises:
-        ConfigurationError: Its password was left out when it was serialised.
+        ConfigurationError: The password was left out when the URL was serialised.
     """
     if MASK in url and masked(url) == url:
         raise ConfigurationError(
-            "the store's password was left out when this was serialised; give the whole address again: "
+            "the store's password was left out when this was serialised; pass the full URL again: "
             "from_dict(data, store='redis://…')"
         )
     return url

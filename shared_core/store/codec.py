@@ -1,7 +1,7 @@
-"""Values to bytes and back: JSON for values, raw float32 for vectors, safetensors for weights.
+"""Encodes and decodes stored values: JSON for values, raw float32 for vectors, safetensors for weights.
 
-Every JSON object carries the schema version ``v``. Stored bytes are never trusted: whatever is wrong with them, the
-``decode_*`` functions raise `Unreadable` and nothing else. They check shapes and types, not sense.
+Every JSON object has the schema version ``v``. Stored bytes are not trusted: for every defect, the ``decode_*``
+functions raise `Unreadable` and nothing else. They check shapes and types, not plausibility.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shared_core.records import (
 from shared_core.store.fields import MAX_VALUE_BYTES, Fields, Unreadable, dump, raw_bytes, within
 from shared_core.store.protocol import Change, ChangeKind, Row
 
-MAX_ARRAYS_BYTES: Final = 256 * 2**20  # of one checkpoint's weights; half of what a Redis value may hold
+MAX_ARRAYS_BYTES: Final = 256 * 2**20  # weights of one checkpoint; half the size limit of a Redis value
 MAX_DIMENSION: Final = 65_536
 
 _SOURCES: Final = frozenset(get_args(Source))
@@ -38,7 +38,7 @@ _KINDS: Final = frozenset(get_args(ChangeKind))
 
 @dataclass(frozen=True, slots=True)
 class EncodedExample:
-    """An example as a store keeps it: each part is read, or rewritten, without the others."""
+    """An encoded example. Each part is read and rewritten separately."""
 
     entry: bytes
     statistics: bytes
@@ -48,7 +48,7 @@ class EncodedExample:
 
 @dataclass(frozen=True, slots=True)
 class EncodedCheckpoint:
-    """A checkpoint as a store keeps it: `head` is JSON, `arrays` safetensors."""
+    """An encoded checkpoint: `head` is JSON, `arrays` is safetensors."""
 
     head: bytes
     arrays: bytes
@@ -61,12 +61,12 @@ def encode_example(example: Example) -> EncodedExample:
     """The four parts of an example.
 
     Raises:
-        ValueError: A part is larger than can be read back, or holds a number that is not finite.
+        ValueError: A part is too large to be decoded, or holds a number that is not finite.
     """
     entry = example.entry
     vector = np.ascontiguousarray(example.vector, dtype="<f4")
     if vector.ndim != 1 or not 0 < vector.size <= MAX_DIMENSION or not np.isfinite(vector).all():
-        raise ValueError(f"the vector of example {entry.id} is not one row of 1 to {MAX_DIMENSION} finite numbers")
+        raise ValueError(f"the vector of example {entry.id} must be one row of 1 to {MAX_DIMENSION} finite numbers")
     head = {
         "id": entry.id,
         "scope": entry.scope,
@@ -83,7 +83,7 @@ def encode_example(example: Example) -> EncodedExample:
 
 
 def encode_statistics(statistics: Statistics) -> bytes:
-    """Statistics alone, for the learner's updates."""
+    """The statistics of an example, which the learner updates."""
     return dump(
         {
             "quality": [statistics.quality.value, statistics.quality.count],
@@ -97,7 +97,7 @@ def encode_statistics(statistics: Statistics) -> bytes:
 
 
 def decode_row(scope: str, example_id: str, entry: object, statistics: object, vector: object) -> Row:
-    """The row of the example that was stored as `example_id` of `scope`; bytes of any other are unreadable.
+    """The row of the example stored as `example_id` in `scope`; the bytes must name the same id and scope.
 
     Raises:
         Unreadable: See the module.
@@ -133,7 +133,7 @@ def decode_texts(data: object) -> Texts:
 
 
 def decode_statistics(data: object) -> Statistics:
-    """Statistics alone.
+    """The statistics of an example.
 
     Raises:
         Unreadable: See the module.
@@ -152,22 +152,22 @@ def decode_statistics(data: object) -> Statistics:
 def _vector(data: object, dimension: int) -> Vector:
     raw = raw_bytes(data, 4 * MAX_DIMENSION)
     if dimension < 1 or len(raw) != 4 * dimension:
-        raise Unreadable(f"a vector of {len(raw)} bytes where {dimension} numbers were stored")
+        raise Unreadable(f"the vector has {len(raw)} bytes; expected {4 * dimension}")
     vector = np.frombuffer(raw, dtype="<f4")
     if not np.isfinite(vector).all():
-        raise Unreadable("a vector with numbers that are not finite")
+        raise Unreadable("the vector holds numbers that are not finite")
     return vector
 
 
 def decode_change(seq: int, kind: object, scope: object, example_id: object) -> Change:
-    """One step of the change feed, from the bytes of its three texts.
+    """One entry of the change feed, from the bytes of its three texts.
 
     Raises:
         Unreadable: See the module.
     """
     named, scope, example_id = (_utf8(part) for part in (kind, scope, example_id))
     if named not in _KINDS:
-        raise Unreadable(f"a change of kind {named!r}")
+        raise Unreadable(f"unknown kind of change {named!r}")
     return Change(seq, cast("ChangeKind", named), scope, example_id)
 
 
@@ -182,10 +182,10 @@ def _utf8(data: object) -> str:
 
 
 def encode_exact(answer: ExactAnswer) -> bytes:
-    """One line of JSON, then the payload as it is (no base64, which would add a third).
+    """One line of JSON, then the raw payload (base64 would add a third).
 
     Raises:
-        ValueError: The answer is larger than can be read back.
+        ValueError: The answer is too large to be decoded.
     """
     head = dump(
         {
@@ -200,14 +200,14 @@ def encode_exact(answer: ExactAnswer) -> bytes:
 
 
 def decode_exact(key: str, data: object) -> ExactAnswer:
-    """The answer that was stored under `key`.
+    """The answer stored under `key`.
 
     Raises:
         Unreadable: See the module.
     """
     head, newline, payload = raw_bytes(data, MAX_VALUE_BYTES).partition(b"\n")
     if not newline:
-        raise Unreadable("an exact answer without a payload")
+        raise Unreadable("the exact answer has no payload")
     fields = Fields(head)
     fields.expect("key", key)
     return ExactAnswer(
@@ -224,7 +224,7 @@ def encode_decision(decision: DecisionRecord) -> bytes:
     """A decision record.
 
     Raises:
-        ValueError: It is larger than can be read back, or a feature is not finite.
+        ValueError: It is too large to be decoded, or a feature is not finite.
     """
     return dump(
         {
@@ -247,7 +247,7 @@ def encode_decision(decision: DecisionRecord) -> bytes:
 
 
 def decode_decision(decision_id: str, data: object) -> DecisionRecord:
-    """The record that was stored as `decision_id`.
+    """The record stored as `decision_id`.
 
     Raises:
         Unreadable: See the module.
@@ -276,7 +276,7 @@ def encode_feedback(feedback: Feedback) -> bytes:
     """One entry of the feedback log.
 
     Raises:
-        ValueError: It is larger than can be read back, or the score is not finite.
+        ValueError: It is too large to be decoded, or the score is not finite.
     """
     return dump(
         {
@@ -302,10 +302,10 @@ def decode_feedback(data: object) -> Feedback:
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> EncodedCheckpoint:
-    """Head and arrays; float64 comes back to the last bit, NaN included.
+    """Head and arrays; float64 is preserved bit by bit, NaN included.
 
     Raises:
-        ValueError: It is larger than can be read back, or `meta` holds a number that is not finite.
+        ValueError: It is too large to be decoded, or `meta` holds a number that is not finite.
         TypeError: `meta` is not JSON.
     """
     head = dump({"version": checkpoint.version, "offset": checkpoint.offset, "meta": dict(checkpoint.meta)})
@@ -314,7 +314,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> EncodedCheckpoint:
 
 
 def decode_checkpoint(head: object, arrays: object) -> Checkpoint:
-    """The checkpoint of these two parts. Its arrays may be written to.
+    """The checkpoint of these two parts, with writable arrays.
 
     Raises:
         Unreadable: See the module.
@@ -329,5 +329,5 @@ def _arrays(data: object) -> dict[str, NDArray[np.float64]]:
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise Unreadable(f"weights: {error}") from error
     if any(array.dtype != np.float64 for array in loaded.values()):
-        raise Unreadable("weights that are not float64")
+        raise Unreadable("the weights are not float64")
     return {name: array.copy() for name, array in loaded.items()}

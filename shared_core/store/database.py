@@ -1,8 +1,8 @@
-"""One SQLite file: how it is opened, migrated, written and read.
+"""Opens, migrates, writes and reads one SQLite file.
 
-Writes go through one connection under a lock; SQLite takes one writer at a time anyway. Reads borrow from a small
-pool of connections, each used by one thread at a time, and see the last committed state: in WAL mode they wait
-neither for a writer nor for its fsync. Other processes may use the same file in the same way.
+Writes go through one connection under a lock, because SQLite allows one writer at a time. Reads use a small pool of
+connections, each used by one thread at a time, and see the last committed state: in WAL mode they wait neither for a
+writer nor for its fsync. Other processes may use the same file in the same way.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from urllib.parse import quote
 
 from shared_core.errors import StoreIsUnusable
 
-APPLICATION: Final = 0x49434361  # "ICCa" in the file's header, so that another program's database is recognised
-BUSY_SECONDS: Final = 5.0  # how long a write waits for other processes' writes before it fails
+APPLICATION: Final = 0x49434361  # "ICCa" in the file's header, to recognise another program's database
+BUSY_SECONDS: Final = 5.0  # how long a write waits for writes of other processes before it fails
 
-# One step for each schema version; a released step is never edited, the next one is added.
+# One step for each schema version. A released step is never edited; add the next one.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
         "CREATE TABLE claims (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -54,10 +54,10 @@ class Database:
     """An open SQLite database of the newest schema.
 
     Args:
-        path: The file, made with mode 0600 if it is new; None keeps everything in memory, on one connection.
+        path: The file, created with mode 0600 if it is new; None keeps everything in memory, on one connection.
 
     Raises:
-        StoreIsUnusable: The file cannot be made or opened, is no database of ours, or is newer than this program.
+        StoreIsUnusable: The file cannot be created or opened, is not an IC-Cache database, or has a newer schema.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -74,7 +74,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: committed, synced to the disk, when the block ends; rolled back if it raises."""
+        """One transaction: committed and synced to disk when the block ends; rolled back if it raises."""
         self._require_usable()
         with self._writing:
             self._require_usable()
@@ -103,9 +103,9 @@ class Database:
             self._put_back(reader)
 
     def close(self) -> None:
-        """Close every connection; ones in use are closed by their users. Does nothing the second time."""
+        """Close every connection; connections in use are closed after use. Idempotent."""
         if os.getpid() != self._pid:
-            return  # closing what a parent process opened would drop its locks
+            return  # closing a parent process's connection would drop its locks
         with self._writing, self._pooling:
             self._closed = True
             self._writer.close()
@@ -124,8 +124,8 @@ class Database:
             raise StoreIsUnusable(f"{self.label} is closed; open it again")
         if os.getpid() != self._pid:
             raise StoreIsUnusable(
-                f"{self.label} was opened before this process was forked, which SQLite does not survive; "
-                "open the store in the new process (with gunicorn: in post_fork, or without --preload)"
+                f"{self.label} was opened before this process was forked, which SQLite does not support; "
+                "open the store in the new process (gunicorn: in post_fork, or without --preload)"
             )
 
     def _connect(self) -> sqlite3.Connection:
@@ -138,7 +138,7 @@ class Database:
                 _migrate(writer, self.label)
                 _choose_durability(writer, self.label)
                 if self._path:
-                    _make_private(self._path)  # not before it is known to be ours
+                    _make_private(self._path)  # only after the check that the file is ours
             except BaseException:
                 writer.close()
                 raise
@@ -146,17 +146,17 @@ class Database:
 
 
 def _prepare(path: Path, label: str) -> str:
-    """The URI of a file that exists with mode 0600. An existing file is not opened here, which could drop its locks."""
+    """The URI of the file, created with mode 0600 if missing. An existing file is not opened: that could drop locks."""
     path = path.absolute()
     if not path.parent.is_dir():
-        raise StoreIsUnusable(f"{label}: the folder {path.parent} does not exist; create it, or name another path")
+        raise StoreIsUnusable(f"{label}: the folder {path.parent} does not exist; create it, or use another path")
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:
         pass
     except OSError as error:
         raise StoreIsUnusable(
-            f"{label} cannot be created ({error.strerror}); name a path in a folder that this user may write to"
+            f"{label} cannot be created ({error.strerror}); use a path in a folder that this user may write to"
         ) from error
     return f"file:{quote(str(path))}?mode=rw"
 
@@ -166,7 +166,7 @@ def _make_private(path: Path) -> None:
         try:
             if file.is_file() and file.stat().st_mode & 0o077:
                 file.chmod(0o600)
-        except OSError:  # another user's file, or gone meanwhile: opening it will tell
+        except OSError:  # another user's file, or deleted meanwhile: opening it will report that
             continue
 
 
@@ -176,11 +176,11 @@ def _migrate(writer: sqlite3.Connection, label: str) -> None:
     application = writer.execute("PRAGMA application_id").fetchone()[0]
     tables = writer.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
     if tables and application != APPLICATION:
-        raise StoreIsUnusable(f"{label} is the SQLite database of another program; name another path")
+        raise StoreIsUnusable(f"{label} is the SQLite database of another program; use another path")
     if version > len(MIGRATIONS):
         raise StoreIsUnusable(
-            f"{label} was written by a newer iccache (schema {version}, this one knows {len(MIGRATIONS)}); "
-            "run: pip install -U iccache, or name another path"
+            f"{label} was written by a newer iccache (schema {version}; this one supports {len(MIGRATIONS)}); "
+            "run: pip install -U iccache, or use another path"
         )
     for statements in MIGRATIONS[version:]:
         for statement in statements:
@@ -200,17 +200,17 @@ def _choose_durability(writer: sqlite3.Connection, label: str) -> None:
 
 @contextmanager
 def _explained(label: str) -> Iterator[None]:
-    """Turn what SQLite says on opening into `StoreIsUnusable`, but for a file that is only busy."""
+    """Translate SQLite's errors on opening into `StoreIsUnusable`, except that the file is busy."""
     try:
         yield
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
             raise
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
-            problem = f"{label} is not a SQLite database; name another path, or move that file away"
+            problem = f"{label} is not a SQLite database; use another path, or move that file away"
         else:
             problem = (
-                f"{label} cannot be opened ({error}); check that the file and its folder can be written to, "
+                f"{label} cannot be opened ({error}); check that the file and its folder are writable, "
                 "and that the disk is neither full nor failing"
             )
         raise StoreIsUnusable(problem) from error

@@ -1,4 +1,4 @@
-"""JSON objects with a schema version, read field by field, each as the type that it must have."""
+"""Reads JSON objects with a schema version, field by field, and checks each field's type."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Final, NoReturn
 from shared_core.records import Average
 
 SCHEMA: Final = 1
-MAX_VALUE_BYTES: Final = 64 * 2**20  # of one JSON value; more than any model answers
+MAX_VALUE_BYTES: Final = 64 * 2**20  # one JSON value; longer than any model's answer
 
 _INTEGER_LIMIT: Final = 2**63
 
 
 class Unreadable(Exception):
-    """Stored bytes are corrupt, too large, too deep, or of an unknown version. Stores skip and count them."""
+    """Stored bytes are corrupt, too large, nested too deep, or of an unknown version. Stores skip and count them."""
 
 
 def dump(fields: Mapping[str, object]) -> bytes:
     """`fields` as one line of JSON with the schema version ``v``.
 
     Raises:
-        ValueError: A number is not finite, or the JSON is larger than can be read back.
+        ValueError: A number is not finite, or the JSON is too large to be decoded.
         TypeError: A value is not JSON.
     """
     return within(_ENCODER.encode({"v": SCHEMA, **fields}).encode("utf-8", "surrogatepass"))
@@ -32,21 +32,21 @@ def dump(fields: Mapping[str, object]) -> bytes:
 def within(data: bytes, limit: int = MAX_VALUE_BYTES) -> bytes:
     """`data`, or ValueError if it has more than `limit` bytes."""
     if len(data) > limit:
-        raise ValueError(f"a value of {len(data)} bytes cannot be stored; at most {limit} can")
+        raise ValueError(f"a value of {len(data)} bytes cannot be stored; the limit is {limit}")
     return data
 
 
 def raw_bytes(data: object, limit: int) -> bytes:
-    """`data`, or Unreadable if it is not bytes or has more than `limit` of them."""
+    """`data`, or Unreadable if it is not bytes or longer than `limit`."""
     if not isinstance(data, bytes):
-        raise Unreadable(f"{type(data).__name__} where bytes were stored")
+        raise Unreadable(f"expected bytes, got {type(data).__name__}")
     if len(data) > limit:
-        raise Unreadable(f"{len(data)} bytes are too large")
+        raise Unreadable(f"{len(data)} bytes; the limit is {limit}")
     return data
 
 
 class Fields:
-    """The fields of one stored JSON object. Whatever is missing or of another type is `Unreadable`."""
+    """The fields of one stored JSON object. A field that is missing or has another type raises `Unreadable`."""
 
     __slots__ = ("_fields",)
 
@@ -57,13 +57,13 @@ class Fields:
         except (ValueError, RecursionError) as error:
             raise Unreadable(f"JSON: {error}") from error
         if not isinstance(fields, dict) or fields.get("v") != SCHEMA:
-            raise Unreadable("an unknown version")
+            raise Unreadable(f"expected an object of version {SCHEMA}")
         self._fields: dict[str, object] = fields
 
     def expect(self, name: str, value: str) -> None:
-        """Check that the text `name` is `value`, the identity that the object was stored under."""
+        """Check that the text `name` is `value`, the key under which the object was stored."""
         if self.text(name) != value:
-            raise Unreadable(f"the {name} is not the one that it was stored under")
+            raise Unreadable(f"the {name} differs from the one in the key")
 
     def text(self, name: str) -> str:
         """A string."""
@@ -74,14 +74,14 @@ class Fields:
         return _number(self._fields.get(name))
 
     def integer(self, name: str) -> int:
-        """An integer of 64 bits."""
+        """A 64-bit integer."""
         return _integer(self._fields.get(name))
 
     def flag(self, name: str) -> bool:
-        """A truth value."""
+        """A boolean."""
         value = self._fields.get(name)
         if not isinstance(value, bool):
-            raise Unreadable(f"{name} is no truth value")
+            raise Unreadable(f"{name}: expected a boolean")
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -96,20 +96,20 @@ class Fields:
         """A pair of value and count."""
         pair = self._list(name)
         if len(pair) != 2:
-            raise Unreadable(f"{name} is no pair")
+            raise Unreadable(f"{name}: expected a pair")
         return Average(_number(pair[0]), _integer(pair[1]))
 
     def table(self, name: str) -> dict[str, object]:
-        """An object of any content."""
+        """An object with any content."""
         value = self._fields.get(name)
         if not isinstance(value, dict):
-            raise Unreadable(f"{name} is no object")
+            raise Unreadable(f"{name}: expected an object")
         return value
 
     def _list(self, name: str) -> list[object]:
         value = self._fields.get(name)
         if not isinstance(value, list):
-            raise Unreadable(f"{name} is no list")
+            raise Unreadable(f"{name}: expected a list")
         return value
 
 
@@ -117,25 +117,25 @@ def _refuse_constant(name: str) -> NoReturn:
     raise Unreadable(f"{name} is not JSON")
 
 
-# `json.dumps` and `json.loads` would make these anew at every call, which takes longer than most values do
+# `json.dumps` and `json.loads` would build these at every call, which takes longer than coding most values
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise Unreadable("no text")
+        raise Unreadable("expected a string")
     return value
 
 
 def _integer(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= _INTEGER_LIMIT:
-        raise Unreadable("no integer of 64 bits")
+        raise Unreadable("expected a 64-bit integer")
     return value
 
 
 def _number(value: object) -> float:
     number = float(value) if isinstance(value, float) else float(_integer(value))
     if not math.isfinite(number):
-        raise Unreadable("a number that is not finite")
+        raise Unreadable("expected a finite number")
     return number

@@ -1,8 +1,8 @@
-"""What every store does. One conformance suite (tests/stores) holds all of them to it.
+"""The store protocol. One conformance suite (tests/stores) checks every implementation.
 
-A store is synchronous, thread-safe, and returns from a write only when the write is durable.
-Each method that writes is one transaction: all of it happens or none. Stored bytes that cannot be read (unknown
-schema, corrupt) are skipped and counted in `unreadable`, never overwritten, never an exception.
+A store is synchronous and thread-safe. A write returns only when it is durable, and each method that writes is one
+transaction. Stored bytes that cannot be read (unknown schema, corrupt) are skipped and counted in `unreadable`; they
+are never overwritten and never raise.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ChangeKind: TypeAlias = Literal["put", "statistics", "delete"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One step of the change feed: the example `id` of `scope` was put, got new statistics, or was deleted."""
+    """One entry of the change feed: the example `id` of `scope` was put, got new statistics, or was deleted."""
 
     seq: int
     kind: ChangeKind
@@ -38,7 +38,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An example as a replica holds it: everything but the texts."""
+    """An example without its texts, as a replica holds it."""
 
     entry: Entry
     vector: Vector = field(compare=False, repr=False)
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to be the only one who does `name` until `expires_at`; a later holder has a larger `token`."""
+    """The exclusive right to do `name` until `expires_at`; a later holder has a larger `token`."""
 
     name: str
     owner: str
@@ -55,18 +55,18 @@ class Lease:
 
 
 class Store(Protocol):
-    """Everything that persists."""
+    """Stores examples, exact answers, decisions, feedback, checkpoints and leases."""
 
     @property
     def label(self) -> str:
-        """The store's address without any secret, for messages."""
+        """The store's URL without secrets, for messages."""
 
     @property
     def unreadable(self) -> int:
-        """How many stored values were skipped because they could not be read."""
+        """Number of stored values that were skipped because they could not be read."""
 
     def claim(self, name: str, value: str) -> str:
-        """Set the pool-wide fact `name` if nobody has; return the value in force. Atomic."""
+        """Set the pool-wide fact `name` if it is not set; return its value. Atomic."""
 
     # examples -------------------------------------------------------------------------------------------------
 
@@ -76,51 +76,51 @@ class Store(Protocol):
         example: Example | None = None,
         exact: ExactAnswer | None = None,
     ) -> None:
-        """Write what one answered request leaves behind, together; an existing example of the same id is replaced."""
+        """Write the records of one answered request together; an example with the same id is replaced."""
 
     def put(self, examples: Sequence[Example]) -> None:
-        """Write many examples (an import), replacing those of the same ids; durable when it returns.
+        """Write many examples (an import), replacing those with the same ids; durable when it returns.
 
-        Written in bounded batches, each of them atomic.
+        Writes bounded batches, each of them atomic.
         """
 
     def delete(self, scope: str, ids: Sequence[str]) -> int:
-        """Remove examples and their exact answers; returns how many existed."""
+        """Delete examples and their exact answers; returns how many existed."""
 
     def clear(self, scope: str | None = None) -> int:
-        """Remove every example, exact answer and decision of a scope, or of all; returns how many examples.
+        """Delete the examples, exact answers and decisions of a scope, or of all; returns the number of examples.
 
-        Feedback, checkpoints and leases stay. Clearing everything also forgets the claims.
+        Feedback, checkpoints and leases stay. Clearing all scopes also deletes the claims.
         """
 
     def scopes(self) -> Sequence[str]:
         """The scopes that hold examples, sorted."""
 
     def count(self, scope: str) -> int:
-        """How many examples a scope holds."""
+        """Number of examples in a scope."""
 
     def oldest(self, scope: str, n: int) -> Sequence[str]:
         """Ids of the `n` oldest examples of a scope, oldest first (by `created_at`, then id)."""
 
     def texts(self, scope: str, ids: Sequence[str]) -> Mapping[str, Texts]:
-        """Texts of these examples in one round trip; absent ids and ids of another scope are left out."""
+        """Texts of these examples, in one round trip; ids that are not in the scope are left out."""
 
     def rows(self, scope: str, ids: Sequence[str]) -> Sequence[Row]:
-        """Rows of these examples; absent ids and ids of another scope are left out."""
+        """Rows of these examples; ids that are not in the scope are left out."""
 
     def statistics(self, scope: str, ids: Sequence[str]) -> Mapping[str, Statistics]:
-        """Statistics alone of these examples; absent ids and ids of another scope are left out."""
+        """Statistics of these examples; ids that are not in the scope are left out."""
 
     def scan(self, scope: str, batch: int = 1024) -> Iterator[Sequence[Row]]:
-        """All rows of a scope, in batches. Examples put or deleted meanwhile may or may not appear."""
+        """All rows of a scope, in batches. Examples that are put or deleted meanwhile may or may not appear."""
 
     def position(self) -> int:
-        """The sequence number of the newest change; 0 if there was none."""
+        """Sequence number of the newest change; 0 before the first."""
 
     def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
-        """Changes with seq > `after`, oldest first. Take `position` before `scan`, then follow from it.
+        """Changes with seq > `after`, oldest first. Read `position` before `scan`, then follow the feed from it.
 
-        Only an empty answer means that the feed has ended: changes that cannot be read are passed over.
+        Unreadable changes are skipped, so only an empty result means the end of the feed.
 
         Raises:
             FeedWasTrimmed: The feed no longer holds every change after `after`.
@@ -129,18 +129,18 @@ class Store(Protocol):
     # exact tier -----------------------------------------------------------------------------------------------
 
     def exact(self, key: str) -> ExactAnswer | None:
-        """The stored answer of this key, unless it expired."""
+        """The stored answer of this key, unless it has expired."""
 
     def forget_exact(self, key: str) -> bool:
-        """Remove one exact answer; True if it was there."""
+        """Delete one exact answer; True if it existed."""
 
     # decisions and feedback -----------------------------------------------------------------------------------
 
     def decisions(self, ids: Sequence[str]) -> Mapping[str, DecisionRecord]:
-        """Records of these decisions, in one round trip; absent and expired ones are left out."""
+        """Records of these decisions, in one round trip; unknown and expired ones are left out."""
 
     def append_feedback(self, feedback: Feedback) -> bool:
-        """Append to the log; False (and nothing is written) if this rater has judged this decision before."""
+        """Append to the log; False, without writing, if this rater has rated this decision before."""
 
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
         """Log entries with offset > `after`, oldest first, each with its offset (1, 2, …)."""
@@ -148,10 +148,10 @@ class Store(Protocol):
     # learning -------------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> Checkpoint:
-        """The newest checkpoint; an empty one of version 0 before the first."""
+        """The newest checkpoint; an empty one with version 0 before the first."""
 
     def checkpoint_version(self) -> int:
-        """Version of the newest checkpoint, without reading its arrays."""
+        """Version of the newest checkpoint; does not read its arrays."""
 
     def publish(
         self,
@@ -162,15 +162,15 @@ class Store(Protocol):
     ) -> bool:
         """Replace the checkpoint if its (version, offset) is still `expected` and `lease` is still the newest.
 
-        `statistics` maps (scope, example id) to new statistics, written and fed to `changes` in the same
-        transaction; examples deleted meanwhile are left out. Returns False, having written nothing, otherwise.
+        Otherwise returns False without writing. `statistics` maps (scope, example id) to new statistics, which are
+        written and added to `changes` in the same transaction; examples that were deleted meanwhile are left out.
         """
 
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
-        """Take a lease for `ttl` seconds; None while another owner holds it. The same owner renews by acquiring."""
+        """Acquire a lease for `ttl` seconds; None while another owner holds it. Its owner renews it the same way."""
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back; nothing happens if it was lost meanwhile. Tokens keep growing."""
+        """Release a lease; does nothing if it was lost meanwhile. Tokens keep growing."""
 
     def close(self) -> None:
-        """Release files and connections; further calls raise `StoreIsUnusable`."""
+        """Close files and connections; later calls raise `StoreIsUnusable`."""

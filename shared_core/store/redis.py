@@ -1,12 +1,12 @@
-"""The Redis store: where processes or machines share a pool. Redis 6.2 or newer, no modules.
+"""The Redis store, for pools that several processes or machines share. Redis 6.2 or newer, no modules.
 
-Every write is one Lua script (`redis_scripts` lists the keys), every read one command or script. The client sends a
-call again if its connection broke, so that a call may be applied twice; then `record`, `put`, `claim`, `acquire` and
-`release` leave the same state, `append_feedback` and `publish` recognise their own first try by a token, and `delete`,
-`clear` and `forget_exact` may report less than they removed. A call that raises may or may not have been applied.
+Every write is one Lua script (`redis_scripts` lists the keys), every read one command or script. The client repeats a
+call whose connection broke, so a call may be applied twice. Then `record`, `put`, `claim`, `acquire` and `release`
+leave the same state, `append_feedback` and `publish` recognise their first attempt by a token, and `delete`, `clear`
+and `forget_exact` may report less than they deleted. A call that raises may or may not have been applied.
 
-"Durable" is what the server was told to make of it: with ``appendfsync always`` nothing acknowledged is lost, with
-``everysec`` up to a second of it may be.
+Durability depends on the server: with ``appendfsync always`` no acknowledged write is lost, with ``everysec`` up to one
+second of writes may be.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from shared_core.values import Clock
 T = TypeVar("T")
 Argument: TypeAlias = str | bytes | int | float
 
-FEED_LENGTH: Final = 100_000  # changes that a replica may sleep through before it must reload; about 10 MB
-PUT_BATCH: Final = 200  # examples a script; 200 of 384 dimensions are half a megabyte and some milliseconds
-CLEAR_BATCH: Final = 500  # of each kind a script
-CONSUMED: Final = 1000  # of the oldest log entries, how many a publication looks at to drop them
-READ_BATCH: Final = 1000  # ids a command; Lua can hand on no more than some thousand arguments
+FEED_LENGTH: Final = 100_000  # changes that a replica may miss before it must reload; about 10 MB
+PUT_BATCH: Final = 200  # examples per script; 200 of 384 dimensions take half a megabyte and a few milliseconds
+CLEAR_BATCH: Final = 500  # of each kind per script
+CONSUMED: Final = 1000  # oldest log entries that one publication checks for deletion
+READ_BATCH: Final = 1000  # ids per command; Lua can pass on only a few thousand arguments
 
-_NOBODY: Final = ("",) * 5
+_ABSENT: Final = ("",) * 5
 
 
 class RedisStore(Store):
-    """A pool on a Redis server or cluster. See `shared_core.store.protocol.Store` for what each method does."""
+    """A `Store` on a Redis server or cluster."""
 
     def __init__(self, address: Address, *, settings: Settings, clock: Clock, feed_length: int = FEED_LENGTH) -> None:
         self._label = address.label
@@ -58,16 +58,16 @@ class RedisStore(Store):
 
     @classmethod
     def open(cls, url: str, *, settings: Settings, clock: Clock, feed_length: int = FEED_LENGTH) -> RedisStore:
-        """Connect to the pool at `url` (`redis_connection` has the forms).
+        """Connect to the pool at `url` (`redis_connection` describes the forms).
 
         Args:
-            url: The address; ``?pool=name`` picks one of several pools on one server.
-            settings: Only the times to live are read.
-            clock: Seconds since the epoch; decides what has expired.
-            feed_length: How many changes the feed keeps, at least.
+            url: The address; ``?pool=name`` selects one of several pools on one server.
+            settings: Only the times to live are used.
+            clock: Seconds since the epoch, to decide what has expired.
+            feed_length: Minimum number of changes that the feed keeps.
 
         Raises:
-            ConfigurationError: The address cannot be read.
+            ConfigurationError: The address is invalid.
             StoreIsUnusable: The server is too old, evicts keys, or refuses this user.
             OSError: It cannot be reached, or does not answer in time.
         """
@@ -76,18 +76,15 @@ class RedisStore(Store):
     @property
     @override
     def label(self) -> str:
-        """The address without user and password."""
         return self._label
 
     @property
     @override
     def unreadable(self) -> int:
-        """How many stored values were skipped because they could not be read."""
         return self._unreadable
 
     @override
     def claim(self, name: str, value: str) -> str:
-        """Set a pool-wide fact once; returns the value in force."""
         return _string(self._run(scripts.CLAIM, name, value))
 
     # examples -------------------------------------------------------------------------------------------------
@@ -99,12 +96,10 @@ class RedisStore(Store):
         example: Example | None = None,
         exact: ExactAnswer | None = None,
     ) -> None:
-        """Write what one answered request leaves behind, in one script."""
         self._write(decision, exact, [example] if example else [])
 
     @override
     def put(self, examples: Sequence[Example]) -> None:
-        """Write many examples, `PUT_BATCH` a script."""
         for batch in _batches(examples, PUT_BATCH):
             self._write(None, None, batch)
 
@@ -121,12 +116,12 @@ class RedisStore(Store):
                 _milliseconds(expires - now),
             ]
         else:
-            args += _NOBODY
+            args += _ABSENT
         if exact:
             expires = exact.created_at + self._settings.exact_ttl
             args += [exact.key, exact.scope, codec.encode_exact(exact), expires, _milliseconds(expires - now)]
         else:
-            args += _NOBODY
+            args += _ABSENT
         for example in examples:
             entry, encoded = example.entry, codec.encode_example(example)
             args += [entry.id, entry.scope, entry.created_at]
@@ -135,15 +130,14 @@ class RedisStore(Store):
 
     @override
     def delete(self, scope: str, ids: Sequence[str]) -> int:
-        """Remove examples and their exact answers, in one script; returns how many existed."""
         return int(self._run_fed(scripts.DELETE, scope, *ids)) if ids else 0
 
     @override
     def clear(self, scope: str | None = None) -> int:
-        """Empty a scope or all, in atomic batches; a crash between two leaves the rest whole, for the next call."""
+        """Works in atomic batches; after a crash between two, the next call clears the rest."""
         if scope is not None:
             return self._clear(scope)
-        held = {*self._command("SMEMBERS", "scopes"), *self._command("ZRANGE", "leavings", 0, -1)}
+        held = {*self._command("SMEMBERS", "scopes"), *self._command("ZRANGE", "expiring", 0, -1)}
         removed = sum(self._clear(_string(name)) for name in sorted(held))
         self._command("DEL", "claims")
         return removed
@@ -158,27 +152,24 @@ class RedisStore(Store):
 
     @override
     def scopes(self) -> Sequence[str]:
-        """The scopes that hold examples, sorted."""
         return sorted(_string(scope) for scope in self._command("SMEMBERS", "scopes"))
 
     @override
     def count(self, scope: str) -> int:
-        """How many examples a scope holds."""
         return int(self._command("ZCARD", f"ages:{scope}"))
 
     @override
     def oldest(self, scope: str, n: int) -> Sequence[str]:
-        """Ids of the `n` oldest examples, oldest first."""
         return [_string(name) for name in self._command("ZRANGE", f"ages:{scope}", 0, n - 1)] if n > 0 else []
 
     @override
     def texts(self, scope: str, ids: Sequence[str]) -> Mapping[str, Texts]:
-        """Texts of these examples; one round trip for up to `READ_BATCH` of them."""
+        """One round trip for up to `READ_BATCH` examples."""
         return self._parts("texts", codec.decode_texts, scope, ids)
 
     @override
     def rows(self, scope: str, ids: Sequence[str]) -> Sequence[Row]:
-        """Rows of these examples; one round trip for up to `READ_BATCH` of them."""
+        """One round trip for up to `READ_BATCH` examples."""
         found: list[Row] = []
         for batch in _batches(ids, READ_BATCH):
             for example_id, *parts in zip(batch, *self._run(scripts.ROWS, scope, *batch), strict=True):
@@ -189,12 +180,12 @@ class RedisStore(Store):
 
     @override
     def statistics(self, scope: str, ids: Sequence[str]) -> Mapping[str, Statistics]:
-        """Statistics of these examples; one round trip for up to `READ_BATCH` of them."""
+        """One round trip for up to `READ_BATCH` examples."""
         return self._parts("statistics", codec.decode_statistics, scope, ids)
 
     @override
     def scan(self, scope: str, batch: int = 1024) -> Iterator[Sequence[Row]]:
-        """All rows of a scope: two round trips a batch, which are not one moment."""
+        """Two round trips per batch, which do not read the same state."""
         cursor = -1
         seen: set[str] = set()
         while cursor != 0:
@@ -207,15 +198,13 @@ class RedisStore(Store):
 
     @override
     def position(self) -> int:
-        """Sequence number of the newest change: microseconds since the epoch, or a little more."""
+        """Microseconds since the epoch, or slightly more."""
         newest = self._command("XREVRANGE", "changes", "+", "-", "COUNT", 1)
         return _number(newest[0][0]) if newest else 0
 
     @override
     def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
-        """Changes after `after`, which must be 0 or the number of a change that the feed still holds.
-
-        Only an empty answer means that the feed has ended.
+        """`after` must be 0 or the number of a change that the feed still holds.
 
         Raises:
             FeedWasTrimmed: The feed does not hold it: it is too old, or the server has lost its newest writes.
@@ -236,21 +225,19 @@ class RedisStore(Store):
 
     @override
     def exact(self, key: str) -> ExactAnswer | None:
-        """The stored answer of this key, unless it expired."""
         answer = self._decoded(lambda data: codec.decode_exact(key, data), self._command("GET", f"exact:{key}"))
         alive_since = self._clock() - self._settings.exact_ttl
         return answer if answer and answer.created_at > alive_since else None
 
     @override
     def forget_exact(self, key: str) -> bool:
-        """Remove one exact answer; True if it was there."""
         return bool(self._command("DEL", f"exact:{key}"))
 
     # decisions and feedback -----------------------------------------------------------------------------------
 
     @override
     def decisions(self, ids: Sequence[str]) -> Mapping[str, DecisionRecord]:
-        """Records of these decisions; one round trip for up to `READ_BATCH` of them."""
+        """One round trip for up to `READ_BATCH` decisions."""
         found: dict[str, DecisionRecord] = {}
         alive_since = self._clock() - self._settings.decision_ttl
         for batch in _batches(ids, READ_BATCH):
@@ -263,10 +250,7 @@ class RedisStore(Store):
 
     @override
     def append_feedback(self, feedback: Feedback) -> bool:
-        """Append to the log; False if this rater has judged this decision before.
-
-        The judgement is remembered for `decision_ttl`: by then the decision itself takes no more feedback.
-        """
+        """Ratings are remembered for `decision_ttl`; after that the decision accepts no feedback anyway."""
         remember = _milliseconds(self._settings.decision_ttl)
         call, value = secrets.token_hex(8), codec.encode_feedback(feedback)
         args = (feedback.decision_id, feedback.rater, call, value, feedback.at, remember)
@@ -274,7 +258,7 @@ class RedisStore(Store):
 
     @override
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
-        """Log entries with offset > `after`, oldest first. Only an empty answer means that the log has ended."""
+        """Only an empty result means the end of the log."""
         found: list[tuple[int, Feedback]] = []
         while not found:
             entries = self._command("XRANGE", "feedback", f"({after}-0", "+", "COUNT", limit)
@@ -291,13 +275,11 @@ class RedisStore(Store):
 
     @override
     def checkpoint(self) -> Checkpoint:
-        """The newest checkpoint; an empty one of version 0 before the first."""
         head, arrays = self._command("HMGET", "checkpoint", "head", "arrays")
         return self._decoded(codec.decode_checkpoint, head, arrays) or Checkpoint()
 
     @override
     def checkpoint_version(self) -> int:
-        """Version of the newest checkpoint."""
         return int(self._command("HGET", "checkpoint", "version") or 0)
 
     @override
@@ -308,11 +290,10 @@ class RedisStore(Store):
         statistics: Mapping[tuple[str, str], Statistics],
         lease: Lease,
     ) -> bool:
-        """Replace the checkpoint and the statistics in one script; False if another was faster.
+        """Also deletes feedback that was learned from and whose decision has expired, up to `CONSUMED` entries.
 
-        Feedback that was learned from and whose decisions have expired leaves the log, `CONSUMED` entries a call.
-        The server does nothing else meanwhile: 5 to 10 ms for 1000 statistics on a laptop's core. One call for more
-        than some 50,000 comes near the socket timeout.
+        The script blocks the server: 5 to 10 ms for 1000 statistics on a laptop's core. A call with more than about
+        50,000 statistics comes near the socket timeout.
         """
         encoded = codec.encode_checkpoint(checkpoint)
         args: list[Argument] = [lease.name, lease.token, *expected, secrets.token_hex(8)]
@@ -324,26 +305,23 @@ class RedisStore(Store):
 
     @override
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
-        """Take or renew a lease for `ttl` seconds; None while another owner holds it."""
         now = self._clock()
         token = self._run(scripts.ACQUIRE, name, owner, now, now + ttl)
         return None if token is None else Lease(name, owner, int(token), now + ttl)
 
     @override
     def release(self, lease: Lease) -> None:
-        """Give a lease back, unless it was lost meanwhile."""
         self._run(scripts.RELEASE, lease.name, lease.token)
 
     @override
     def close(self) -> None:
-        """Close the connections."""
         self._closed = True
         self._client.close()
 
     # the wire -------------------------------------------------------------------------------------------------
 
     def _command(self, command: str, first: Argument, *rest: Argument) -> Any:
-        """Run one command whose first argument is a key of this pool (for MGET, whose arguments all are)."""
+        """Run one command whose first argument is a key of this pool (for MGET, all arguments are)."""
         self._check_open()
         keys = [self._prefix + str(first)]
         if command == "MGET":
@@ -363,12 +341,12 @@ class RedisStore(Store):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StoreIsUnusable(f"{self._label} was closed; open it again")
+            raise StoreIsUnusable(f"{self._label} is closed; open it again")
 
     # what comes back ------------------------------------------------------------------------------------------
 
     def _parts(self, part: str, decode: Callable[[bytes], T], scope: str, ids: Sequence[str]) -> dict[str, T]:
-        """One encoded part of each of these examples that has it."""
+        """One decoded part of each of these examples, by id; examples without it are left out."""
         found: dict[str, T] = {}
         for batch in _batches(ids, READ_BATCH):
             stored = self._command("HMGET", f"{part}:{scope}", *batch)
@@ -379,7 +357,7 @@ class RedisStore(Store):
         return found
 
     def _decoded(self, decode: Callable[..., T], *parts: object) -> T | None:
-        """The value of these stored parts; None if nothing is stored, or if it cannot be read (which is counted)."""
+        """The decoded value; None if nothing is stored, or if it is unreadable (which is counted)."""
         if all(part is None for part in parts):
             return None
         try:
@@ -407,10 +385,10 @@ def _number(stream_id: bytes) -> int:
 
 
 def _change(entry: tuple[bytes, Mapping[bytes, bytes]]) -> Change:
-    """One step of the feed.
+    """One entry of the feed.
 
     Raises:
-        Unreadable: It is not one that this version writes.
+        Unreadable: This version does not write such an entry.
     """
     stream_id, fields = entry
     return codec.decode_change(_number(stream_id), fields.get(b"kind"), fields.get(b"scope"), fields.get(b"id"))

@@ -1,7 +1,7 @@
-"""How the Redis store reaches its server: the address, the timeouts, what the server must be like.
+"""Connects the Redis store to its server: address, timeouts, and checks of the server.
 
 An address is ``redis://[user:password@]host[:port][/db][?pool=name]``, ``rediss://…`` for TLS, or
-``unix:///path/to/socket[?db=n&password=…&pool=name]``. A server in cluster mode is found out and served as one.
+``unix:///path/to/socket[?db=n&password=…&pool=name]``. Cluster mode is detected.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Client: TypeAlias = "redis.Redis | redis.cluster.RedisCluster"
 
 OLDEST_VERSION: Final = (6, 2)  # ZADD GT, exclusive stream ranges
 DEFAULT_POOL: Final = "iccache"
-TIMEOUTS: Final = {"socket_timeout": 2.0, "socket_connect_timeout": 1.0}  # seconds; the address may set others
+TIMEOUTS: Final = {"socket_timeout": 2.0, "socket_connect_timeout": 1.0}  # seconds; the address may override them
 
 _POOL: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # no brace: the name is the hash tag
 _SPELLING: Final = "redis://[user:password@]host[:port][/db][?pool=name] or unix:///path/to/socket[?pool=name]"
@@ -43,7 +43,7 @@ _TLS: Final = "ssl_"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a pool lives. `label` names it without any secret; `options` may hold the password."""
+    """The address of a pool. `label` holds no secrets; `options` may hold the password."""
 
     label: str
     pool: str
@@ -54,32 +54,30 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """Read the address of a pool.
+    """Parse the address of a pool.
 
     Raises:
-        ConfigurationError: It cannot be read. The message never quotes it, since it may hold a password.
+        ConfigurationError: The address is invalid. The message never quotes it, because it may hold a password.
     """
     try:
         parts = urlsplit(url)
         options = _parse_url(url)
         host, port = parts.hostname or "localhost", parts.port or 6379
     except ValueError:
-        raise ConfigurationError(
-            f"the Redis URL cannot be read; write {_SPELLING}, special characters as %XX"
-        ) from None
+        raise ConfigurationError(f"the Redis URL is invalid; write {_SPELLING}, special characters as %XX") from None
     over_tcp = parts.scheme != "unix"
     if over_tcp and ("@" in parts.path + parts.query + parts.fragment or not re.fullmatch(r"/?\d*", parts.path)):
         raise ConfigurationError(
             f"the Redis URL's path is not a database number; write {_SPELLING}, special characters of a password as %XX"
         )
     if not over_tcp and not options.get("path"):
-        raise ConfigurationError(f"the Redis URL names no socket; write {_SPELLING}")
+        raise ConfigurationError(f"the Redis URL has no socket path; write {_SPELLING}")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     pool = query.pop("pool", DEFAULT_POOL)
     options.pop("pool", None)
     if not _POOL.fullmatch(pool):
         raise ConfigurationError(
-            f"{pool!r} cannot name a pool; use 1 to 100 letters, digits, dots, hyphens, underscores"
+            f"{pool!r} is not a valid pool name; use 1 to 100 letters, digits, dots, hyphens, underscores"
         )
     if unknown := sorted(name for name in query if name not in _OPTIONS and not name.startswith(_TLS)):
         raise ConfigurationError(f"the Redis URL has unknown options {', '.join(unknown)}; known: {sorted(_OPTIONS)}")
@@ -92,11 +90,11 @@ def parse_address(url: str) -> Address:
 
 @contextmanager
 def translated(label: str) -> Iterator[None]:
-    """Turn the client's exceptions into ours and Python's own, so that no caller has to import redis.
+    """Translate redis-py's exceptions into ours and Python's own.
 
     Raises:
         StoreIsUnusable: The server refuses us: wrong user or password, or a command that the user may not run.
-        TimeoutError: It did not answer in time. What was being written may have been written.
+        TimeoutError: It did not answer in time. A write may or may not have been applied.
         ConnectionError: It cannot be reached.
         OSError: It answered with an error (out of memory, read-only replica, …).
     """
@@ -113,17 +111,17 @@ def translated(label: str) -> Iterator[None]:
 
 
 def connect(address: Address) -> Client:
-    """A client of this server, which has been asked whether it can hold a pool.
+    """A client of this server, after a check that the server can hold a pool.
 
     Raises:
         StoreIsUnusable: It is older than 6.2, evicts keys, or refuses us.
         OSError: See `translated`.
     """
-    # A broken connection is tried once more, at once: after a restart of the server every pooled one is broken. A
-    # timeout is not: the server is slow already, and the request path has given up by then.
+    # A broken connection is retried once, without delay, because a restart of the server breaks every pooled one. A
+    # timeout is not retried: the server is slow already, and the request path has passed its deadline by then.
     retry = redis.retry.Retry(redis.backoff.NoBackoff(), 1, (redis.ConnectionError,))
     options: dict[str, Any] = {**TIMEOUTS, **address.options}
-    # RESP2 and undecoded replies, whatever the library's default becomes: the shapes that the store reads.
+    # RESP2 and undecoded replies, regardless of the library's defaults, because the store parses these.
     options |= {"protocol": 2, "decode_responses": False, "encoding_errors": "surrogatepass", "retry": retry}
     try:
         with translated(address.label):
@@ -139,7 +137,7 @@ def connect(address: Address) -> Client:
 
 def _cluster(address: Address, options: Mapping[str, Any]) -> redis.cluster.RedisCluster:
     if "path" in options:
-        raise StoreIsUnusable(f"{address.label} is a cluster; name it by host and port")
+        raise StoreIsUnusable(f"{address.label} is a cluster; use its host and port: redis://host:port")
     kept = {name: value for name, value in options.items() if name not in {"connection_class", "db"}}
     if options.get("connection_class") is redis.SSLConnection:
         kept["ssl"] = True
@@ -152,7 +150,7 @@ def _check(client: redis.Redis, label: str) -> bool:
         info: Mapping[str, Any] = client.info()
     except redis.ResponseError as error:
         if isinstance(error, redis.exceptions.NoPermissionError) or "unknown command" in str(error):
-            log.warning("%s does not let us see INFO: version, eviction and persistence go unchecked", label)
+            log.warning("%s does not permit INFO, so version, eviction and persistence were not checked", label)
             return False
         raise
     version = str(info.get("redis_version", ""))
@@ -161,7 +159,7 @@ def _check(client: redis.Redis, label: str) -> bool:
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise StoreIsUnusable(
-            f"{label} has maxmemory-policy {policy}, which deletes stored examples when memory runs short; "
+            f"{label} has maxmemory-policy {policy}, which deletes stored examples when memory is short; "
             "run CONFIG SET maxmemory-policy noeviction (and set it in redis.conf)"
         )
     if not info.get("aof_enabled", 0):
@@ -173,7 +171,7 @@ def _check_snapshots(client: redis.Redis, label: str) -> None:
     try:
         saves = str(client.config_get("save").get("save", ""))
     except redis.ResponseError:
-        log.warning("%s does not let us see CONFIG: whether it keeps snapshots goes unchecked", label)
+        log.warning("%s does not permit CONFIG, so its snapshots were not checked", label)
         return
     if not saves:
         warnings.warn(

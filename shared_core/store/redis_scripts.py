@@ -1,7 +1,7 @@
-"""The writes of the Redis store: one Lua script each, so that each happens wholly or not at all.
+"""The writes of the Redis store, each one Lua script and so atomic.
 
-Every script gets the pool's prefix ``{iccache:<pool>}:`` as its only declared key. It names the one cluster slot that
-holds the whole pool; the script derives the keys below from it.
+Every script gets the pool's prefix ``{iccache:<pool>}:`` as its only declared key. The prefix determines the cluster
+slot of the whole pool; the script derives the keys below from it.
 
     claims                          hash    fact → value
     scopes                          set     scopes that hold examples
@@ -10,15 +10,15 @@ holds the whole pool; the script derives the keys below from it.
                                     hash    example id → encoded part (`answer`: key of its exact answer)
     decision:<id>, exact:<key>      string  encoded value, with the time to live as PEXPIRE
     decisions:<scope>, exacts:<scope>
-                                    zset    what `clear` has to find, by the time it expires
-    leavings                        zset    scopes that hold decisions or exact answers, by the last of those times
+                                    zset    ids and keys for `clear`, by expiry time
+    expiring                        zset    scopes that hold decisions or exact answers, by their last expiry time
     changes                         stream  the change feed, ids ``<seq>-0``
     feedback, feedback:last         stream and counter: the feedback log, ids ``<offset>-0``
-    judged:<decision id>            hash    rater → token of the call that wrote the judgement
+    rated:<decision id>             hash    rater → token of the call that wrote the rating
     checkpoint                      hash    version, offset, head, arrays, token of the call that published it
     lease:<name>                    hash    token, and while it is held owner and expires
 
-A script that writes to the feed takes the time in microseconds as ARGV[1] and the length of the feed as ARGV[2].
+A script that writes to the feed gets the time in microseconds as ARGV[1] and the length of the feed as ARGV[2].
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ local prefix = KEYS[1]
 local function key(kind, name) return prefix .. kind .. ':' .. name end
 """
 
-# A sequence number is the time in microseconds, or one more than the last where the clock stands behind it. So a
-# server that lost its newest writes (a crash, a failover) never gives a number out twice, and a replica that saw the
-# lost ones finds its own position missing and reloads. The mark '0-1' says that the feed is whole from its start.
+# A sequence number is the time in microseconds, or the last number plus one if the clock is behind it. So a server that
+# lost its newest writes (a crash, a failover) never issues a number twice. A replica that saw the lost writes finds its
+# own position missing and reloads. The entry '0-1' marks a feed that is complete from its start.
 _FEED: Final = (
     _KEYS
     + """
 local changes = prefix .. 'changes'
 local last
-local function tell(kind, scope, id)
+local function add_change(kind, scope, id)
   if not last then
     local newest = redis.call('XREVRANGE', changes, '+', '-', 'COUNT', 1)[1]
     if newest then
@@ -66,7 +66,7 @@ local function remove(scope, id)
   if answer and redis.call('ZREM', key('exacts', scope), answer) == 1 then
     redis.call('DEL', key('exact', answer))
   end
-  if existed == 1 then tell('delete', scope, id) end
+  if existed == 1 then add_change('delete', scope, id) end
   return existed
 end
 local function unlist(scope)
@@ -75,8 +75,8 @@ end
 """
 )
 
-# ARGV 3: now in seconds; 4-8: decision (id, scope, value, expires at, milliseconds to live), all empty if there is
-# none; 9-13: exact answer, likewise; then for each example: id, scope, created at, entry, statistics, texts, vector,
+# ARGV 3: now in seconds; 4-8: decision (id, scope, value, expires at, milliseconds to live), all empty without one;
+# 9-13: exact answer in the same form; then for each example: id, scope, created at, entry, statistics, texts, vector,
 # exact key.
 RECORD: Final = (
     _FEED
@@ -84,7 +84,7 @@ RECORD: Final = (
 local function prune(shelf)
   return redis.call('ZRANGEBYSCORE', shelf, '-inf', ARGV[3], 'LIMIT', 0, 8)
 end
-local function leave(kind, i)
+local function set_expiring(kind, i)
   local id, scope, value, expires, ttl = unpack(ARGV, i, i + 4)
   if id == '' then return end
   redis.call('SET', key(kind, id), value, 'PX', ttl)
@@ -95,11 +95,11 @@ local function leave(kind, i)
     redis.call('DEL', key(kind, old))
   end
   if redis.call('PTTL', shelf) < tonumber(ttl) then redis.call('PEXPIRE', shelf, ttl) end
-  redis.call('ZADD', prefix .. 'leavings', 'GT', expires, scope)
-  for _, old in ipairs(prune(prefix .. 'leavings')) do redis.call('ZREM', prefix .. 'leavings', old) end
+  redis.call('ZADD', prefix .. 'expiring', 'GT', expires, scope)
+  for _, old in ipairs(prune(prefix .. 'expiring')) do redis.call('ZREM', prefix .. 'expiring', old) end
 end
-leave('decision', 4)
-leave('exact', 9)
+set_expiring('decision', 4)
+set_expiring('exact', 9)
 for i = 14, #ARGV, 8 do
   local id, scope, created, entry, statistics, texts, vector, answer = unpack(ARGV, i, i + 7)
   redis.call('HSET', key('entry', scope), id, entry)
@@ -113,7 +113,7 @@ for i = 14, #ARGV, 8 do
   end
   redis.call('ZADD', key('ages', scope), created, id)
   redis.call('SADD', prefix .. 'scopes', scope)
-  tell('put', scope, id)
+  add_change('put', scope, id)
 end
 """
 )
@@ -129,7 +129,7 @@ return existed
 """
 )
 
-# ARGV 3: scope; 4: at most how many of each kind. Returns how many examples went, and whether anything is left.
+# ARGV 3: scope; 4: limit for each kind. Returns how many examples were deleted, and whether anything is left.
 CLEAR: Final = (
     _REMOVE
     + """
@@ -147,12 +147,12 @@ for _, kind in ipairs({'decision', 'exact'}) do
   end
 end
 local left = redis.call('EXISTS', key('ages', scope), key('decisions', scope), key('exacts', scope))
-if left == 0 then redis.call('ZREM', prefix .. 'leavings', scope) end
+if left == 0 then redis.call('ZREM', prefix .. 'expiring', scope) end
 return {existed, left}
 """
 )
 
-# ARGV: scope; then ids. Returns entries, statistics and vectors, as they stand together.
+# ARGV: scope; then ids. Returns entries, statistics and vectors, read atomically.
 ROWS: Final = (
     _KEYS
     + """
@@ -173,25 +173,25 @@ return redis.call('HGET', prefix .. 'claims', ARGV[1])
 """
 )
 
-# ARGV: decision id; rater; token of this call; value; when it was given; milliseconds to remember it.
-# A call that is sent again after its reply was lost finds its own token and is told the same as the first time.
+# ARGV: decision id; rater; token of this call; value; time of the rating; milliseconds to remember it.
+# A call that is repeated after a lost reply finds its own token and gets the same reply as the first time.
 FEEDBACK: Final = (
     _KEYS
     + """
-local judged = key('judged', ARGV[1])
-local before = redis.call('HGET', judged, ARGV[2])
+local rated = key('rated', ARGV[1])
+local before = redis.call('HGET', rated, ARGV[2])
 if before then return before == ARGV[3] and 1 or 0 end
-redis.call('HSET', judged, ARGV[2], ARGV[3])
-redis.call('PEXPIRE', judged, ARGV[6])
+redis.call('HSET', rated, ARGV[2], ARGV[3])
+redis.call('PEXPIRE', rated, ARGV[6])
 local offset = redis.call('INCR', prefix .. 'feedback:last')
 redis.call('XADD', prefix .. 'feedback', string.format('%.0f-0', offset), 'at', ARGV[5], 'value', ARGV[4])
 return 1
 """
 )
 
-# ARGV 3: lease name; 4: its token; 5, 6: expected version and offset; 7: token of this call; 8: of how many of the oldest
-# log entries those go that are consumed and 9: were given by then; 10-13: version, offset, head, arrays; then for each
-# example: scope, id, statistics.
+# ARGV 3: lease name; 4: its token; 5, 6: expected version and offset; 7: token of this call; 8: how many of the oldest
+# log entries to check for deletion; 9: delete only entries up to this time; 10-13: version, offset, head, arrays; then
+# for each example: scope, id, statistics.
 PUBLISH: Final = (
     _FEED
     + """
@@ -205,7 +205,7 @@ for i = 14, #ARGV, 3 do
   local scope, id, statistics = unpack(ARGV, i, i + 2)
   if redis.call('HEXISTS', key('entry', scope), id) == 1 then
     redis.call('HSET', key('statistics', scope), id, statistics)
-    tell('statistics', scope, id)
+    add_change('statistics', scope, id)
   end
 end
 local kept = 0

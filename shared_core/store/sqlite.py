@@ -1,10 +1,10 @@
 """The embedded store: one SQLite file, shared by the threads and processes of one machine.
 
-Each row keeps encoded values beside the few columns that are searched or compared, so that a value that cannot be
-read can still be expired and deleted. Only an explicit write of the same id replaces it.
+Each row holds encoded values, and the few columns that are searched or compared. So an unreadable value can still
+expire and be deleted. Only a write with the same id replaces it.
 """
 
-# ruff: noqa: S608 — what is put into SQL text are constants of this file; values are always parameters
+# ruff: noqa: S608 — only constants of this file are put into SQL text; values are always parameters
 from __future__ import annotations
 
 import math
@@ -45,26 +45,26 @@ from shared_core.values import Clock
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FEED_LENGTH: Final = 100_000  # changes; a replica that misses more than a pool's worth is faster to reload
-EXPIRED_PER_WRITE: Final = 64  # expired rows that one write removes: more than it adds, little enough not to be felt
-CONSUMED_PER_PUBLISH: Final = 1000  # of the oldest log entries, how many a publication looks at to drop them
-PUT_BATCH: Final = 256  # examples in one transaction of `put`; others' writes get their turn in between
+FEED_LENGTH: Final = 100_000  # changes; a replica that misses more than that reloads faster than it catches up
+EXPIRED_PER_WRITE: Final = 64  # expired rows that one write deletes: more than it adds, few enough to be fast
+CONSUMED_PER_PUBLISH: Final = 1000  # oldest log entries that one publication checks for deletion
+PUT_BATCH: Final = 256  # examples in one transaction of `put`; other writers run in between
 
-IDS_PER_STATEMENT: Final = 500  # old SQLite allows 999 parameters
-TEXTS_PER_ROW: Final = 50  # as many as one prompt may hold
+IDS_PER_STATEMENT: Final = 500  # old SQLite versions allow 999 parameters
+TEXTS_PER_ROW: Final = 50  # the limit of examples in one prompt
 
 
 class SqliteStore(Store):
     """A `Store` in one SQLite file, or in this process's memory.
 
     Args:
-        path: The file, made (mode 0600) if it is new; None for memory.
+        path: The file, created (mode 0600) if it is new; None for memory.
         settings: `exact_ttl` and `decision_ttl` are used.
-        clock: Decides what has expired.
-        feed_length: How many changes the feed keeps, at least 1.
+        clock: Seconds since the epoch, to decide what has expired.
+        feed_length: Number of changes that the feed keeps, at least 1.
 
     Raises:
-        StoreIsUnusable: The file cannot be made, opened or understood.
+        StoreIsUnusable: The file cannot be created, opened or read.
     """
 
     def __init__(
@@ -87,7 +87,6 @@ class SqliteStore(Store):
     @property
     @override
     def unreadable(self) -> int:
-        """How many stored values were skipped because they could not be read."""
         return self._unreadable
 
     @override
@@ -166,7 +165,7 @@ class SqliteStore(Store):
 
     @override
     def texts(self, scope: str, ids: Sequence[str]) -> Mapping[str, Texts]:
-        """All come in one row: sqlite3 gives the interpreter away at every row that it fetches."""
+        """All texts come in one row, because sqlite3 releases the GIL at every row that it fetches."""
         found: dict[str, Texts] = {}
         for start in range(0, len(ids), TEXTS_PER_ROW):
             chunk = ids[start : start + TEXTS_PER_ROW]
@@ -192,7 +191,7 @@ class SqliteStore(Store):
 
     @override
     def scan(self, scope: str, batch: int = 1024) -> Iterator[Sequence[Row]]:
-        """Each batch is one read, so that a slow consumer holds no transaction open."""
+        """Each batch is one read, so a slow consumer does not hold a transaction open."""
         after = (-math.inf, "")
         while rows := self._database.read(
             "SELECT created_at, id, entry, statistics, vector FROM examples "
@@ -211,9 +210,9 @@ class SqliteStore(Store):
     def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
         """Sequence numbers have no gaps, so a gap after `after` means that the feed was trimmed.
 
-        A position beyond the feed's end, from a file that was since put back or replaced, counts as trimmed too.
+        A position beyond the feed's end counts as trimmed, too: the file was restored or replaced since.
         """
-        # as blobs: a text that is not UTF-8 would raise
+        # read as blobs, because a text that is not UTF-8 would raise
         sql = (
             "SELECT seq, CAST(kind AS BLOB), CAST(scope AS BLOB), CAST(id AS BLOB) FROM changes "
             "WHERE seq > ? ORDER BY seq LIMIT ?"
@@ -266,7 +265,7 @@ class SqliteStore(Store):
             "judgement": encode_feedback(feedback),
         }
         with self._database.writing() as connection:
-            # not ON CONFLICT DO NOTHING, which would use up an offset
+            # not ON CONFLICT DO NOTHING, which would consume an offset
             inserted = connection.execute(
                 "INSERT INTO feedback (decision_id, rater, at, judgement) SELECT :decision_id, :rater, :at, :judgement "
                 "WHERE NOT EXISTS (SELECT 1 FROM feedback WHERE decision_id = :decision_id AND rater = :rater)",
@@ -276,7 +275,7 @@ class SqliteStore(Store):
 
     @override
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
-        """Only an empty answer means that the log has ended."""
+        """Only an empty result means the end of the log."""
         sql = "SELECT offset, judgement FROM feedback WHERE offset > ? ORDER BY offset LIMIT ?"
         while rows := self._database.read(sql, (after, limit)):
             read = ((offset, self._readable(decode_feedback, data)) for offset, data in rows)
@@ -306,7 +305,7 @@ class SqliteStore(Store):
         statistics: Mapping[tuple[str, str], Statistics],
         lease: Lease,
     ) -> bool:
-        """Feedback that was learned from and whose decisions have expired leaves the log."""
+        """Feedback that was learned from and whose decision has expired is deleted from the log."""
         encoded = encode_checkpoint(checkpoint)
         updates = [(encode_statistics(learned), *example) for example, learned in statistics.items()]
         with self._changing() as connection:
@@ -333,7 +332,7 @@ class SqliteStore(Store):
 
     @override
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
-        """A renewal keeps its token; a lease that had expired gets a new one."""
+        """A renewal keeps the token; an expired lease gets a new one."""
         now = self._clock()
         with self._database.writing() as connection:
             row = connection.execute("SELECT owner, token, expires_at FROM leases WHERE name = ?", (name,)).fetchone()
@@ -364,7 +363,7 @@ class SqliteStore(Store):
 
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that, at its end, trims the feed and drops a few expired rows."""
+        """A transaction that trims the feed and deletes a few expired rows at its end."""
         with self._database.writing() as connection:
             yield connection
             connection.execute(
@@ -394,7 +393,7 @@ class SqliteStore(Store):
 
 
 def _listed(ids: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Conditions that together say ``id IN ids``, each with its parameters."""
+    """SQL conditions that together are ``id IN ids``, each with its parameters."""
     for start in range(0, len(ids), IDS_PER_STATEMENT):
         chunk = ids[start : start + IDS_PER_STATEMENT]
         yield f"id IN ({', '.join('?' * len(chunk))})", chunk

@@ -187,7 +187,7 @@ def test_managed_server_that_forbids_to_look_is_used_all_the_same(
         store = open_store(f"unix://app@{server.socket}?password=pw")
         everything(store)
         assert store.count("s") == 1
-    assert "unchecked" in caplog.text
+    assert "not checked" in caplog.text
     assert "pw" not in caplog.text.replace(str(server.socket), "")
 
 
@@ -224,7 +224,7 @@ def test_expired_values_leave_the_server_by_themselves(store: RedisStore, redis_
     lives = {key: raw.pttl(key) for key in raw.keys(f"{{iccache:{pool}}}:*")}
     ttl = Settings().decision_ttl * 1000
     limited = {key.split(b":")[2] for key, left in lives.items() if 0 < left <= ttl}
-    assert limited == {b"decision", b"decisions", b"exact", b"exacts", b"judged"}
+    assert limited == {b"decision", b"decisions", b"exact", b"exacts", b"rated"}
 
 
 def test_expired_values_are_swept_as_new_ones_arrive(redis_url: str, raw: redis.Redis) -> None:

@@ -126,7 +126,7 @@ def test_a_missing_folder_is_not_made(tmp_path: Path, settings: Settings) -> Non
 def test_a_file_that_is_no_database_is_left_alone(path: Path, settings: Settings) -> None:
     path.write_bytes(b"precious notes " * 300)
     path.chmod(0o644)
-    unusable(path, settings, "is not a SQLite database; name another path")
+    unusable(path, settings, "is not a SQLite database; use another path")
 
 
 def test_a_folder_is_no_database(tmp_path: Path, settings: Settings) -> None:
@@ -135,7 +135,7 @@ def test_a_folder_is_no_database(tmp_path: Path, settings: Settings) -> None:
 
 def test_another_programs_database_is_left_alone(path: Path, settings: Settings) -> None:
     sql(path, "CREATE TABLE full_llm_cache (prompt TEXT)")
-    unusable(path, settings, "database of another program; name another path")
+    unusable(path, settings, "database of another program; use another path")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
