@@ -23,6 +23,8 @@ def same_text(text: str) -> str:
     A text of one line is folded. In a text of several lines, indentation and spacing may be code or a table: there
     only line ends, trailing space and empty lines around the text are evened out (docs/decisions/0019-exact-cache.md).
     """
+    if "\n" not in text and "\r" not in text:
+        return fold(text)
     lines = [line.rstrip() for line in LINE_END.split(unicodedata.normalize("NFC", text))]
     kept = "\n".join(lines).strip("\n")
     return kept if "\n" in kept else fold(kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from shared_core.adapters.context import Context, current_context
@@ -112,7 +113,12 @@ def default_task(messages: Sequence[Message], form: str = "") -> str:
         messages: The conversation.
         form: Canonical JSON of whatever binds the answer to a form (tools, response format, stop); empty for free text.
     """
-    return digest([[fold(m.text) for m in messages if m.role == "system"], form])[:16]
+    return _task_of(tuple([m.text for m in messages if m.role == "system"]), form)
+
+
+@lru_cache(maxsize=64)  # a program has few system messages, and to fold and hash one takes a tenth of a look-up
+def _task_of(system: tuple[str, ...], form: str) -> str:
+    return digest([[fold(text) for text in system], form])[:16]
 
 
 def query_of(messages: Sequence[Message]) -> str:

@@ -98,13 +98,14 @@ class VectorIndex:
             raise ConfigurationError(f"a vector of shape ({self.dimension},) was expected; got {vector.shape}")
         count = self._count  # first: a row that replaces another is added last, and must not be found beside it
         query = np.ascontiguousarray(vector, np.float32)[None]
-        near_tail, tail = self._search_tail(query, k, count)
-        near_base, base = self._search_base(query, k)
-        found = [(s, row) for s, row in zip(near_base.tolist(), base.tolist(), strict=True) if row >= 0]
-        found += [(s, row + self._offset) for s, row in zip(near_tail.tolist(), tail.tolist(), strict=True) if row >= 0]
-        found.sort(key=itemgetter(0), reverse=True)
-        similarity = np.array([s for s, _ in found[:k]], np.float32)
-        positions = np.array([position for _, position in found[:k]], np.int64)
+        similarity, positions = self._search_tail(query, k, count)
+        if self._base:
+            near_base, base = self._search_base(self._base, query, k)
+            found = [*zip(near_base.tolist(), base.tolist(), strict=True)]
+            found += [(s, p + self._offset) for s, p in zip(similarity.tolist(), positions.tolist(), strict=True)]
+            found.sort(key=itemgetter(0), reverse=True)
+            similarity = np.array([s for s, _ in found[:k]], np.float32)
+            positions = np.array([position for _, position in found[:k]], np.int64)
         return Neighbours(positions, similarity, self._few_vectors(positions))
 
     def vectors(self, positions: Positions) -> Vector:
@@ -182,12 +183,18 @@ class VectorIndex:
                 *(pointer(query), pointer(tail), self.dimension, 1, count, k),
                 *(pointer(similarity), pointer(rows), alive.selector),
             )
-        return similarity, rows
+        return _found(similarity, rows)
 
-    def _search_base(self, query: Vector, k: int) -> tuple[Vector, Positions]:
-        if self._base is None:
-            return np.empty(0, np.float32), np.empty(0, np.int64)
-        similarity, rows = self._base.search(query, k)
+    def _search_base(self, base: Graph, query: Vector, k: int) -> tuple[Vector, Positions]:
+        similarity, rows = base.search(query, k)
         if rows[0, -1] < 0:  # where the walk came by, fewer than k are alive
-            similarity, rows = self._base.search(query, k, exhaustive=True)
-        return similarity[0], rows[0]
+            similarity, rows = base.search(query, k, exhaustive=True)
+        return _found(similarity[0], rows[0])
+
+
+def _found(similarity: Vector, rows: Positions) -> tuple[Vector, Positions]:
+    """Without the places at the end for which FAISS found nothing, which hold row -1."""
+    if rows[-1] >= 0:
+        return similarity, rows
+    count = int(np.count_nonzero(rows >= 0))
+    return similarity[:count], rows[:count]

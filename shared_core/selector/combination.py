@@ -20,9 +20,9 @@ def by_utility(utility: NDArray[np.float32], similarity: NDArray[np.float32], id
     Numbers that only rounding tells apart are ties. Where two queries differ in case or white space, the embedder may
     see one text; which of the two is shown must not depend on the batch in which either was embedded.
     """
-    first, second = (-np.round(values, SAME) for values in (utility, similarity))
-    ranked = sorted(zip(first.tolist(), second.tolist(), ids, range(len(ids)), strict=True))
-    return tuple(position for *_, position in ranked)
+    first, second = (-utility.round(SAME)).tolist(), (-similarity.round(SAME)).tolist()
+    ranked = sorted(zip(first, second, ids, range(len(ids)), strict=True))
+    return tuple([position for _, _, _, position in ranked])
 
 
 def without_duplicates(vectors: Vector, order: Sequence[int], limit: float, most: int) -> tuple[int, ...]:
@@ -34,11 +34,12 @@ def without_duplicates(vectors: Vector, order: Sequence[int], limit: float, most
         limit: Cosine from which two examples count as duplicates; the more useful one stays.
         most: How many to take.
     """
-    cosines = (vectors @ vectors.T).tolist()
+    duplicate = limit - ROUNDING
     taken: list[int] = []
     for position in order:
         if len(taken) == most:
             break
-        if all(cosines[position][other] < limit - ROUNDING for other in taken):
+        vector = vectors[position]
+        if all(vector.dot(vectors[other]) < duplicate for other in taken):
             taken.append(position)
     return tuple(taken)

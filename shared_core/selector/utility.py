@@ -39,9 +39,9 @@ def quality_weight(quality: NDArray[np.float32]) -> NDArray[np.float32]:
     [0, 1] and cosines over a far narrower range, so a plain product would rank a well-rated example on another
     subject above an unrated one on the very subject (docs/decisions/0011-utility-and-combination.md).
     """
-    return np.minimum(np.float32(1), np.maximum(np.float32(0), quality) / np.float32(UNRATED))
+    return np.minimum(1.0, np.maximum(0.0, quality) / UNRATED)
 
 
 def utility(similarity: NDArray[np.float32], quality: NDArray[np.float32]) -> NDArray[np.float32]:
     """``max(similarity, 0) · quality_weight(quality)`` in [0, 1], of shape (k,)."""
-    return np.maximum(np.float32(0), similarity) * quality_weight(quality)
+    return np.maximum(0.0, similarity) * quality_weight(quality)
