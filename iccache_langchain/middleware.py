@@ -14,6 +14,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
+from typing_extensions import override
 
 from iccache_langchain.answers import written_by
 from iccache_langchain.arms import can_stream
@@ -27,7 +28,7 @@ from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.options import RoutingOptions, read_options
 from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
-from shared_core.adapters.routing import RoutedCall, Routing, Transcript
+from shared_core.adapters.routing import RoutedCall, Routing, WholeAnswers
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError, ExtraIsMissing
 from shared_core.values import Decision, Outcome, Request
@@ -47,7 +48,7 @@ _SERVED: Final = ("exact", "near")  # tiers of answers that `ICCache` served ins
 
 
 @dataclass(frozen=True, slots=True)
-class AgentAnswers:
+class AgentAnswers(WholeAnswers[AgentResponse]):
     """Reads the answers of an agent's model calls.
 
     Attributes:
@@ -56,6 +57,7 @@ class AgentAnswers:
 
     models: Mapping[str, BaseChatModel]
 
+    @override
     def finished(self, decision: Decision, answer: AgentResponse) -> tuple[AgentResponse, Outcome | None]:
         """The answer with its provenance, and how the call ended.
 
@@ -69,18 +71,6 @@ class AgentAnswers:
         marked = [self._marked(decision, m) if isinstance(m, AIMessage) else m for m in answer.result]
         reply = next((m for m in answer.result if isinstance(m, AIMessage)), None)
         return replace(answer, result=marked), self._outcome(decision, reply) if reply else None
-
-    def has_begun(self, piece: AgentResponse) -> bool:
-        """True: an agent's answers are not streamed."""
-        return bool(piece)
-
-    def transcript(self, decision: Decision) -> Transcript[AgentResponse]:
-        """Not supported: an agent's model calls are not streamed.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError("an agent's model calls are not streamed through its middleware")
 
     def _marked(self, decision: Decision, answer: AIMessage) -> AIMessage:
         if _was_served(answer):

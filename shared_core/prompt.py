@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from shared_core.values import Insertion, Message, Request, ScoredExample, Style
@@ -75,6 +76,15 @@ def render(request: Request, examples: Sequence[ScoredExample], style: Style) ->
         return Insertion(rewrite=_single_prompt(asked, examples), examples=tuple(examples))
     turns = tuple(turn for example in reversed(examples) for turn in _turns(example))
     return Insertion(_leading_system(request.messages), turns, examples=tuple(examples))
+
+
+def inserted(messages: Sequence[Message], insertion: Insertion) -> tuple[Message, ...]:
+    """The conversation with its examples in place."""
+    turns = list(messages)
+    if insertion.rewrite is not None:
+        last = max(i for i, message in enumerate(turns) if message.role == "user")
+        turns[last] = replace(turns[last], text=insertion.rewrite)
+    return (*turns[: insertion.index], *insertion.turns, *turns[insertion.index :])
 
 
 def as_text(examples: Sequence[ScoredExample]) -> str:

@@ -57,7 +57,7 @@ class Reply:
         tool_calls: (name, arguments) of each tool call.
         finish_reason: Why it stopped; by default "tool_calls" with tool calls, else "stop". Empty: it does not say.
         cut: True breaks the connection after the last piece, before the stream says that it ended.
-        usage: What is added to the counted tokens, such as ``{"prompt_tokens_details": {"cached_tokens": 7}}``.
+        usage: What is added to the counted tokens, such as ``{"prompt_tokens_details": {"cached_tokens": 7}}``; None: it counts none.
         logprobs: Of each token, in every choice; only for whole chat answers.
     """
 
@@ -65,7 +65,7 @@ class Reply:
     tool_calls: Sequence[tuple[str, Mapping[str, Any]]] = ()
     finish_reason: str | None = None
     cut: bool = False
-    usage: Mapping[str, Any] = field(default_factory=dict)
+    usage: Mapping[str, Any] | None = field(default_factory=dict)
     logprobs: Sequence[tuple[str, float]] = ()
 
     @property
@@ -249,7 +249,8 @@ def _whole(asked: Asked, reply: Reply) -> dict[str, Any]:
         else:
             choice |= {"text": text, "logprobs": None}
         choices.append(choice)
-    return _head(asked) | {"choices": choices, "usage": {**_usage(asked, text), **reply.usage}}
+    usage = None if reply.usage is None else {**_usage(asked, text), **reply.usage}
+    return _head(asked) | {"choices": choices, "usage": usage}
 
 
 def _events(asked: Asked, reply: Reply) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,8 @@ from itertools import chain
 from typing import Generic, Protocol, TypeVar
 from uuid import uuid4
 
+from typing_extensions import override
+
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
@@ -48,6 +50,18 @@ class Answers(Protocol[R, P]):
 
     def transcript(self, decision: Decision) -> Transcript[P]:
         """An empty one."""
+
+
+class WholeAnswers(Answers[R, R]):
+    """Base of `Answers` where models answer in one piece; there, `RoutedCall.stream` is a mistake of the caller."""
+
+    @override
+    def has_begun(self, piece: R) -> bool:
+        raise NotImplementedError(f"{type(self).__name__} reads no streams; use RoutedCall.run or arun")
+
+    @override
+    def transcript(self, decision: Decision) -> Transcript[R]:
+        raise NotImplementedError(f"{type(self).__name__} reads no streams; use RoutedCall.run or arun")
 
 
 @dataclass(frozen=True, slots=True)

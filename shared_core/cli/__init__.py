@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from shared_core.cli.adapters import DemoOptions, Reward, langchain_demo
+from shared_core.cli.demo import demo
 from shared_core.errors import ICCacheError
 
 MISUSE: Final = 2
@@ -42,65 +42,7 @@ In production, [bold]iccache learn[/bold] is the program that learns from the fe
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")]
 
 
-@app.command()
-def demo(
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help='Your own requests: JSON lines {"request": …, "answer": …}; the answer may be left out. Plain or '
-            "gzipped; - is standard input."
-        ),
-    ] = None,
-    small: Annotated[str | None, typer.Option(metavar="URL#MODEL", help="Your small model (with --data).")] = None,
-    large: Annotated[str | None, typer.Option(metavar="URL#MODEL", help="Your large model (with --data).")] = None,
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="System message of every request (with --data).")
-    ] = None,
-    reward: Annotated[
-        Reward | None,
-        typer.Option(help="How an answer is compared with the file's (with --data). Default: equality."),
-    ] = None,
-    field: Annotated[str, typer.Option(help="The field that holds the request (with --data).")] = "request",
-    answer_field: Annotated[str, typer.Option(help="The field that holds the right answer (with --data).")] = "answer",
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer (with --data). A longer one is cut, and never an example.")
-    ] = 512,
-    requests: Annotated[int | None, typer.Option(help="Stop after so many requests.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the task and of every random draw.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Watch a small model take over what a large one used to answer.
-
-    Without --data: SmolLM2-135M, served in this process, learns an invented command language from the answers of a
-    "large model" that is a file of right answers. About three minutes on two cores; no server, no key.
-
-    With --data: the same on your requests and OpenAI-compatible endpoints (the key is OPENAI_API_KEY). Where a line
-    has an "answer", the reward is equality with it; elsewhere it is overlap with the large model's answer. For answers
-    in free words take --reward f1: the overlap in words, from 0 to 1.
-
-    What it costs: the large model answers each request once. The small one answers those that it is given and, to
-    compare, some 24 to 47 of them (all, where there are fewer) without examples. Each is asked for one more word first.
-
-    How many lines: of the built-in task, the 7th to 18th is the first that the small model is given. Of 40 lines it is
-    given 19 %, of 80 26 %, of 120 41 %. Bring 120 or more of one kind.
-
-        iccache demo --data mine.jsonl --small http://localhost:8001/v1#qwen2.5-3b --large http://gpu:8000/v1#qwen2.5-32b
-    """
-    langchain_demo(
-        DemoOptions(
-            data=data,
-            small=small,
-            large=large,
-            system=system,
-            reward=reward,
-            field=field,
-            answer_field=answer_field,
-            max_tokens=max_tokens,
-            requests=requests,
-            seed=seed,
-            as_json=as_json,
-        )
-    )
+app.command()(demo)
 
 
 @app.command()

@@ -7,7 +7,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from shared_core.cli import answer_file
+from shared_core.demo import answer_server
+from shared_core.demo.answer_file import AnswerFile
 from shared_core.inference import serving
 
 
@@ -21,13 +22,13 @@ def run(answers: Path | None) -> None:
         ConfigurationError: The file cannot be used, or the small model is not installed.
         ExtraIsMissing: xllamacpp is not installed.
     """
-    right = answer_file.read(answers) if answers else None
+    right = AnswerFile.read(answers) if answers else None
     with ExitStack() as servers:
         small = servers.enter_context(serving.served(serving.packaged_gguf()))
         models = {"small": {"base_url": small, "model": serving.MODEL}}
         if right is not None:
-            large = servers.enter_context(answer_file.served(right))
-            models["large"] = {"base_url": large, "model": answer_file.MODEL}
+            large = servers.enter_context(answer_server.served(right))
+            models["large"] = {"base_url": large, "model": right.name}
         sys.stdout.write(json.dumps(models) + "\n")
         sys.stdout.flush()
         sys.stdin.read()

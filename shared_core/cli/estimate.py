@@ -16,7 +16,6 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from shared_core.cli.jsonl import read_jsonl
 from shared_core.cli.neighbours import (
     BINS,
     NEAR,
@@ -28,6 +27,7 @@ from shared_core.cli.neighbours import (
 )
 from shared_core.inference import Embedder
 from shared_core.inference.embedders import MINILM, as_embedder, default_embedder
+from shared_core.jsonl import read_jsonl
 from shared_core.records import Vector
 
 BATCH: Final = 64

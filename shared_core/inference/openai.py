@@ -7,12 +7,12 @@ providers' errors. It is used on the background loop, where a call with all its 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 from typing_extensions import override
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.chat import ChatCompletion
 
+NO_KEY: Final = "none"
 _CLOSING: Final = 5.0  # seconds for connections to be closed
 
 
@@ -50,7 +51,7 @@ class OpenAIModel(Model):
         base_url: str,
         model: str,
         *,
-        api_key: str = "none",
+        api_key: str = NO_KEY,
         max_retries: int = 2,
         extra: Mapping[str, Any] | None = None,
         clock: Clock = time.perf_counter,
@@ -62,7 +63,7 @@ class OpenAIModel(Model):
         self._errors = openai.OpenAIError
         self._connect = partial(openai.AsyncOpenAI, base_url=base_url, api_key=api_key, max_retries=max_retries)
         self._client = os.getpid(), self._connect()
-        self._where = f"{model!r} at {_without_user(base_url)}"
+        self._where = f"{model!r} at {without_secrets(base_url)}"
         self._key = api_key
         self._model = model
         self._extra = dict(extra or {})
@@ -105,7 +106,7 @@ class OpenAIModel(Model):
                 "a longer timeout"
             ) from None
         except self._errors as error:
-            said = str(error).replace(self._key, "***") if self._key else str(error)
+            said = str(error) if self._key in {"", NO_KEY} else str(error).replace(self._key, "***")
             # The cause is left out: a server may repeat the key, and a traceback would print it.
             raise ModelFailed(
                 f"{self._where} gave no answer: {type(error).__name__}: {said}; see that the endpoint is up, takes the "
@@ -127,10 +128,9 @@ class OpenAIModel(Model):
         return self._client[1]
 
 
-def _without_user(url: str) -> str:
-    """The address without a user and password."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+def without_secrets(address: str) -> str:
+    """An address as messages may show it: without user, password and query."""
+    return re.sub(r"\?[^#]*", "", re.sub(r"//[^/#]*@", "//", address))
 
 
 def _completion(answer: ChatCompletion, seconds: float) -> Completion:

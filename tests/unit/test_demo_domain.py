@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from iccache_langchain.demo.domain import FORMS, SIZE, VALUES, pairs
-from iccache_langchain.demo.results import Alone, Step, report, thirds
-from iccache_langchain.demo.workload import built_in, equality, from_file, token_f1
-from shared_core.cli.adapters import DemoOptions
+from shared_core.demo.domain import FORMS, SIZE, VALUES, pairs
+from shared_core.demo.results import Alone, Step, report, thirds
+from shared_core.demo.workload import built_in, equality, from_file, token_f1
+from shared_core.demo.options import DemoOptions
 from shared_core.errors import ConfigurationError
 from shared_core.text import digest
 

@@ -6,13 +6,15 @@ import os
 
 import pytest
 
-pytest.importorskip("langchain_openai")
+pytest.importorskip("openai")
 
-from iccache_langchain.demo import domain, program  # noqa: E402
-from iccache_langchain.demo.models import PROBE, reason, shown  # noqa: E402
-from iccache_langchain.demo.remarks import early_warning, remarks  # noqa: E402
-from iccache_langchain.demo.texts import shortened  # noqa: E402
-from shared_core.cli.adapters import Reward  # noqa: E402
+from shared_core.demo import domain, program  # noqa: E402
+from shared_core.demo.models import PROBE, reachable  # noqa: E402
+from shared_core.demo.remarks import early_warning, remarks  # noqa: E402
+from shared_core.demo.texts import shortened  # noqa: E402
+from shared_core.demo.options import Reward  # noqa: E402
+from shared_core.errors import ConfigurationError  # noqa: E402
+from shared_core.inference.openai import without_secrets  # noqa: E402
 from tests.embedding import Words  # noqa: E402
 from tests.openai_server import Refused, Reply, openai_server  # noqa: E402
 from tests.unit.test_cli import call, refused  # noqa: E402
@@ -126,8 +128,8 @@ def test_the_fields_may_have_other_names(monkeypatch, capsys, server, tmp_path):
     assert "equality with the answer in the file" in says(capsys)[0]
 
 
-def test_a_server_that_counts_no_tokens_is_not_said_to_use_none(monkeypatch, capsys, server, data, request):
-    monkeypatch.setattr("tests.openai_server._usage", lambda *_: None)
+def test_a_server_that_counts_no_tokens_is_not_said_to_use_none(monkeypatch, capsys, server, data):
+    server.answer = lambda asked: Reply(apt(asked), usage=None)
     assert call(monkeypatch, *arguments(server, data(40))) == 0
     assert "tokens unknown, for it reports none" in says(capsys)[0]
 
@@ -210,6 +212,10 @@ def test_a_text_of_any_length_becomes_a_line(text, line):
 
 
 def test_no_secret_gets_into_a_message(monkeypatch):
-    assert shown("https://me:p@ss@host:8000/v1?key=abc#model") == "https://host:8000/v1#model"
+    assert without_secrets("https://me:p@ss@host:8000/v1?key=abc#model") == "https://host:8000/v1#model"
     monkeypatch.setenv("OPENAI_API_KEY", "sk-abc")
-    assert reason(ValueError("bad key sk-abc")) == "ValueError: bad key …"
+    with pytest.raises(ConfigurationError) as error:
+        reachable("http://me:p@ss@127.0.0.1:9/v1?key=xyz#model", "--small")
+    words = str(error.value)
+    assert words.startswith("--small: 'model' at http://127.0.0.1:9/v1 gave no answer")
+    assert not any(secret in words for secret in ("sk-abc", "xyz", "p@ss"))

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from iccache_langchain.demo.playground import play
-from iccache_langchain.demo.run import Attempt
-from iccache_langchain.demo.workload import built_in, from_file
-from shared_core.cli.adapters import DemoOptions
+from shared_core.demo.playground import play
+from shared_core.demo.run import Attempt
+from shared_core.demo.workload import built_in, from_file
+from shared_core.demo.options import DemoOptions
 
 
 @pytest.fixture

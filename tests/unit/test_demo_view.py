@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from iccache_langchain.demo.results import Alone, Step
-from iccache_langchain.demo.view import Lines, Picture
-from iccache_langchain.demo.workload import Workload
+from shared_core.demo.results import Alone, Step
+from shared_core.demo.view import Lines, Picture
+from shared_core.demo.workload import Workload
 
 WORKLOAD = Workload(("write\na loop",), {}, "", (), "")
 STEP = Step(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared_core.prompt import estimate_tokens, example_tokens, neutralise, render, within_budget
+from shared_core.prompt import estimate_tokens, example_tokens, inserted, neutralise, render, within_budget
 from shared_core.values import Insertion, Message, Request, ScoredExample
 
 SYSTEM = Message("system", "You translate requests into commands.")
@@ -18,13 +18,18 @@ def asked(text: str = "heat the kitchen to 30", *before: Message) -> Request:
     return request(*before, Message("user", text))
 
 
-def inserted(of: Request, insertion: Insertion) -> list[Message]:
-    return [*of.messages[: insertion.index], *insertion.turns, *of.messages[insertion.index :]]
+def test_the_paper_s_prompt_takes_the_place_of_the_last_user_turn_only():
+    turns = (SYSTEM, Message("user", "hi"), Message("assistant", "hello"), Message("user", "go", "{}"))
+    assert inserted(turns, Insertion(rewrite="all of it")) == (*turns[:3], Message("user", "all of it", "{}"))
+
+
+def test_no_examples_leave_the_conversation_as_it_is():
+    assert inserted((SYSTEM,), Insertion()) == (SYSTEM,)
 
 
 def test_chat_turns_stand_after_the_system_message_and_the_most_useful_stands_last():
     ours = asked("heat the kitchen to 30", SYSTEM)
-    conversation = inserted(ours, render(ours, [BEST, SECOND], "chat"))
+    conversation = list(inserted(ours.messages, render(ours, [BEST, SECOND], "chat")))
     assert conversation == [
         SYSTEM,
         Message("user", SECOND.query),
@@ -53,7 +58,7 @@ def test_examples_never_part_a_tool_call_from_its_result(leading):
     call = Message("assistant", "", extra='{"tool_calls":[{"id":"1","name":"clock"}]}')
     result = Message("tool", "12:00", extra='{"tool_call_id":"1"}')
     ours = request(*[SYSTEM] * leading, call, result, Message("user", "so?"))
-    conversation = inserted(ours, render(ours, [BEST, SECOND], "chat"))
+    conversation = list(inserted(ours.messages, render(ours, [BEST, SECOND], "chat")))
     assert conversation.index(result) == conversation.index(call) + 1
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_core.adapters.routing import RoutedCall, Routing
+from shared_core.adapters.routing import RoutedCall, Routing, WholeAnswers
 from shared_core.router.load import CallsInFlight
 from shared_core.telemetry import Counters
 from shared_core.values import Decision, Insertion, Message, Outcome, Request, Route
@@ -329,3 +329,15 @@ def test_whatever_happens_each_call_that_started_ended_once(calls):
     assert notes.in_flight.snapshot() == {}
     assert sorted(notes.started_arms) == sorted(arm for arm, _ in notes.ends)
     assert all(outcome == replace(outcome, error="") or outcome.broken_off for _, outcome in notes.ends)
+
+
+def test_answers_that_come_whole_refuse_to_be_streamed_by_name():
+    class Whole(WholeAnswers):
+        def finished(self, decision, answer):
+            return answer, Outcome(answer)
+
+    notes = Notes()
+    assert call(notes, answers=Whole()).run(answering(small="yes")) == "yes"
+    with pytest.raises(NotImplementedError, match="Whole reads no streams; use RoutedCall.run or arun"):
+        list(call(notes, "large", Whole()).stream(streaming(large=["yes"])))
+    assert notes.in_flight.snapshot() == {}

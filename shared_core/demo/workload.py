@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from iccache_langchain.demo import domain
-from shared_core.cli.adapters import DemoOptions, Reward
-from shared_core.cli.jsonl import called, read_jsonl
+from shared_core.demo import domain
+from shared_core.demo.options import DemoOptions, Reward
 from shared_core.errors import ConfigurationError
+from shared_core.jsonl import called, read_jsonl
 from shared_core.text import fold
+from shared_core.values import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,10 @@ class Workload:
     reward: Reward = Reward.EQUALITY
     hint: str = ""
 
-    def messages(self, request: str) -> list[tuple[str, str]]:
-        """The conversation of one request, as LangChain takes it."""
-        system = [("system", self.system)] if self.system else []
-        return [*system, ("user", request)]
+    def messages(self, request: str) -> tuple[Message, ...]:
+        """The conversation of one request."""
+        system = (Message("system", self.system),) if self.system else ()
+        return (*system, Message("user", request))
 
     def score(self, request: str, answer: str, reference: str) -> float:
         """Reward in [0, 1]: `reward` with the right answer, or, where none is known, agreement with `reference`."""
@@ -74,7 +75,7 @@ def built_in(seed: int, size: int) -> Workload:
     about = (
         f"The task: {size} requests in an invented command language, which no model has ever seen.",
         "The large model is a file of the right answers; the reward is equality with it.",
-        "The small model is SmolLM2-135M, served in this process. LangChain asks both.",
+        "The small model is SmolLM2-135M, served in this process.",
     )
     about_time = "None is claimed as saved: the large model is a file, which answers at once."
     return Workload(

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from iccache_langchain.demo.run import Demo
-from iccache_langchain.demo.texts import shortened
+from shared_core.demo.run import Demo
+from shared_core.demo.texts import shortened
 from shared_core.errors import ICCacheError
 
 HINT: Final = "Your own request, such as: {} (an empty line ends)"

@@ -1,35 +1,35 @@
-"""One run of the demo: every request goes through `ICCacheChatModel`, next to what it is compared with."""
+"""One run of the demo: every request goes the way of IC-Cache, next to what it is compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_messages
-from langchain_core.runnables import RunnableConfig
 from numpy.typing import NDArray
+from typing_extensions import override
 
-from iccache_langchain.chat_model import ICCacheChatModel
-from iccache_langchain.demo.models import Models, reason
-from iccache_langchain.demo.remarks import EARLY, early_warning
-from iccache_langchain.demo.results import Alone, Flaw, Step
-from iccache_langchain.demo.texts import shortened
-from iccache_langchain.demo.view import View
-from iccache_langchain.demo.workload import Workload
-from iccache_langchain.messages import insert, normalised, outcome_of
 from shared_core.adapters import Context, build_request
-from shared_core.adapters.provenance import finish_reason
-from shared_core.errors import ICCacheError
-from shared_core.inference import Embedder
-from shared_core.prompt import render
+from shared_core.adapters.parameters import decision_id
+from shared_core.adapters.routing import RoutedCall, Routing
+from shared_core.demo.answers import Answer, CompletionAnswers, outcome_of
+from shared_core.demo.models import TIMEOUT, Models
+from shared_core.demo.remarks import EARLY, early_warning
+from shared_core.demo.results import Alone, Flaw, Step
+from shared_core.demo.texts import shortened
+from shared_core.demo.view import View
+from shared_core.demo.workload import Workload
+from shared_core.engine import Engine
+from shared_core.errors import ModelFailed
+from shared_core.inference import Completion, Embedder, Model
+from shared_core.prompt import inserted, render
 from shared_core.records import Vector
 from shared_core.settings import read_settings
-from shared_core.values import DEFAULT_SCOPE, Request, ScoredExample
+from shared_core.values import DEFAULT_SCOPE, Arm, Decision, Message, Request, ScoredExample
 
+SMALL: Final = "small"
 REFERENCE: Final = "large"
 TASK: Final = "demo"
 SAMPLE: Final = 24  # requests on which the small model is asked without examples, too: each costs an answer's time
@@ -48,11 +48,7 @@ CUT: Final = frozenset({"length", "max_tokens"})  # what servers say of an answe
 DEADLINE: Final = 5.0  # seconds: on a busy machine, a run must not become another run
 
 
-class ModelFailed(ICCacheError):
-    """A model of the demo gave no answer."""
-
-
-class EmbeddedBefore:
+class EmbeddedBefore(Embedder):
     """An embedder that remembers the run's requests, embedded in one batch, and embeds anything else as it comes."""
 
     def __init__(self, inner: Embedder, texts: Sequence[str]) -> None:
@@ -61,12 +57,12 @@ class EmbeddedBefore:
         self.vectors: Vector = inner.embed(texts)
 
     @property
+    @override
     def tag(self) -> str:
-        """The inner embedder's."""
         return self._inner.tag
 
+    @override
     def embed(self, texts: Sequence[str]) -> Vector:
-        """Unit vectors of shape (len(texts), dimension)."""
         if not all(text in self._row for text in texts):
             return self._inner.embed(texts)
         known: Vector = self.vectors[[self._row[text] for text in texts]]
@@ -83,7 +79,7 @@ class Attempt:
 
 
 class Demo:
-    """A workload, two models, and `ICCacheChatModel` over both. A context manager; `run` runs it.
+    """A workload, two models, and an engine over both. A context manager; `run` runs it.
 
     Args:
         models: The small one is asked through IC-Cache, and directly where its answer without examples is compared.
@@ -99,19 +95,18 @@ class Demo:
         self.workload = workload
         self.steps: list[Step] = []
         self._models = models
+        self._arms = {SMALL: models.small, REFERENCE: models.large}
         self._seed = seed
-        self._embedder = EmbeddedBefore(models.embedder, workload.requests)
-        self._nearest = nearest_earlier(self._embedder.vectors)
+        embedder = EmbeddedBefore(models.embedder, workload.requests)
+        self._nearest = nearest_earlier(embedder.vectors)
         self._reference: dict[str, str] = {}
-        self.model = ICCacheChatModel(
-            arms={"small": models.small, "large": models.large},
-            reference=REFERENCE,
-            costs={"small": SMALL_COST, "large": 1.0},
+        self.engine = Engine(
             store="memory://",
-            embedder=self._embedder,
+            arms=[Arm(SMALL, SMALL_COST), Arm(REFERENCE, 1.0, uses_examples=False)],
+            reference=REFERENCE,
+            embedder=embedder,
             reward=self._reward,
             background=False,
-            task=TASK,
             settings=read_settings(
                 max_examples=MAX_EXAMPLES,
                 explore=EXPLORE,
@@ -122,14 +117,14 @@ class Demo:
                 seed=seed,
             ),
         )
-
-        self.model.engine.warm(DEFAULT_SCOPE)
+        self._routing = Routing(self.engine, REFERENCE)
+        self.engine.warm(DEFAULT_SCOPE)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.model.close()
+        self.engine.close()
 
     def run(self, view: View) -> None:
         """Send every request, showing each; what happened is in `steps`.
@@ -148,9 +143,9 @@ class Demo:
             if compared < SIDE_BY_SIDE and _is_full(step):
                 compared += 1
                 view.compare(compared, step)
-            self.model.flush()
+            self.engine.flush()
             if len(self.steps) % LEARN_EVERY == 0:
-                self.model.engine.maintain()
+                self.engine.maintain()
 
     def attempt(self, request: str) -> Attempt:
         """The small model on any request, with the examples that IC-Cache chooses for it now; nothing is recorded.
@@ -158,43 +153,55 @@ class Demo:
         Raises:
             ModelFailed: The small model gave no answer.
         """
-        messages = convert_to_messages(self.workload.messages(request))
-        asked = build_request(normalised(messages), context=Context(task=TASK))
-        examples = self.model.engine.decide(asked).selection.for_arm("small")
-        shown = insert(messages, render(asked, examples, "chat"))
-        return Attempt(self._ask_small(messages).text, self._ask_small(shown).text, examples)
+        asked = self._request(request)
+        examples = self.engine.decide(asked).selection.for_arm(SMALL)
+        shown = inserted(asked.messages, render(asked, examples, "chat"))
+        return Attempt(self._ask_small(asked.messages), self._ask_small(shown), examples)
 
     def _step(self, index: int, *, sampled: bool, compare: bool) -> Step:
         request = self.workload.requests[index]
-        messages = convert_to_messages(self.workload.messages(request))
-        reference = self._ask(self._models.large, messages, self._models.large_name)
-        self._reference[request] = reference.text
-        run_id = uuid5(NAMESPACE_OID, f"{self._seed}/{index}")
-        # The large model has just answered, so that a failure in here is the small one's.
-        answer = self._ask(self.model, messages, self._models.small_name, run_id)
-        provenance = answer.response_metadata["iccache"]
+        asked = self._request(request)
+        reference = self._ask(self._models.large, asked.messages, self._models.large_name)
+        self._reference[request] = reference.texts[0]
+        answer = self._routed(asked, index)
+        decision = answer.decision
         step = Step(
             number=index + 1,
             request=request,
-            right=self.workload.answers.get(request, reference.text),
+            right=self.workload.answers.get(request, reference.texts[0]),
             is_known=request in self.workload.answers,
-            arm=provenance["arm"],
-            offloaded=provenance["arm"] != REFERENCE,
-            examples=len(provenance["examples"]),
-            explored=provenance["explored"],
+            arm=decision.arm,
+            offloaded=decision.arm != REFERENCE,
+            examples=len(decision.given),
+            explored=decision.route.explored,
             answer=answer.text,
             score=self._score(request, answer.text),
-            large_score=self._score(request, reference.text),
+            large_score=self._score(request, reference.texts[0]),
             copied=self._copied(index),
             alone=None,
-            tokens=(reference.usage_metadata["total_tokens"] or None) if reference.usage_metadata else None,
+            tokens=reference.prompt_tokens + reference.completion_tokens or None,
             flaw=_flaw(reference),
-            fallback=provenance["reason"] if provenance["tier"] == "fallback" else "",
+            fallback=decision.route.reason if decision.fallback else "",
         )
         if not sampled and not (compare and _is_full(step)):
             return step
-        alone = self._ask_small(messages).text
+        alone = self._ask_small(asked.messages)
         return replace(step, alone=Alone(alone, self._score(request, alone), sampled))
+
+    def _request(self, request: str) -> Request:
+        return build_request(self.workload.messages(request), context=Context(task=TASK))
+
+    def _routed(self, request: Request, index: int) -> Answer:
+        """The answer by IC-Cache's choice; the decision's id, and with it every draw, depends on the seed alone."""
+
+        def ask(decision: Decision) -> Answer:
+            messages = inserted(request.messages, decision.insertion)
+            # The large model has just answered, so that a failure in here is the small one's.
+            return Answer(decision, self._ask(self._arms[decision.arm], messages, self._models.small_name))
+
+        identity = decision_id(uuid5(NAMESPACE_OID, f"{self._seed}/{index}"))
+        decision = self._routing.decide(lambda: request, identity)
+        return RoutedCall(self._routing, decision, CompletionAnswers()).run(ask)
 
     def _copied(self, index: int) -> float | None:
         """The reward of what a semantic cache that always answers would return."""
@@ -210,19 +217,15 @@ class Demo:
     def _reward(self, request: Request, answer: str) -> float:
         return self._score(request.query, answer)
 
-    def _ask_small(self, messages: Sequence[BaseMessage]) -> AIMessage:
-        return self._ask(self._models.small, messages, self._models.small_name)
+    def _ask_small(self, messages: Sequence[Message]) -> str:
+        return self._ask(self._models.small, messages, self._models.small_name).texts[0]
 
-    def _ask(
-        self, model: BaseChatModel, messages: Sequence[BaseMessage], name: str, run_id: UUID | None = None
-    ) -> AIMessage:
+    def _ask(self, model: Model, messages: Sequence[Message], name: str) -> Completion:
         try:
-            return model.invoke(messages, RunnableConfig(run_id=run_id))
-        except ICCacheError:
-            raise
-        except Exception as error:
+            return model.complete(messages, max_tokens=self._models.max_tokens, timeout=TIMEOUT)
+        except ModelFailed as error:
             asked = shortened(messages[-1].text)
-            raise ModelFailed(f"{name} gave no answer to {asked!r} ({reason(error)})") from error
+            raise ModelFailed(f"{name} gave no answer to {asked!r}: {shortened(str(error))}") from None
 
 
 def nearest_earlier(vectors: Vector) -> NDArray[np.intp]:
@@ -238,9 +241,9 @@ def _is_full(step: Step) -> bool:
     return step.offloaded and step.examples == MAX_EXAMPLES
 
 
-def _flaw(answer: AIMessage) -> Flaw:
+def _flaw(completion: Completion) -> Flaw:
     """Why this answer of the large model cannot be an example."""
-    outcome = outcome_of(answer)
-    if finish_reason(answer.response_metadata) in CUT:
+    if completion.finish_reasons[0].lower() in CUT:
         return "cut"
+    outcome = outcome_of(completion)
     return "" if outcome.finished and outcome.answer.strip() else "unusable"

@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from iccache_langchain.demo.results import Figures, Report, Step, report
-from iccache_langchain.demo.texts import shortened
-from iccache_langchain.demo.workload import Workload
+from shared_core.demo.results import Figures, Report, Step, report
+from shared_core.demo.texts import shortened
+from shared_core.demo.workload import Workload
 
 SHOWN: Final = 10  # requests in the live table
 RIGHT: Final = 0.999  # a reward from which an answer is called right

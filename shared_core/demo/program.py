@@ -12,18 +12,21 @@ from typing import Final
 
 from rich.console import Console
 
-from iccache_langchain.demo import domain
-from iccache_langchain.demo.models import AnswerFile, AskedOnce, Models, openai_compatible, reachable, shown
-from iccache_langchain.demo.playground import play
-from iccache_langchain.demo.remarks import remarks
-from iccache_langchain.demo.results import report
-from iccache_langchain.demo.run import Demo
-from iccache_langchain.demo.view import Lines, Picture, Silent, View, conclusion, introduction
-from iccache_langchain.demo.workload import Workload, built_in, from_file
-from shared_core.cli.adapters import DemoOptions
+from shared_core.demo import domain
+from shared_core.demo.answer_file import AnswerFile, Reply
+from shared_core.demo.models import AskedOnce, Models, endpoint, reachable
+from shared_core.demo.options import DemoOptions
+from shared_core.demo.playground import play
+from shared_core.demo.remarks import remarks
+from shared_core.demo.results import report
+from shared_core.demo.run import Demo
+from shared_core.demo.view import Lines, Picture, Silent, View, conclusion, introduction
+from shared_core.demo.workload import Workload, built_in, from_file
 from shared_core.errors import ConfigurationError
+from shared_core.exports import require
 from shared_core.inference import serving
 from shared_core.inference.embedders import default_embedder, packaged_minilm
+from shared_core.inference.openai import without_secrets
 from shared_core.inference.weights import eight_bit
 
 WIDTH: Final = 100  # columns where there is no terminal
@@ -40,6 +43,7 @@ def run(options: DemoOptions) -> None:
         ExtraIsMissing: A package of the demo is not installed.
         ModelFailed: A model gave no answer in the middle of the run.
     """
+    require("openai", "openai", "demo")
     models: AbstractContextManager[Models]
     small, large = options.small, options.large
     if options.data is None:
@@ -99,15 +103,16 @@ def _tell(demo: Demo, console: Console, seconds: float, options: DemoOptions) ->
 @contextmanager
 def _built_in(workload: Workload, packaged: Path) -> Iterator[Models]:
     with eight_bit(packaged) as gguf, serving.served(gguf) as url:
-        small = openai_compatible(url, serving.MODEL, max_tokens=MAX_TOKENS)
-        large = AnswerFile(answers=dict(workload.answers))
-        yield Models(small, large, packaged_minilm(), "the packaged small model", "the file of right answers")
+        small = endpoint(url, serving.MODEL)
+        large = AnswerFile({request: Reply(answer) for request, answer in workload.answers.items()})
+        names = "the packaged small model", "the file of right answers"
+        yield Models(small, large, packaged_minilm(), *names, MAX_TOKENS)
 
 
 def _own(small: str, large: str, max_tokens: int) -> Models:
-    near, far = reachable(small, "--small", max_tokens), reachable(large, "--large", max_tokens)
-    names = f"--small {shown(small)}", f"--large {shown(large)}"
-    return Models(near, AskedOnce(inner=far), default_embedder(), *names)
+    near, far = reachable(small, "--small"), reachable(large, "--large")
+    names = f"--small {without_secrets(small)}", f"--large {without_secrets(large)}"
+    return Models(near, AskedOnce(far), default_embedder(), *names, max_tokens)
 
 
 def _view(console: Console, workload: Workload, *, as_json: bool) -> View:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from iccache_langchain.demo.results import Step
-from shared_core.cli.adapters import Reward
+from shared_core.demo.options import Reward
+from shared_core.demo.results import Step
 
 EARLY: Final = 10  # requests after which a reward that is always 0 is no accident
 ENOUGH: Final = 40  # requests, of which the small model is given about a fifth (docs/decisions/0014-demo.md)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from shared_core.cli.jsonl import read_jsonl
+from shared_core.jsonl import read_jsonl
 from shared_core.errors import ConfigurationError
 
 ROWS = [{"request": "a"}, {"request": "ä", "answer": "b"}]
@@ -35,7 +35,7 @@ def test_the_same_lines_in_other_clothes(tmp_path, data):
 
 
 def test_standard_input_plain_and_packed():
-    code = "from pathlib import Path; from shared_core.cli.jsonl import read_jsonl; import sys;"
+    code = "from pathlib import Path; from shared_core.jsonl import read_jsonl; import sys;"
     code += "print([r['request'] for r in read_jsonl(Path('-'), ['request'])], sys.stdin.isatty())"
     for data in (LINES.encode(), gzip.compress(LINES.encode())):
         done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)

@@ -1,0 +1,46 @@
+"""What `iccache demo` can be called with: each option stands here once, with its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+
+class Reward(StrEnum):
+    """How an answer is compared with the right one."""
+
+    EQUALITY = "equality"
+    F1 = "f1"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What `iccache demo` was called with; None where an option was left out. The help of each says what it does."""
+
+    data: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help='Your own requests: JSON lines {"request": …, "answer": …}; the answer may be left out. Plain or '
+            "gzipped; - is standard input.",
+        ),
+    ] = None
+    small: Annotated[str | None, Option(metavar="URL#MODEL", help="Your small model (with --data).")] = None
+    large: Annotated[str | None, Option(metavar="URL#MODEL", help="Your large model (with --data).")] = None
+    system: Annotated[str | None, Option(metavar="TEXT", help="System message of every request (with --data).")] = None
+    reward: Annotated[
+        Reward | None, Option(help="How an answer is compared with the file's (with --data). Default: equality.")
+    ] = None
+    field: Annotated[str, Option(help="The field that holds the request (with --data).")] = "request"
+    answer_field: Annotated[str, Option(help="The field that holds the right answer (with --data).")] = "answer"
+    max_tokens: Annotated[
+        int,
+        Option(min=1, help="Longest answer (with --data). A longer one is cut, and never an example."),
+    ] = 512
+    requests: Annotated[int | None, Option(help="Stop after so many requests.")] = None
+    seed: Annotated[int, Option(help="Of the task and of every random draw.")] = 0
+    as_json: Annotated[bool, Option("--json", help="Print the result as one JSON object, and nothing else.")] = False
