@@ -24,7 +24,7 @@ def check_reward(reward: Reward | None) -> None:
         ConfigurationError: It is not a plain function.
     """
     if reward is not None and not callable(reward):
-        raise ConfigurationError(f"reward is {reward!r}; give a function")
+        raise ConfigurationError(f"reward is {reward!r}; pass a function from (request, answer) to a score in [0, 1]")
     if inspect.iscoroutinefunction(reward):
         raise ConfigurationError("reward is a coroutine function; give a plain one, which runs on a thread of its own")
 

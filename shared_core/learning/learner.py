@@ -1,4 +1,4 @@
-"""The learner: one at a time, it turns the feedback log into the next checkpoint."""
+"""The learner turns the feedback log into the next checkpoint. Only one learner works at a time."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from shared_core.values import Clock
 log = get_logger("learning")
 
 LEASE: Final = "learner"
-LEASE_SECONDS: Final = 60.0  # a round takes well under a second; after a crash another learner waits this long
-BATCH: Final = 250  # feedback entries a round, which are published together
-PIECE: Final = 10  # of them between two moments at which requests get the interpreter
+LEASE_SECONDS: Final = 60.0  # a round takes well under a second; after a crash, other learners wait this long
+BATCH: Final = 250  # feedback entries per round, which are published together
+PIECE: Final = 10  # entries between two releases of the GIL for requests
 
 
 @dataclass(frozen=True, slots=True)
 class LearnReport:
-    """What learning did.
+    """The result of learning.
 
     Attributes:
-        consumed: Feedback entries that the published checkpoint took in, orphans included.
-        orphans: Those whose decision was unknown or expired; passed over for good.
-        published: True if a checkpoint was published. False with nothing consumed: there was no feedback, another
-            learner holds the lease, or it published first; nothing is lost, the entries stay in the log.
-        version: The newest checkpoint version known, 0 if it was not looked at.
-        unusable: Entries whose score is no number in [0, 1]; passed over.
+        consumed: Feedback entries in the published checkpoint, orphans included.
+        orphans: Entries whose decision is unknown or expired; skipped for good.
+        published: True if a checkpoint was published. False if there was no feedback, or if another learner holds the
+            lease or published first; then the entries stay in the log.
+        version: The newest known checkpoint version; 0 if it was not read.
+        unusable: Entries whose score is not a number in [0, 1]; skipped.
     """
 
     consumed: int = 0
@@ -46,7 +46,7 @@ class LearnReport:
 
 @dataclass(frozen=True, slots=True)
 class MaintainReport:
-    """What one round of `Engine.maintain` did: what was learned, examples that changed, and examples evicted."""
+    """The result of `Engine.maintain`: the learner's report, and the numbers of changed and evicted examples."""
 
     learned: LearnReport
     changed: int
@@ -54,17 +54,17 @@ class MaintainReport:
 
 
 class Learner:
-    """Consumes the feedback log: arm posteriors, mean rewards, example statistics.
+    """Learns arm posteriors, mean rewards and example statistics from the feedback log.
 
-    Checkpoint, log offset and statistics are published in one transaction, on the condition that nobody published
-    since they were read. So a learner may be killed at any moment, and every entry counts exactly once.
+    Checkpoint, log offset and statistics are published in one transaction, if nobody has published since they were
+    read. So a learner may be killed at any moment, and every entry counts exactly once.
 
     Args:
-        store: Where log, decisions, examples and checkpoints are.
+        store: Holds log, decisions, examples and checkpoints.
         reference: Name of the reference arm; empty if there are no arms.
         settings: `quality_target` is used.
         clock: Seconds since the epoch.
-        owner: Names this learner in the lease; must be unique among the processes that share the store.
+        owner: This learner's name in the lease; unique among the processes that share the store.
     """
 
     def __init__(self, store: Store, reference: str, settings: Settings, clock: Clock, owner: str) -> None:
@@ -73,14 +73,14 @@ class Learner:
         self._settings = settings
         self._clock = clock
         self._owner = owner
-        self._lock = threading.Lock()  # the same owner may take its lease twice: two threads, one after the other
-        self._known = Checkpoint()  # the newest that this learner saw; others may have gone further
+        self._lock = threading.Lock()  # the lease does not exclude two threads of the same owner
+        self._known = Checkpoint()  # the newest that this learner has seen; other learners may have published since
 
     def round(self) -> LearnReport:
-        """Learn from the next at most `BATCH` entries of the log. With nothing new in it, nothing is written.
+        """Learn from the next `BATCH` entries of the log, or fewer. Writes nothing if there are none.
 
         Raises:
-            CheckpointIsUnreadable: Learning on would overwrite what cannot be read.
+            CheckpointIsUnreadable: Learning would overwrite the unreadable checkpoint.
         """
         with self._lock:
             if not self._store.feedback(self._known.offset, 1) and not self._is_older():
@@ -94,7 +94,7 @@ class Learner:
                 self._store.release(lease)
 
     def run_until_drained(self) -> LearnReport:
-        """Learn until the log is drained or another learner is in the way; the sum of all rounds.
+        """Learn until the log is drained or another learner holds the lease; returns the sum of all rounds.
 
         Raises:
             CheckpointIsUnreadable: See `round`.
@@ -113,14 +113,14 @@ class Learner:
                 return total
 
     def _is_older(self) -> bool:
-        """True if the store lost what this learner had published: a log that begins anew looks drained from there."""
+        """True if the store lost this learner's last checkpoint: then a log that restarted looks drained."""
         return self._store.checkpoint_version() < self._known.version
 
     def _learn(self, lease: Lease) -> LearnReport:
         checkpoint = self._known = newest_checkpoint(self._store)
         round_, ignored = resume(checkpoint, self._reference, self._settings.quality_target)
         if ignored:
-            log.warning("%d entries of checkpoint %d cannot be used here", ignored, checkpoint.version)
+            log.warning("ignored %d unusable entries of checkpoint %d", ignored, checkpoint.version)
         offset, consumed = checkpoint.offset, 0
         while consumed < BATCH and (entries := self._store.feedback(offset, min(PIECE, BATCH - consumed))):
             self._fold(round_, [feedback for _, feedback in entries])
@@ -146,12 +146,12 @@ class Learner:
 
 
 def newest_checkpoint(store: Store) -> Checkpoint:
-    """The newest checkpoint; an empty one of version 0 before the first.
+    """The newest checkpoint; an empty one with version 0 before the first.
 
     Raises:
-        CheckpointIsUnreadable: There is one, but the store had to skip it.
+        CheckpointIsUnreadable: A checkpoint exists, but the store could not read it.
     """
-    version = store.checkpoint_version()  # asked first: versions only grow, so what is read afterwards is no older
+    version = store.checkpoint_version()  # read first: versions only grow, so the checkpoint is at least this new
     checkpoint = store.checkpoint()
     if checkpoint.version < version:
         raise CheckpointIsUnreadable(version)

@@ -1,4 +1,4 @@
-"""What one batch of the feedback log teaches: a fold over its entries, one by one, in the order of the log."""
+"""Learns from one batch of the feedback log: a fold over its entries, in the order of the log."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from shared_core.router import state
 from shared_core.router.bandit import Posterior, observe
 from shared_core.router.features import DIMENSION
 
-REWARDS: Final = "rewards"  # metadata: arm → [mean reward, how many], of everything that was ever rated
+REWARDS: Final = "rewards"  # metadata: arm → [mean reward, count], over all ratings so far
 
 
 @dataclass(slots=True)
 class Round:
-    """The state of learning while a batch is folded in.
+    """The learner's state during a batch.
 
     Attributes:
         reference: Name of the reference arm.
         target: Share of the reference's mean reward from which an offload is successful.
-        posteriors: By arm.
-        rewards: Plain mean reward by arm.
-        statistics: Of the examples that the batch concerns and that still exist, by (scope, id).
+        posteriors: Posterior by arm.
+        rewards: Mean reward by arm.
+        statistics: Statistics of the existing examples in the batch, by (scope, id).
         orphans: Entries whose decision is unknown or expired.
-        unusable: Entries whose score is no number in [0, 1].
+        unusable: Entries whose score is not a number in [0, 1].
     """
 
     reference: str
@@ -40,7 +40,7 @@ class Round:
     unusable: int = 0
 
     def take(self, feedback: Feedback, record: DecisionRecord | None, now: float) -> None:
-        """Learn from one entry; `record` is its decision, None if the store has it no more."""
+        """Learn from one entry; `record` is its decision, None if it is unknown or expired."""
         if record is None:
             self.orphans += 1
             return
@@ -48,13 +48,13 @@ class Round:
             self.unusable += 1
             return
         self._learn_arm(record, feedback.score)
-        # A rater's clock may run ahead; a time that has not come would hold the decay of the value back.
+        # A rater's clock may run ahead; a time in the future would delay the decay of the value.
         self._learn_examples(record, feedback.score, min(feedback.at, now))
 
     def _learn_arm(self, record: DecisionRecord, score: float) -> None:
         self.rewards[record.arm] = self.rewards.get(record.arm, Average()).update(score, rate=0.0)
         if len(record.features) != DIMENSION:
-            return  # a fallback or an exact hit has none; those of another release cannot be read
+            return  # a fallback or an exact hit has no features; those of another release differ
         before = self.posteriors.get(record.arm) or state.initial(reference=record.arm == self.reference)
         self.posteriors[record.arm] = observe(before, np.array(record.features), score)
 
@@ -73,13 +73,13 @@ class Round:
             self.statistics[key] = statistics
 
     def _expected(self) -> float:
-        """The reference's mean reward so far; what the prior expects while it has none."""
+        """The reference's mean reward so far; before the first reward, that of the prior."""
         rewards = self.rewards.get(self.reference)
         return rewards.value if rewards else state.PRIOR_REFERENCE
 
 
 def resume(checkpoint: Checkpoint, reference: str, target: float) -> tuple[Round, int]:
-    """Learning as the checkpoint left it, and how many of its entries were ignored as foreign or unusable."""
+    """The state of a checkpoint, and the number of foreign or unusable entries, which are ignored."""
     posteriors, ignored = state.read(checkpoint)
     saved = checkpoint.meta.get(REWARDS)
     rewards: dict[str, Average] = {}
@@ -93,7 +93,7 @@ def resume(checkpoint: Checkpoint, reference: str, target: float) -> tuple[Round
 
 
 def advance(checkpoint: Checkpoint, round_: Round, offset: int) -> Checkpoint:
-    """The checkpoint after a round that consumed the log up to `offset`; what others keep in it is carried over."""
+    """The checkpoint after a round that consumed the log up to `offset`; entries of other parts are kept."""
     arrays, meta = state.write(round_.posteriors)
     rewards = {arm: [average.value, average.count] for arm, average in round_.rewards.items()}
     return Checkpoint(
@@ -105,7 +105,7 @@ def advance(checkpoint: Checkpoint, round_: Round, offset: int) -> Checkpoint:
 
 
 def examples_of(records: Sequence[DecisionRecord]) -> dict[str, list[str]]:
-    """Ids of the examples that these decisions say something about, by scope, each once."""
+    """Ids of the examples that these decisions used or created, by scope, without duplicates."""
     ids: dict[str, dict[str, None]] = {}
     for record in records:
         of_scope = ids.setdefault(record.scope, {})

@@ -1,4 +1,4 @@
-"""What feedback says about the examples, as pure functions over `Statistics`."""
+"""Updates of example statistics from feedback, as pure functions over `Statistics`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Final
 
 from shared_core.records import Statistics
 
-DECAY: Final = 0.9  # of the offload value, an hour (paper §4.3)
+DECAY: Final = 0.9  # factor of the offload value per hour (paper §4.3)
 HOUR: Final = 3600.0
 
 
 def rated(statistics: Statistics, score: float) -> Statistics:
-    """The example's own answer was given `score` in [0, 1]."""
+    """The example's own answer got `score` in [0, 1]."""
     return replace(statistics, quality=statistics.quality.update(score))
 
 
 def helped(statistics: Statistics, score: float) -> Statistics:
-    """An answer that was given with this example in the prompt was given `score` in [0, 1]."""
+    """An answer to a prompt with this example got `score` in [0, 1]."""
     return replace(statistics, helpfulness=statistics.helpfulness.update(score))
 
 
 def credited(statistics: Statistics, credit: float, at: float) -> Statistics:
-    """A successful offload at time `at` (seconds) is worth `credit` to this example.
+    """A successful offload at time `at` (seconds) adds `credit` to this example.
 
-    Value and credit are both decayed to the later of the two times, so that the order of credits does not matter.
+    Value and credit are decayed to the later of the two times, so the order of credits does not matter.
     """
     now = max(at, statistics.offload_at)
     value = decayed(statistics.offload_value, now - statistics.offload_at) + decayed(credit, now - at)
@@ -33,5 +33,5 @@ def credited(statistics: Statistics, credit: float, at: float) -> Statistics:
 
 
 def decayed(value: float, seconds: float) -> float:
-    """What an offload value is worth after so many seconds, at least 0."""
+    """The offload value after `seconds`, at least 0, of decay."""
     return value * math.pow(DECAY, seconds / HOUR)

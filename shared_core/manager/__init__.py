@@ -10,12 +10,12 @@ from shared_core.values import Decision, Outcome
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What became of an answer.
+    """The result of admission.
 
     Attributes:
-        example_id: The example that it became; empty if it became none.
-        refused: Name of the rule that stood against it; empty if none did. An answer that no rule refuses becomes no
-            example either where the pool keeps a good answer to the same query.
+        example_id: The example that the answer became; empty if it did not become one.
+        refused: Name of the rule that refused it; empty if no rule did. An accepted answer still does not become an
+            example if the pool has a good answer to the same query.
     """
 
     example_id: str = ""
@@ -23,20 +23,20 @@ class Admission:
 
 
 class Manager(Protocol):
-    """Keeps the pool. Nothing of it stands on the request path."""
+    """Admits and evicts examples, off the request path."""
 
     def admit(self, decision: Decision, outcome: Outcome, score: float | None, *, trusted: bool = False) -> Admission:
-        """Store the decision, and its answer as an example if it may become one; durable when it returns.
+        """Store the decision, and its answer as an example if the rules allow; durable when it returns.
 
         Args:
-            decision: What was decided, or for an answer that was not routed, who gave it.
+            decision: The decision; for an answer that was not routed, it names the model.
             outcome: The answer.
-            score: Its reward in [0, 1], if known.
-            trusted: True if the adapter has settled that its writer may write examples.
+            score: The reward in [0, 1], if known.
+            trusted: True if the adapter trusts the writer to write examples.
         """
 
     def judged(self, decision_id: str, score: float) -> Admission:
-        """Take notice of feedback: a good score admits an answer that waited for one."""
+        """Process feedback: a good score admits an answer that waits for it."""
 
     def maintain(self) -> int:
-        """Evict what is beyond the limits; returns how many examples left."""
+        """Evict examples beyond the limits; returns how many."""

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from shared_core.values import Outcome, Request
 
-POOR: Final = 0.5  # below this an answer is wrong: its exact answer leaves, its example may be replaced
+POOR: Final = 0.5  # an answer below this is wrong: its exact answer is deleted, its example may be replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +16,11 @@ class Candidate:
     """An answer that may become an example.
 
     Attributes:
-        request: What was asked.
-        outcome: What was answered.
-        is_trusted: True if its writer may write examples: the reference, or another whom the adapter vouches for.
-        score: Explicit reward in [0, 1]; None if nobody gave one.
-        trust: Score from which an untrusted writer's answer is trusted, else the small model would learn its mistakes.
+        request: The request.
+        outcome: The answer.
+        is_trusted: True if its writer may write examples: the reference, or a model that the adapter trusts.
+        score: Explicit reward in [0, 1]; None if there is none.
+        trust: Score from which another writer's answer is trusted. Without it the small model would learn its mistakes.
     """
 
     request: Request
@@ -31,14 +31,14 @@ class Candidate:
 
 
 class Rule(NamedTuple):
-    """One reason against an example, with the name under which it is counted."""
+    """A reason to refuse an example, with the name under which it is counted."""
 
     name: str
     refuses: Callable[[Candidate], bool]
 
 
 def refusal(candidate: Candidate, rules: Sequence[Rule]) -> str:
-    """Name of the first rule that refuses the candidate; empty if none does."""
+    """Name of the first rule that refuses the candidate; empty if no rule does."""
     return next((rule.name for rule in rules if rule.refuses(candidate)), "")
 
 
@@ -51,13 +51,13 @@ def _has_no_answer(candidate: Candidate) -> bool:
 
 
 def _shows_more_than_text(candidate: Candidate) -> bool:
-    """A user turn holds an image or the like: the query alone does not say what was asked."""
+    """A user turn holds an image or other content, so the query alone is not the whole question."""
     request = candidate.request
     return any(m.role == "user" and not m.is_text for m in request.messages) and not request.condensed
 
 
 def _is_not_unicode(candidate: Candidate) -> bool:
-    """Half a surrogate pair, which streams cut by characters leave behind and no store takes."""
+    """The text holds half a surrogate pair, which stores cannot encode; streams split by characters leave these."""
     try:
         (candidate.request.query + candidate.outcome.answer).encode()
     except UnicodeEncodeError:
@@ -83,6 +83,6 @@ RULES: Final = (
     Rule("not_text", _shows_more_than_text),
     Rule("not_unicode", _is_not_unicode),
     Rule("history", _depends_on_history),
-    Rule(UNTRUSTED, _is_untrusted),  # last: good feedback may still admit what nothing else stands against
+    Rule(UNTRUSTED, _is_untrusted),  # last: good feedback may still admit an answer that no other rule refuses
 )
-"""What stands against an example, the cheapest and most certain first."""
+"""The rules of admission, the cheapest and most certain first."""

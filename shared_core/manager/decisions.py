@@ -1,4 +1,4 @@
-"""What is kept of a decision: ids and features, never texts."""
+"""The stored form of a decision: ids and features, never texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from shared_core.records import DecisionRecord
 from shared_core.values import Decision, Outcome
 
-UNSEEN: Final = Outcome("")  # the answer of a decision whose answer nobody saw
+UNSEEN: Final = Outcome("")  # stands for an unknown answer
 
 
 def record_of(
@@ -16,10 +16,10 @@ def record_of(
     """The record of a decision.
 
     Args:
-        decision: What was decided.
-        outcome: What was answered.
-        exact_key: Key of the exact answer that it stored or served; empty if none.
-        admitted_id: The example that its answer became; empty if none.
+        decision: The decision.
+        outcome: The answer.
+        exact_key: Key of the exact answer that it stored or served; empty if there is none.
+        admitted_id: The example that its answer became; empty if there is none.
     """
     request, route = decision.request, decision.route
     return DecisionRecord(

@@ -1,4 +1,4 @@
-"""The examples of a pool: made, added, deleted, kept within their limit."""
+"""Creates, adds, deletes and evicts the examples of a pool."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Examples:
     """The examples of one store.
 
     Args:
-        store: Where they are.
-        embedder: Turns queries into vectors; None if none can be made here.
+        store: Holds the examples.
+        embedder: Turns queries into vectors; None creates no examples.
         settings: `max_pool` is used.
         clock: Seconds since the epoch.
         redact: Applied to every text before it is embedded or stored.
@@ -38,18 +38,18 @@ class Examples:
     def add(
         self, pairs: Sequence[tuple[str, str]], *, scope: str, task: str, source: Source, writer: str
     ) -> Sequence[str]:
-        """Put (query, answer) pairs into the pool, durably, embedded in one batch; returns their ids in order.
+        """Store (query, answer) pairs durably, embedded in one batch; returns their ids in order.
 
-        An example of the same query is replaced: what is imported or corrected is meant to be right.
+        An example with the same query is replaced, because imports and corrections are meant to be right.
 
         Raises:
             ConfigurationError: There is no embedder, or a text is empty.
             EmbedderDiffers: The pool was written with another embedder.
         """
         if self._embedder is None:
-            raise ConfigurationError("examples need an embedder; give one to the constructor")
+            raise ConfigurationError("examples need an embedder; pass embedder= to the constructor")
         if any(not query.strip() or not answer.strip() for query, answer in pairs):
-            raise ConfigurationError("an example needs a query and an answer that are not empty")
+            raise ConfigurationError("an example needs a non-empty query and a non-empty answer")
         texts = [Texts(redacted(query, self._redact), redacted(answer, self._redact)) for query, answer in pairs]
         vectors = self._embedder.embed([t.query for t in texts])
         claim_embedder(self._store, self._embedder)
@@ -63,7 +63,7 @@ class Examples:
         return [example.entry.id for example in examples]
 
     def of_answer(self, decision: Decision, outcome: Outcome) -> Example | None:
-        """The example that an answer makes; None without an embedder, or if the pool keeps a good answer to its query.
+        """An example from an answer; None without an embedder, or if the pool has a good answer to the query.
 
         Raises:
             EmbedderDiffers: The pool was written with another embedder.
@@ -71,7 +71,7 @@ class Examples:
         if self._embedder is None:
             return None
         request, vector = decision.request, decision.selection.vector
-        # What was embedded for the selection was redacted before; a second time it might become another text.
+        # With a vector, the query has been redacted for the selection; a second redaction might change it again.
         query = redacted(request.query, self._redact) if vector is None else request.query
         texts = Texts(query, redacted(outcome.answer, self._redact))
         if self._has_good_answer(request.scope, example_id(request.scope, request.task, texts.query)):
@@ -91,11 +91,11 @@ class Examples:
         )
 
     def delete(self, scope: str, ids: Sequence[str]) -> int:
-        """Remove examples and their exact answers, durably; returns how many existed."""
+        """Delete examples and their exact answers durably; returns how many existed."""
         return self._store.delete(scope, ids)
 
     def clear(self, scope: str | None = None) -> int:
-        """Remove every example, exact answer and decision of a scope, or of all; returns how many examples."""
+        """Delete the examples, exact answers and decisions of a scope, or of all; returns the number of examples."""
         return self._store.clear(scope)
 
     def keep_within_limit(self, scope: str) -> int:
@@ -112,7 +112,7 @@ class Examples:
 
 
 def example_id(scope: str, task: str, query: str) -> str:
-    """The same for the same query (white space aside) of one scope and task: 32 hex digits."""
+    """32 hex digits; equal for equal queries (except for white space) of one scope and task."""
     return digest([scope, task, fold(query)])[:32]
 
 
@@ -127,17 +127,17 @@ def example_of(
     now: float,
     exact_key: str = "",
 ) -> Example:
-    """The example that these texts make.
+    """The example with these texts.
 
     Args:
         texts: Query and answer, redacted.
         vector: Unit embedding of the query, of shape (dimension,).
-        scope: Whose example it is.
-        task: What it may be shown for.
-        source: Where it comes from.
+        scope: Its tenant.
+        task: The task in which it may be shown.
+        source: Its origin.
         writer: The model that wrote the answer.
         now: Seconds since the epoch.
-        exact_key: Key of the exact answer that was stored with it, if any; the two are removed together.
+        exact_key: Key of the exact answer that was stored with it, if any; the two are deleted together.
     """
     entry = Entry(
         id=example_id(scope, task, texts.query),
@@ -153,10 +153,10 @@ def example_of(
 
 
 def claim_embedder(store: Store, embedder: Embedder) -> None:
-    """Make `embedder` the pool's, or make sure that it is.
+    """Register `embedder` as the pool's embedder, or check that it is.
 
     Raises:
-        EmbedderDiffers: The pool was written with another one.
+        EmbedderDiffers: The pool was written with another embedder.
     """
     claimed = store.claim("embedder", embedder.tag)
     if claimed != embedder.tag:

@@ -1,4 +1,4 @@
-"""The Example Manager in this process: what of an answered request is kept."""
+"""The Example Manager in this process: stores decisions, and admits answers as examples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from shared_core.manager import Admission
+from typing_extensions import override
+
+from shared_core.manager import Admission, Manager
 from shared_core.manager.admission import RULES, UNTRUSTED, Candidate, Rule, refusal
 from shared_core.manager.decisions import record_of
 from shared_core.manager.examples import Examples
@@ -17,20 +19,20 @@ from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
 from shared_core.values import Decision, Outcome
 
-LIMIT_EVERY: Final = 64  # admissions between two counts of a scope, which take 13 ms at 10,000 examples in SQLite
-WAITING_LIMIT: Final = 1024  # answers of untrusted arms that wait in memory for feedback good enough to admit them
+LIMIT_EVERY: Final = 64  # admissions between two counts of a scope; a count of 10,000 takes 13 ms in SQLite
+WAITING_LIMIT: Final = 1024  # answers of untrusted arms that wait in memory for good feedback
 
 
-class LocalManager:
-    """Admits and evicts examples of one store; see `Manager`.
+class LocalManager(Manager):
+    """A `Manager` of one store. Answers that wait for feedback are kept in this process.
 
     Args:
-        store: Where decisions and examples are.
-        examples: Makes examples and keeps their limit.
+        store: Holds decisions and examples.
+        examples: Creates examples and enforces their limit.
         reference: The arm whose answers may become examples without feedback.
         settings: `trust_feedback` is used.
-        counters: Gets ``admitted``, ``known`` and ``refused`` by the rule's name.
-        rules: What stands against an example; the first that refuses an answer is counted.
+        counters: Counts ``admitted``, ``known`` and ``refused`` by the rule's name.
+        rules: The rules of admission, in order; the first one that refuses an answer is counted.
     """
 
     def __init__(
@@ -52,8 +54,8 @@ class LocalManager:
         self._admitted: Counter[str] = Counter()  # by scope
         self._waiting: OrderedDict[str, tuple[Decision, Outcome]] = OrderedDict()
 
+    @override
     def admit(self, decision: Decision, outcome: Outcome, score: float | None, *, trusted: bool = False) -> Admission:
-        """See `Manager.admit`."""
         candidate = Candidate(
             decision.request,
             outcome,
@@ -70,20 +72,20 @@ class LocalManager:
             return Admission(refused=refused)
         return self._admit(decision, outcome)
 
+    @override
     def judged(self, decision_id: str, score: float) -> Admission:
-        """See `Manager.judged`. Only answers that wait in this process are found."""
         if score < self._settings.trust_feedback:
             return Admission()
         with self._lock:
             waiting = self._waiting.pop(decision_id, None)
         return self._admit(*waiting) if waiting else Admission()
 
+    @override
     def maintain(self) -> int:
-        """See `Manager.maintain`."""
         return sum(self._examples.keep_within_limit(scope) for scope in self._store.scopes())
 
     def _admit(self, decision: Decision, outcome: Outcome) -> Admission:
-        """Store decision and example; where no example can be made, the decision is worth keeping in any case."""
+        """Store decision and example; the decision also if the example cannot be made."""
         try:
             example = self._examples.of_answer(decision, outcome)
         except Exception:

@@ -1,4 +1,4 @@
-"""Redaction: the caller's own function over every text before it is embedded or stored (paper §4.3)."""
+"""Redaction: the user's function over every text before it is embedded or stored (paper §4.3)."""
 
 from __future__ import annotations
 
@@ -11,35 +11,34 @@ Redact: TypeAlias = Callable[[str], str]
 
 
 def check_redact(redact: Redact | None) -> None:
-    """Refuse what is not a function.
+    """Check the type of `redact`.
 
     Raises:
-        ConfigurationError: See above.
+        ConfigurationError: It is not callable.
     """
     if redact is not None and not callable(redact):
-        raise ConfigurationError(f"redact is {redact!r}; give a function")
+        raise ConfigurationError(f"redact is {redact!r}; pass a function from str to str")
 
 
 def redacted(text: str, redact: Redact | None) -> str:
-    """`text` after `redact`, or as it is if there is none.
+    """`redact(text)`; `text` itself if there is no `redact`.
 
-    Redaction that fails must not let the text through: this raises, so nothing is embedded or stored, and the
-    request itself goes on without examples.
+    If redaction fails, nothing is embedded or stored, and the request goes on without examples.
 
     Raises:
-        RedactionFailed: `redact` raised, or returned no string. The message holds nothing of the text, which a
-            chained traceback might, so the cause is not shown with it.
+        RedactionFailed: `redact` raised, or did not return a string. The cause is not chained, because its message may
+            contain the text.
     """
     if redact is None:
         return text
     try:
         result = redact(text)
-    except Exception as error:  # noqa: BLE001  # whatever the caller's function raises
+    except Exception as error:  # noqa: BLE001  # the user's function may raise anything
         raise RedactionFailed(
-            f"redact raised {type(error).__name__}; the text was neither embedded nor stored, repair redact"
+            f"redact raised {type(error).__name__}; the text was neither embedded nor stored, fix the redact function"
         ) from None
     if not isinstance(result, str):
         raise RedactionFailed(
-            f"redact returned {type(result).__name__}, not str; the text was neither embedded nor stored"
+            f"redact must return str, not {type(result).__name__}; the text was neither embedded nor stored"
         )
     return result

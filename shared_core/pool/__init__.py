@@ -1,4 +1,4 @@
-"""The in-process replica of the examples: searched without touching the network."""
+"""The in-process replica of the examples, which is searched without network access."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ LEARNED: Final = np.dtype(
         ("created_at", np.float64),
     ]
 )
-"""What utility may depend on beside vector and texts: `Statistics` first, then size and age of `Entry`."""
+"""Columns that a utility may use besides vectors and texts: those of `Statistics`, then `Entry`'s size and age."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What stage 1 found, the most similar first.
+    """The result of stage 1, the most similar first.
 
     Attributes:
-        ids: Of the k examples.
+        ids: Ids of the k examples.
         similarity: Cosines of shape (k,).
         vectors: Unit vectors of shape (k, dimension).
-        statistics: What is known of each, of shape (k,) and dtype `LEARNED`.
+        statistics: Statistics of shape (k,) and dtype `LEARNED`.
     """
 
     ids: tuple[str, ...]
@@ -47,36 +47,36 @@ class Candidates:
 
 
 class Pool(Protocol):
-    """The examples of a store, ready to be searched. What the request path asks of it are `Steps`."""
+    """The searchable examples of a store. Methods for the request path return `Steps`."""
 
     def candidates(self, scope: str, task: str, vector: Vector, k: int) -> Steps[Candidates]:
-        """The at most `k` examples of this scope and task that are most similar to `vector` of shape (dimension,).
+        """At most `k` examples of this scope and task, the most similar to `vector` of shape (dimension,).
 
         Raises:
-            ScopeIsCold: The scope is not loaded yet; loading has been started in the background.
+            ScopeIsCold: The scope is not loaded; this call has started to load it in the background.
         """
 
     def similarity_quantile(self, scope: str, task: str, q: float) -> Steps[float]:
         """The `q` quantile of the cosines between random pairs of the examples of this scope and task.
 
-        -1.0 if there are fewer than two examples. 0 and 1 are honoured (-1.0, and the greatest sampled cosine).
-        Costs no more than a look-up: the sample is drawn when the pool changes, off the request path.
+        -1.0 if q = 0 or if there are fewer than two examples; the greatest sampled cosine if q = 1. Only a look-up: the
+        pairs are sampled when the pool changes, off the request path.
         """
 
     def texts(self, scope: str, ids: Sequence[str]) -> Steps[Mapping[str, Texts]]:
-        """Texts of these examples, from the LRU or in one step to the store; deleted ones are left out."""
+        """Texts of these examples, from the LRU cache or by one step to the store; deleted ones are left out."""
 
     def warm(self, scope: str) -> None:
-        """Load a scope now, if it is cold, and wait for it."""
+        """Load a scope if it is cold, and wait for it."""
 
     def refresh(self) -> int:
-        """Follow the change feed; returns how many changes were applied."""
+        """Follow the change feed; returns the number of applied changes."""
 
     def size(self, scope: str) -> int:
-        """How many examples of the scope are loaded."""
+        """Number of loaded examples of the scope."""
 
     def maintain(self) -> None:
-        """Rebuild what has grown or thinned, off the request path."""
+        """Rebuild stale indexes, off the request path."""
 
     def close(self) -> None:
         """Drop everything."""

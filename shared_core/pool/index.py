@@ -1,7 +1,7 @@
-"""Inner-product search over vectors that come and go.
+"""Inner-product search over vectors that are added and removed.
 
-An immutable base in a graph, an exact tail of what was added since, and tombstones in both. Small indexes are all
-tail, so their search is exact. Rebuilding makes another index off to the side and leaves this one untouched.
+An index has an immutable base in a graph, an exact tail of later additions, and tombstones in both. Small indexes have
+only a tail, so their search is exact. Rebuilding creates a new index and leaves this one unchanged.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from shared_core.pool.graph import Alive, Graph, Positions, import_faiss
 from shared_core.pool.memory import room
 from shared_core.records import Vector
 
-EXACT_LIMIT: Final = 16_384  # rows; an exact search of as many MiniLM vectors takes about a millisecond
-TAIL_LIMIT: Final = 1_024  # rows of the tail, or a twentieth of the base: then it is worth building a base anew
-DEAD_LIMIT: Final = 256  # tombstones, or a fifth of all rows: then it is worth building without them
+EXACT_LIMIT: Final = 16_384  # rows; an exact search of that many MiniLM vectors takes about a millisecond
+TAIL_LIMIT: Final = 1_024  # rows of the tail, or a twentieth of the base, above which a rebuild pays
+DEAD_LIMIT: Final = 256  # tombstones, or a fifth of all rows, above which a rebuild pays
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """What a search found, the most similar first: positions (k,), similarities (k,), vectors (k, dimension)."""
+    """The result of a search, the most similar first: positions (k,), similarities (k,), vectors (k, dimension)."""
 
     positions: Positions
     similarity: NDArray[np.float32] = field(repr=False)
@@ -33,13 +33,13 @@ class Neighbours:
 
 
 class VectorIndex:
-    """Unit vectors at positions 0, 1, 2, … in the order in which they were added; a position is never used again.
+    """Unit vectors at positions 0, 1, 2, … in the order of addition; positions are never reused.
 
-    Searches may run on any thread at any time and wait for nobody. Of `add` and `remove` only one may run at a time.
+    Searches run on any thread at any time without waiting. Only one `add` or `remove` may run at a time.
 
     Args:
         dimension: Length of a vector.
-        base: A graph that holds the first positions, none of them removed.
+        base: A graph that holds the first positions, without removed ones.
 
     Raises:
         ExtraIsMissing: FAISS is not installed.
@@ -51,23 +51,23 @@ class VectorIndex:
         self._base = base
         self._offset = base.count if base else 0
         self._dead = 0
-        self._count = 0  # of the tail; readers look no further, so rows are written before it grows
+        self._count = 0  # of the tail; readers stop there, so rows are written before it grows
         self._tail: Vector = np.empty((0, dimension), np.float32)
         self._alive = Alive(0)
 
     @property
     def rows(self) -> int:
-        """How many positions have been given out."""
+        """Number of positions, removed ones included."""
         return self._offset + self._count
 
     @property
     def size(self) -> int:
-        """How many vectors can be found."""
+        """Number of vectors that are not removed."""
         return self.rows - self._dead
 
     @property
     def is_stale(self) -> bool:
-        """True if rebuilding would make searches or memory noticeably better."""
+        """True if a rebuild would save noticeable time or memory."""
         if self._dead > max(DEAD_LIMIT, self.rows // 5):
             return True
         return self.size > EXACT_LIMIT and self._count > max(TAIL_LIMIT, self._offset // 20)
@@ -82,21 +82,21 @@ class VectorIndex:
         return first
 
     def remove(self, position: int) -> None:
-        """Tombstone one position; nothing happens if that was done before."""
+        """Tombstone one position (idempotent)."""
         alive, row = self._place(position)
         if alive[row]:
             alive.drop(row)
             self._dead += 1
 
     def search(self, vector: Vector, k: int) -> Neighbours:
-        """The at most `k` vectors most similar to `vector` of shape (dimension,); fewer only if fewer are left.
+        """The `k` vectors most similar to `vector` of shape (dimension,); fewer only if the index holds fewer.
 
         Raises:
             ConfigurationError: The vector has another dimension.
         """
         if vector.shape != (self.dimension,):
-            raise ConfigurationError(f"a vector of shape ({self.dimension},) was expected; got {vector.shape}")
-        count = self._count  # first: a row that replaces another is added last, and must not be found beside it
+            raise ConfigurationError(f"expected a vector of shape ({self.dimension},); got {vector.shape}")
+        count = self._count  # read first: a row that replaces another is added last; both must not be found
         query = np.ascontiguousarray(vector, np.float32)[None]
         similarity, positions = self._search_tail(query, k, count)
         if self._base:
@@ -109,7 +109,7 @@ class VectorIndex:
         return Neighbours(positions, similarity, self._few_vectors(positions))
 
     def vectors(self, positions: Positions) -> Vector:
-        """The vectors at these positions, removed ones included, shape (len(positions), dimension)."""
+        """The vectors at these positions, removed ones included, of shape (len(positions), dimension)."""
         found = np.empty((len(positions), self.dimension), np.float32)
         late = positions >= self._offset
         found[late] = self._tail[positions[late] - self._offset]
@@ -118,7 +118,7 @@ class VectorIndex:
         return found
 
     def _few_vectors(self, positions: Positions) -> Vector:
-        """`vectors` one by one, since NumPy gives the interpreter away where it gathers rows."""
+        """`vectors` one by one, because NumPy releases the GIL when it gathers rows."""
         rows = [
             self._base.vector(at) if self._base and at < self._offset else self._tail[at - self._offset]
             for at in positions.tolist()
@@ -126,14 +126,14 @@ class VectorIndex:
         return np.array(rows, np.float32).reshape(len(rows), self.dimension)
 
     def positions(self) -> Positions:
-        """Every position that was not removed, ascending."""
+        """Every position that is not removed, ascending."""
         tail = self._alive.rows(self._count) + self._offset
         return np.concatenate([self._base.alive.rows(self._offset), tail]) if self._base else tail
 
     def rebuilt(self, seed: int) -> tuple[VectorIndex, Positions]:
-        """A new index of what is alive now, and the position here of each of its positions.
+        """A new index without removed vectors, and for each of its positions the position in this index.
 
-        Takes seconds on a large index, on one processor; this index may be searched and changed meanwhile.
+        Takes seconds on a large index, on one core; this index may be searched and changed meanwhile.
         """
         origin = self.positions()
         if len(origin) > EXACT_LIMIT:
@@ -144,14 +144,14 @@ class VectorIndex:
         return index, origin
 
     def replay(self, old: VectorIndex, origin: Positions) -> Positions:
-        """Repeat here what happened to `old` since it was rebuilt into this index, which nobody has changed yet.
+        """Apply the changes of `old` since it was rebuilt into this index, which must be unchanged so far.
 
         Args:
-            old: The index that `rebuilt` was called on; must not change during this call.
-            origin: What `rebuilt` returned.
+            old: The index on which `rebuilt` was called; must not change during this call.
+            origin: The positions that `rebuilt` returned.
 
         Returns:
-            The position in `old` of each position here.
+            For each position of this index, the position in `old`.
         """
         alive = old.positions()
         late = alive[alive > origin[-1]] if len(origin) else alive
@@ -162,7 +162,7 @@ class VectorIndex:
 
     def _place(self, position: int) -> tuple[Alive, int]:
         if not 0 <= position < self.rows:
-            raise IndexError(f"position {position} was never given out; there are {self.rows}")
+            raise IndexError(f"position {position} does not exist; the index has {self.rows}")
         if self._base and position < self._offset:
             return self._base.alive, position
         return self._alive, position - self._offset
@@ -177,8 +177,8 @@ class VectorIndex:
         similarity, rows = np.empty(k, np.float32), np.full(k, -1, np.int64)
         if count:
             tail, alive, pointer = self._tail, self._alive, self._faiss.swig_ptr
-            # Always with a selector: without one, FAISS splits a single query over OpenMP threads, whose barriers
-            # cost 30 ms where other threads are busy.
+            # Always pass a selector: without one, FAISS splits a single query over OpenMP threads, whose barriers
+            # cost 30 ms when other threads are busy.
             self._faiss.knn_inner_product(
                 *(pointer(query), pointer(tail), self.dimension, 1, count, k),
                 *(pointer(similarity), pointer(rows), alive.selector),
@@ -187,13 +187,13 @@ class VectorIndex:
 
     def _search_base(self, base: Graph, query: Vector, k: int) -> tuple[Vector, Positions]:
         similarity, rows = base.search(query, k)
-        if rows[0, -1] < 0:  # where the walk came by, fewer than k are alive
+        if rows[0, -1] < 0:  # the walk met fewer than k vectors that are not removed
             similarity, rows = base.search(query, k, exhaustive=True)
         return _found(similarity[0], rows[0])
 
 
 def _found(similarity: Vector, rows: Positions) -> tuple[Vector, Positions]:
-    """Without the places at the end for which FAISS found nothing, which hold row -1."""
+    """Drop the trailing rows of -1, with which FAISS fills up a result."""
     if rows[-1] >= 0:
         return similarity, rows
     count = int(np.count_nonzero(rows >= 0))

@@ -1,4 +1,4 @@
-"""The examples of one scope and task, in memory: their vectors, ids and what was learned about them."""
+"""The examples of one scope and task, in memory: their vectors, ids and statistics."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from shared_core.pool.index import VectorIndex
 from shared_core.records import Entry, Statistics, Vector
 from shared_core.store.protocol import Row
 
-PAIRS: Final = (
-    4096  # random pairs behind the quantiles: a quantile is then right to within about one percent of the ranks
-)
-ALL_PAIRS: Final = 64  # up to so many examples every pair is taken
-DRIFT: Final = 0.2  # share by which a partition grows or shrinks before its pairs are drawn anew
+PAIRS: Final = 4096  # random pairs behind the quantiles; a quantile is then accurate to about one percent of the ranks
+ALL_PAIRS: Final = 64  # number of examples up to which every pair is used
+DRIFT: Final = 0.2  # share by which a partition grows or shrinks before its pairs are sampled again
 
 
 class _Table:
-    """An index, and what belongs to each of its positions. Columns grow before the index, so readers never overrun."""
+    """An index, with ids and statistics by position. Columns grow before the index, so readers never overrun them."""
 
     def __init__(self, index: VectorIndex, ids: list[str], learned: NDArray[np.void]) -> None:
         self.index = index
@@ -42,11 +40,11 @@ class _Table:
 
 
 class Partition:
-    """Examples that may be searched together. Readers wait for nobody; writers wait for each other.
+    """Examples that are searched together. Readers never wait; writers wait for each other.
 
     Args:
         dimension: Length of the vectors.
-        seed: Seed of graphs and of sampled pairs.
+        seed: Seed of graphs and sampled pairs.
     """
 
     def __init__(self, dimension: int, seed: int) -> None:
@@ -61,11 +59,11 @@ class Partition:
         return len(self._positions)
 
     def holds(self, ids: Collection[str]) -> set[str]:
-        """Those of these ids that are here."""
+        """Those of `ids` that the partition holds."""
         return {i for i in ids if i in self._positions}
 
     def put(self, rows: Sequence[Row]) -> None:
-        """Add examples, replacing those of the same ids. Vectors must have this partition's dimension."""
+        """Add examples; those with the same ids are replaced. Vectors must have this partition's dimension."""
         newest = list({row.entry.id: row for row in rows}.values())
         with self._lock:
             self._remove([row.entry.id for row in newest])
@@ -74,7 +72,7 @@ class Partition:
             self._table.append(newest)
 
     def learn(self, learned: Mapping[str, Statistics]) -> None:
-        """Take over new statistics of examples that are here."""
+        """Replace the statistics of examples in this partition."""
         with self._lock:
             for example, statistics in learned.items():
                 position = self._positions[example]
@@ -82,26 +80,26 @@ class Partition:
                 self._table.learned[position] = (*_learned(statistics), known["size"], known["created_at"])
 
     def remove(self, ids: Collection[str]) -> None:
-        """Remove those of these examples that are here; no later search finds them."""
+        """Remove examples; later searches do not find them. Unknown ids are ignored."""
         with self._lock:
             self._remove(ids)
 
     def nearest(self, vector: Vector, k: int) -> Candidates:
-        """The at most `k` examples most similar to `vector` of shape (dimension,)."""
+        """At most `k` examples, the most similar to `vector` of shape (dimension,)."""
         table = self._table
         found = table.index.search(vector, k)
         ids = tuple([table.ids[position] for position in found.positions.tolist()])
         return Candidates(ids, found.similarity, found.vectors, table.learned.take(found.positions))
 
     def quantile(self, q: float) -> float:
-        """The `q` quantile of the sampled cosines; -1.0 for q = 0, and if fewer than two examples were there."""
+        """The `q` quantile of the sampled cosines; -1.0 for q = 0 or fewer than two examples."""
         cosines = self._cosines
         if q <= 0.0 or not len(cosines):
             return -1.0
         return float(cosines[int(np.ceil(q * (len(cosines) - 1)))])
 
     def sample(self) -> None:
-        """Draw the pairs behind `quantile` anew if the partition has grown or shrunk enough since they were drawn."""
+        """Sample the pairs behind `quantile` again if the size has changed by more than `DRIFT` since the last time."""
         with self._lock:
             if abs(len(self) - self._sampled_at) <= DRIFT * self._sampled_at:
                 return
@@ -115,7 +113,7 @@ class Partition:
         self._sampled_at = len(positions)
 
     def rebuild(self) -> bool:
-        """Build the index anew if it is stale, off to the side, and swap it in; one caller at a time."""
+        """Rebuild the index if it is stale, then swap it in; one caller at a time."""
         old = self._table
         if not old.index.is_stale:
             return False
@@ -153,7 +151,7 @@ def _learned(statistics: Statistics) -> tuple[float, ...]:
 
 
 def _pairs(count: int, seed: int) -> tuple[Positions, Positions]:
-    """Every pair of `count` items if they are few, else random pairs of distinct ones."""
+    """Every pair of `count` items if there are few, else random pairs of distinct items."""
     if count <= ALL_PAIRS:
         first, second = np.triu_indices(count, 1)
         return first, second

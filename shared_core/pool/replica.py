@@ -1,7 +1,7 @@
-"""The examples of a store in this process: loaded once, then kept current from the change feed.
+"""The examples of a store in this process: loaded once, then kept up to date from the change feed.
 
-Look-ups read memory and never wait for the feed, for a load or for rebuilding. One load runs at a time, and one
-follower of the feed; a load is published once it has caught up with the follower.
+Look-ups read memory and never wait for the feed, a load or a rebuild. One load and one follower of the feed run at a
+time; a load is published once it has caught up with the follower.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from shared_core.telemetry import Counters, get_logger
 
 log = get_logger("pool")
 
-BATCH: Final = 50  # changes applied at a time, and rows read: then requests get the interpreter
-LOADS: Final = 3  # attempts at a load that the end of the feed overtakes
+BATCH: Final = 50  # changes or rows between two releases of the GIL for requests
+LOADS: Final = 3  # attempts at a load during which the feed is trimmed
 
 
 class Replica(Pool):
     """A `Pool` over one store.
 
     Args:
-        store: Where the examples are; gives texts on the request path, everything else in the background.
-        settings: Gives the seed of graphs and sampled pairs.
-        counters: Gets ``pool.unusable`` (records that cannot be searched), ``pool.reloaded`` (the feed no longer
-            reached back), ``pool.load_failed`` and ``pool.rebuilt``.
+        store: Holds the examples. Only texts are read on the request path; everything else is read in the background.
+        settings: `seed` is used, for graphs and sampled pairs.
+        counters: Counts ``pool.unusable`` (records that cannot be searched), ``pool.reloaded`` (the feed was trimmed),
+            ``pool.load_failed`` and ``pool.rebuilt``.
 
     Raises:
         ExtraIsMissing: FAISS is not installed.
@@ -54,10 +54,10 @@ class Replica(Pool):
         self._texts = TextCache()
         self._scopes: dict[str, LoadedScope] = {}
         self._position = 0  # the last change that every published scope has seen
-        self._following = threading.Lock()  # whoever changes published scopes
+        self._following = threading.Lock()  # held to change published scopes
         self._loading = threading.Lock()
         self._rebuilding = threading.Lock()
-        self._wanted: dict[str, None] = {}  # cold scopes that were asked for, in order
+        self._wanted: dict[str, None] = {}  # cold scopes to load, in order
         self._wanted_lock = threading.Lock()
         self._closed = False
 
@@ -65,7 +65,7 @@ class Replica(Pool):
 
     @override
     def candidates(self, scope: str, task: str, vector: Vector, k: int) -> Steps[Candidates]:
-        """Searched in memory, without a step."""
+        """Searches in memory, without a step."""
         return immediately(self._nearest(scope, task, vector, k))
 
     @override
@@ -100,14 +100,14 @@ class Replica(Pool):
 
     @override
     def refresh(self) -> int:
-        """Where the feed no longer reaches back, every loaded scope is loaded anew."""
+        """Reloads every loaded scope if the feed was trimmed."""
         with self._following:
             if not self._scopes:
                 return 0
             try:
                 return self._follow()
             except FeedWasTrimmed as error:
-                log.info("IC-Cache reloads its examples: %s", error)
+                log.info("reloading the examples: %s", error)
                 self._reload()
                 return 0
 
@@ -132,7 +132,7 @@ class Replica(Pool):
         loaded = self._scopes.get(scope)
         if loaded is None:
             if self._closed:
-                raise ScopeIsCold("the engine is closed, so it shows no examples any more")
+                raise ScopeIsCold("the engine is closed, so its examples are gone")
             self._want(scope)
             raise ScopeIsCold(f"the examples of scope {scope!r} are being loaded")
         partition = loaded.partitions.get(task)
@@ -149,14 +149,14 @@ class Replica(Pool):
                 threading.Thread(target=self._load_wanted, args=(scope,), name="iccache-load", daemon=True).start()
 
     def _load_wanted(self, first: str) -> None:
-        """Load what was asked for, until nothing is left."""
+        """Load the wanted scopes until none is left."""
         scope: str | None = first
         while scope is not None:
             try:
                 self.warm(scope)
             except Exception as error:  # noqa: BLE001 - counted; the next request for this scope tries again
                 self._counters.count("pool.load_failed")
-                log.warning("IC-Cache could not load scope %r: %s: %s", scope, type(error).__name__, error)
+                log.warning("could not load the examples of scope %r: %s: %s", scope, type(error).__name__, error)
             with self._wanted_lock:
                 del self._wanted[scope]
                 scope = next(iter(self._wanted), None)
@@ -185,7 +185,7 @@ class Replica(Pool):
         return loaded
 
     def _catch_up(self, scope: str, loaded: LoadedScope, start: int) -> None:
-        """Apply to a scope that was read from `start` on what the published scopes have seen since."""
+        """Apply to a scope that was read at `start` the changes that the published scopes have seen since."""
         if not self._scopes:
             self._position = start
         while start < self._position:
@@ -215,9 +215,9 @@ class Replica(Pool):
         self._counters.count("pool.reloaded")
 
     def _apply(self, scopes: Mapping[str, LoadedScope], changes: Sequence[Change]) -> None:
-        """Bring these scopes to where `changes` lead. Applying changes again, or late, does no harm.
+        """Apply `changes` to these scopes. Applying changes twice or late is harmless.
 
-        Deletions come first, so that none waits for the rows of other changes to be read.
+        Deletions come first, because they need not wait for rows to be read.
         """
         latest: dict[tuple[str, str], ChangeKind] = {}
         for change in changes:
@@ -245,7 +245,7 @@ class Replica(Pool):
         self._count_unusable(loaded.put(rows))
 
     def _learn(self, scope: str, loaded: LoadedScope, ids: Sequence[str]) -> None:
-        """Only statistics are read of examples that are here; vectors are a hundred times as large."""
+        """Reads only statistics of loaded examples, because vectors are a hundred times as large."""
         learned = self._store.statistics(scope, ids)
         loaded.remove(set(ids) - learned.keys())
         missed = loaded.learn(learned)
@@ -255,6 +255,4 @@ class Replica(Pool):
     def _count_unusable(self, skipped: int) -> None:
         if skipped:
             self._counters.count("pool.unusable", skipped)
-            log.warning(
-                "IC-Cache skipped %d examples whose vectors are not unit vectors of their scope's length", skipped
-            )
+            log.warning("skipped %d examples whose vectors are not unit vectors of their scope's dimension", skipped)

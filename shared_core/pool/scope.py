@@ -12,16 +12,16 @@ from shared_core.pool.partition import Partition
 from shared_core.records import Statistics, Vector
 from shared_core.store.protocol import Row
 
-UNIT_TOLERANCE: Final = 1e-3  # how far from 1 the length of a stored vector may be
+UNIT_TOLERANCE: Final = 1e-3  # largest accepted deviation of a stored vector's length from 1
 
 
 class LoadedScope:
-    """A scope as it is held in memory. An id stands in one partition only; one writer at a time.
+    """A scope in memory. Each id is in one partition only; one writer at a time.
 
-    The most common length of the first vectors is the scope's dimension; rows of another length are not taken.
+    The most common dimension of the first vectors becomes the scope's; rows with another dimension are skipped.
 
     Args:
-        seed: Seed of everything that is drawn.
+        seed: Seed of graphs and sampled pairs.
     """
 
     def __init__(self, seed: int) -> None:
@@ -33,7 +33,7 @@ class LoadedScope:
         return sum(len(partition) for partition in self.partitions.values())
 
     def put(self, rows: Sequence[Row]) -> int:
-        """Add or replace examples; returns how many were skipped because their vectors cannot be used."""
+        """Add or replace examples; returns how many were skipped because their vectors are unusable."""
         if rows and not self._dimension:
             self._dimension = Counter(row.vector.size for row in rows).most_common(1)[0][0]
         tasks: dict[str, list[Row]] = {}
@@ -49,7 +49,7 @@ class LoadedScope:
         return unusable
 
     def learn(self, learned: Mapping[str, Statistics]) -> list[str]:
-        """Take over the statistics of those of these examples that are here; returns the ids of the others."""
+        """Replace the statistics of loaded examples; returns the ids that are not loaded."""
         missed = set(learned)
         for partition in self.partitions.values():
             here = partition.holds(missed)
@@ -58,17 +58,17 @@ class LoadedScope:
         return sorted(missed)
 
     def remove(self, ids: Collection[str]) -> None:
-        """Remove those of these examples that are here."""
+        """Remove examples; unknown ids are ignored."""
         for partition in self.partitions.values():
             partition.remove(ids)
 
     def sample(self) -> None:
-        """Bring the sampled similarities up to date."""
+        """Sample similarities again where a partition's size has changed."""
         for partition in self.partitions.values():
             partition.sample()
 
     def rebuild(self) -> int:
-        """Build stale indexes anew; returns how many."""
+        """Rebuild stale indexes; returns how many."""
         return sum(partition.rebuild() for partition in self.partitions.values())
 
     def _put(self, task: str, rows: Sequence[Row]) -> None:
@@ -76,7 +76,7 @@ class LoadedScope:
         for name, partition in self.partitions.items():
             if name != task:
                 partition.remove(partition.holds(ids))
-        if task not in self.partitions:  # a new mapping, so that readers never see one that changes
+        if task not in self.partitions:  # replace the mapping, because readers must not see it change
             self.partitions = {**self.partitions, task: Partition(self._dimension, self._seed)}
         self.partitions[task].put(rows)
 

@@ -1,4 +1,4 @@
-"""The texts that were read most recently, so that popular examples cost no round trip."""
+"""An LRU cache of texts, which saves a round trip for popular examples."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 
 from shared_core.records import Texts
 
-LIMIT: Final = 16 * 2**20  # bytes of text; some ten thousand examples of a usual length
+LIMIT: Final = 16 * 2**20  # bytes of text; about ten thousand examples of usual length
 
 
 class TextCache:
-    """Texts by scope and id, the least recently used leaving first. Safe to use from any thread."""
+    """Texts by scope and id; the least recently used are dropped first. Thread-safe."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
@@ -23,7 +23,7 @@ class TextCache:
         self._forgotten = 0
 
     def get(self, scope: str, ids: Collection[str]) -> tuple[dict[str, Texts], int]:
-        """The texts that are here, and the mark to hand to `keep` with those that are read for the others."""
+        """The cached texts, and the mark to pass to `keep` with the texts that are read from the store."""
         found = {}
         with self._lock:
             for example in ids:
@@ -34,7 +34,7 @@ class TextCache:
             return found, self._forgotten
 
     def keep(self, scope: str, texts: Mapping[str, Texts], mark: int) -> None:
-        """Keep texts read since `mark`, unless any were forgotten since: these might be among them."""
+        """Keep texts that were read since `mark`, unless any text was dropped since, which might be one of these."""
         with self._lock:
             if mark != self._forgotten:
                 return
@@ -46,7 +46,7 @@ class TextCache:
                 self._drop(next(iter(self._texts)))
 
     def forget(self, scope: str, ids: Collection[str]) -> None:
-        """Drop the texts of examples that were changed or deleted."""
+        """Drop the texts of changed or deleted examples."""
         with self._lock:
             self._forgotten += 1
             for example in ids:

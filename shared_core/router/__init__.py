@@ -1,4 +1,4 @@
-"""Request Router (paper §4.2): which model answers this request, given the examples that it would see."""
+"""Request Router (paper §4.2): which model answers a request, given the examples that it would see."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Router(Protocol):
     """Chooses an arm."""
 
     def route(self, request: Request, selection: Selection, decision_id: str) -> Steps[Route]:
-        """The arm that answers. Equal state, seed and decision id give the equal route, in any thread order.
+        """The arm that answers. The result depends only on state, seed and decision id, not on the order of threads.
 
         Raises:
             ValueError: The selection holds a value that is not finite.
         """
 
     def adopt(self, checkpoint: Checkpoint) -> None:
-        """Use what the learner published from now on. What cannot be read is ignored, and counted."""
+        """Use this checkpoint from now on. Unreadable entries are ignored and counted."""

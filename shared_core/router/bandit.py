@@ -1,9 +1,9 @@
 """Bayesian linear Thompson sampling: pure functions over frozen state.
 
-The reward of an arm is modelled as ``r = w·x + noise``, the noise Gaussian with variance `NOISE`, the weights with a
-Gaussian prior. The posterior is then Gaussian with ``precision = prior + Σ x xᵀ / NOISE`` and mean
-``precision⁻¹ shift``, ``shift = prior precision · prior mean + Σ x r / NOISE`` (Agrawal and Goyal 2013; Bishop 2006,
-eq. 3.50 and 3.51). The paper (§4.2, §5) asks for a contextual bandit with Thompson sampling and gives no formula.
+The reward of an arm is modelled as ``r = w·x + noise``, with Gaussian noise of variance `NOISE` and a Gaussian prior on
+the weights. The posterior is then Gaussian with ``precision = prior + Σ x xᵀ / NOISE`` and mean ``precision⁻¹ shift``,
+``shift = prior precision · prior mean + Σ x r / NOISE`` (Agrawal and Goyal 2013; Bishop 2006, eq. 3.50 and 3.51). The
+paper (§4.2, §5) uses a contextual bandit with Thompson sampling, but gives no formula.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 
-NOISE: Final = 0.25  # variance: the largest that a reward in [0, 1] can have, so confidence is never overstated
+NOISE: Final = 0.25  # the largest variance of a reward in [0, 1], so confidence is never overstated
 KNOWN_AFTER: Final = 10  # rewards from which an arm's exploration share begins to fade
 
-# Quadrature: every Gaussian is cut at these standard deviations, and each piece takes a 16-point Gauss rule.
+# Quadrature: every Gaussian is cut at these standard deviations; each piece is integrated by a 16-point Gauss rule.
 _CUTS: Final = np.array([-8.0, -4.0, 0.0, 4.0, 8.0])
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _ROOT2: Final = math.sqrt(2)
@@ -29,12 +29,12 @@ _ROOT2: Final = math.sqrt(2)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Posterior:
-    """What is believed about the weights of one arm.
+    """The posterior distribution of the weights of one arm.
 
     Attributes:
         precision: Inverse covariance of the weights, (d, d), symmetric positive definite.
         shift: Precision times mean, (d,).
-        count: Rewards observed.
+        count: Number of observed rewards.
     """
 
     precision: Array
@@ -49,7 +49,7 @@ class Head:
     Attributes:
         weights: Posterior mean, (d,).
         whitener: Inverse of the precision's lower Cholesky factor, (d, d): ``|whitener x|`` is the deviation at x.
-        count: Rewards observed.
+        count: Number of observed rewards.
     """
 
     weights: Array
@@ -66,8 +66,8 @@ def prior(mean: Array, std: Array) -> Posterior:
 def observe(posterior: Posterior, x: Array, reward: float) -> Posterior:
     """The posterior after one more `reward` in [0, 1] at context `x` (d,).
 
-    One observation at a time, in the order of the log: floating-point sums depend on their order, so only this makes
-    the posterior independent of how the log was cut into batches, to the last bit.
+    Floating-point sums depend on their order. So observations are added one at a time, in the order of the log, which
+    makes the posterior independent of the batches, bit by bit.
     """
     return Posterior(
         posterior.precision + np.outer(x, x) / NOISE,
@@ -77,7 +77,7 @@ def observe(posterior: Posterior, x: Array, reward: float) -> Posterior:
 
 
 def solve(posterior: Posterior) -> Head:
-    """Factor a posterior once, so that each prediction is two small products.
+    """Factor a posterior once; each prediction then takes two small products.
 
     Raises:
         numpy.linalg.LinAlgError: The precision is not positive definite.
@@ -87,7 +87,7 @@ def solve(posterior: Posterior) -> Head:
 
 
 def predict(head: Head, x: Array) -> tuple[float, float]:
-    """Mean and standard deviation of the expected reward at context `x` (d,). The noise is not included."""
+    """Mean and standard deviation of the expected reward at context `x` (d,), without the noise."""
     spread = head.whitener @ x
     return float(head.weights @ x), math.sqrt(float(spread @ spread))
 
@@ -100,11 +100,11 @@ def thompson(means: Sequence[float], stds: Sequence[float], rng: np.random.Gener
 def guard(
     means: Sequence[float], stds: Sequence[float], reference: int, target: float, confidence: float
 ) -> tuple[bool, ...]:
-    """Which arms may answer: the reference, and those of which we are sure enough.
+    """Which arms may answer: the reference, and every arm that reaches the bar with confidence.
 
-    Sure enough: the mean less `confidence` standard deviations is at least `target` times the reference's mean. A
-    linear model may predict outside [0, 1]; neither the bar nor what is held against it may profit from that, so the
-    reference's mean is taken within [0, 1] and an arm's mean counts as 1 at most.
+    The bar is `target` times the reference's mean. An arm reaches it if its mean minus `confidence` standard deviations
+    is at least the bar. A linear model may predict outside [0, 1], which must not help: the reference's mean is clipped
+    to [0, 1], and an arm's mean to at most 1.
     """
     bar = target * min(1.0, max(0.0, means[reference]))
     return tuple(
@@ -114,9 +114,9 @@ def guard(
 
 
 def exploration_shares(counts: Sequence[int], explorable: Sequence[bool], explore: float) -> tuple[float, ...]:
-    """The share of requests that each arm is given regardless of its posterior; at most `explore` in total.
+    """The share of requests that each arm gets regardless of its posterior; at most `explore` in total.
 
-    ``explore · min(1, KNOWN_AFTER / count)`` for each explorable arm, divided by how many there are
+    ``explore · min(1, KNOWN_AFTER / count)`` for each explorable arm, divided by their number
     (docs/decisions/0005-exploration-and-propensities.md).
     """
     each = explore / max(1, sum(explorable))
@@ -129,7 +129,8 @@ def exploration_shares(counts: Sequence[int], explorable: Sequence[bool], explor
 def win_probabilities(locations: Sequence[float], stds: Sequence[float]) -> tuple[float, ...]:
     """Probability that each of n independent Gaussians, all with positive deviation, is the greatest.
 
-    For two, their difference is Gaussian. For more, ``P_i = ∫ φ_i(t) Π_{j≠i} Φ_j(t) dt`` by quadrature.
+    For two, by the Gaussian distribution of their difference; for more, ``P_i = ∫ φ_i(t) Π_{j≠i} Φ_j(t) dt`` by
+    quadrature.
     """
     if len(locations) == 1:
         return (1.0,)
@@ -140,8 +141,8 @@ def win_probabilities(locations: Sequence[float], stds: Sequence[float]) -> tupl
 
 
 def _win_by_quadrature(locations: Array, stds: Array) -> Array:
-    # In each piece no Gaussian moves by more than four of its own deviations, so that the rule is exact to about
-    # 1e-9 however different the deviations are. Pieces of no width add nothing.
+    # Each piece spans at most four standard deviations of every Gaussian. So the rule is exact to about 1e-9, even if
+    # the deviations differ widely. Pieces of zero width add nothing.
     edges = np.sort((locations + stds * _CUTS).ravel())
     half = np.diff(edges)[:, None] / 2
     points = (edges[:-1, None] + half + half * _NODES).ravel()

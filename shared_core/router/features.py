@@ -1,19 +1,19 @@
-"""The context of the bandit: what is known about a request and the examples that an arm would see.
+"""The context of the bandit: features of a request and of the examples that an arm would see.
 
 Raw features, all but the last group in [0, 1] (a similarity below 0 counts as 0):
 
 ====== ==============================================================================================
 0      1, the bias
-1      number of examples, `FULL` of them or more giving 1
+1      number of examples; 1 for `FULL` or more
 2, 3   greatest and mean similarity of the examples
 4, 5   greatest and mean utility of the examples
 6      twice the standard deviation of their utilities
-7      logarithm of the conversation's length, `LONG` characters or more giving 1
+7      logarithm of the conversation's length; 1 for `LONG` characters or more
 8-15   random projection of the request's unit vector, of norm about 1 (Johnson and Lindenstrauss 1984)
 ====== ==============================================================================================
 
-Features 1 to 6 are 0 for an arm that is shown no examples. The whole is multiplied by `SCALE`, which keeps the norm
-of the context near 1 (0.5 to about 1.7).
+Features 1 to 6 are 0 for an arm without examples. All features are multiplied by `SCALE`, which keeps the norm of the
+context near 1 (0.5 to about 1.7).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from shared_core.router.bandit import Array
 from shared_core.values import Arm, Request, ScoredExample, Selection
 
-FEATURES: Final = "summary-projection-1"  # names what the numbers mean: change it with any change to them
+FEATURES: Final = "summary-projection-1"  # version of the features: change it whenever they change
 PROJECTED: Final = 8
 DIMENSION: Final = 8 + PROJECTED
 SCALE: Final = 0.5
@@ -71,8 +71,8 @@ def _length(request: Request) -> int:
 
 @lru_cache(maxsize=8)
 def _projection(dimension: int) -> Array:
-    """Gaussian matrix (PROJECTED, dimension) that keeps the expected squared norm of a vector."""
-    # The legacy generator is the one whose stream NumPy promises never to change; stored posteriors rely on it.
+    """Gaussian matrix (PROJECTED, dimension) that preserves the expected squared norm of a vector."""
+    # The legacy generator, because NumPy guarantees that its stream never changes; stored posteriors rely on that.
     rng = np.random.RandomState(_PROJECTION_SEED)
     matrix = rng.standard_normal((PROJECTED, dimension)) / math.sqrt(PROJECTED)
     matrix.setflags(write=False)

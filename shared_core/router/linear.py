@@ -1,4 +1,4 @@
-"""The router for now: one Bayesian linear head per arm, Thompson sampling, a quality guard, exploration."""
+"""A router with one Bayesian linear head per arm, Thompson sampling, a quality guard and exploration."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from itertools import accumulate
 from typing import Final
 
 import numpy as np
+from typing_extensions import override
 
 from shared_core.errors import ConfigurationError
 from shared_core.guard import Steps, immediately
 from shared_core.records import Checkpoint
-from shared_core.router import state
+from shared_core.router import Router, state
 from shared_core.router.bandit import (
     Array,
     Head,
@@ -37,19 +38,19 @@ log = get_logger("router")
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What one checkpoint made the router believe; replaced as a whole, so that a request sees one version only."""
+    """The state from one checkpoint; replaced as a whole, so each request sees one version."""
 
     heads: tuple[Head, ...]
-    shares: tuple[float, ...]  # of the requests with examples, that each arm is given to learn about it
+    shares: tuple[float, ...]  # exploration share of each arm, of the requests with examples
     rated: int
     version: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """How the arms stand for one request; every tuple has one entry an arm.
+    """The evaluation of the arms for one request; every tuple has one entry per arm.
 
-    Plain numbers: arms are few, and a step of NumPy takes longer than the loop that it saves.
+    Plain numbers, because there are few arms: a NumPy call takes longer than the loop that it replaces.
     """
 
     contexts: tuple[Array, ...]
@@ -61,21 +62,21 @@ class _Standing:
     shares: tuple[float, ...]
 
 
-class LinearRouter:
-    """Chooses an arm by Thompson sampling among those that the quality guard lets in (paper §4.2).
+class LinearRouter(Router):
+    """Chooses an arm by Thompson sampling among those that pass the quality guard (paper §4.2).
 
-    ``score_i = sample_i - cost_weight · cost_i``. Safe to use from any thread.
+    ``score_i = sample_i - cost_weight · cost_i``. Thread-safe; computes without a step.
 
     Args:
         arms: The candidate models.
-        reference: Name of the arm whose quality is the measure; always eligible.
+        reference: Name of the arm whose quality is the yardstick; always eligible.
         settings: `quality_target`, `confidence`, `cost_weight`, `explore` and `seed` are used.
-        counters: Where ignored checkpoint entries are counted.
-        can_learn: False if neither feedback, reward function nor judge is to be expected: as long as nothing has been
-            rated, the reference then answers everything, and one warning says so.
+        counters: Counts ``router.state_ignored``.
+        can_learn: False if no feedback, reward function or judge is expected. Until an answer is rated, the reference
+            then answers everything, and one warning is logged.
 
     Raises:
-        ConfigurationError: Two arms share a name, or the reference is none of them.
+        ConfigurationError: Two arms share a name, or the reference is not one of them.
     """
 
     def __init__(
@@ -83,9 +84,9 @@ class LinearRouter:
     ) -> None:
         names = [arm.name for arm in arms]
         if len(set(names)) < len(names):
-            raise ConfigurationError(f"two arms share a name: {names}; give each arm its own")
+            raise ConfigurationError(f"two arms share a name: {names}; give each arm its own name")
         if reference not in names:
-            raise ConfigurationError(f"the reference {reference!r} is not an arm; name one of {names}")
+            raise ConfigurationError(f"the reference {reference!r} is not one of the arms {names}")
         self._arms = tuple(arms)
         self._reference = names.index(reference)
         self._costs = tuple(settings.cost_weight * arm.cost for arm in arms)
@@ -97,19 +98,16 @@ class LinearRouter:
         self._warned = False
         self._snapshot = self._believe({}, 0)
 
+    @override
     def adopt(self, checkpoint: Checkpoint) -> None:
-        """Use what the learner published from now on.
-
-        Entries over other features, or that cannot be used, are ignored and counted as ``router.state_ignored``; the
-        arms that they were about start from the prior.
-        """
+        """Entries for other features and unusable ones are ignored; their arms start from the prior."""
         posteriors, ignored = state.read(checkpoint)
         if ignored:
             self._counters.count("router.state_ignored", ignored)
         self._snapshot = self._believe(posteriors, checkpoint.version)
 
+    @override
     def route(self, request: Request, selection: Selection, decision_id: str) -> Steps[Route]:
-        """See `Router.route`. Computed here, without a step."""
         return immediately(self._route(request, selection, decision_id))
 
     def _route(self, request: Request, selection: Selection, decision_id: str) -> Route:
@@ -150,7 +148,7 @@ class LinearRouter:
         if snapshot.rated:
             eligible = guard(means, stds, self._reference, self._settings.quality_target, self._settings.confidence)
         else:
-            eligible = tuple(i == self._reference for i in range(len(means)))  # a prior is no evidence
+            eligible = tuple(i == self._reference for i in range(len(means)))  # a prior is not evidence
         scores = tuple(sample - cost for sample, cost in zip(samples, self._costs, strict=True))
         return _Standing(seen, means, stds, samples, scores, eligible, self._shares(snapshot, selection))
 
@@ -183,44 +181,42 @@ class LinearRouter:
         name, reference = self._arms[chosen].name, self._arms[self._reference].name
         if explored:
             share, count = standing.shares[chosen], snapshot.heads[chosen].count
-            return (
-                f"{name} is given {share:.1%} of the requests with examples to learn about it ({count} rewards so far)."
-            )
+            return f"{name} gets {share:.1%} of the requests with examples, to learn about it ({count} rewards so far)."
         if not snapshot.rated:
             return f"Nothing has been rated yet, so the reference {reference} answers."
         bar = f"{self._settings.quality_target:.0%} of {reference}'s expected {standing.means[self._reference]:.2f}"
         if sum(standing.eligible) == 1:
-            return f"No other arm is sure enough to reach {bar}."
+            return f"No other arm reaches {bar} with enough confidence."
         mean, std = standing.means[chosen], standing.stds[chosen]
         if chosen == self._reference:
-            return f"{name} scored best, cost counted, among the arms that are sure enough to reach {bar}."
+            return f"{name} scored best, cost counted, among the arms that reach {bar} with enough confidence."
         return f"{name} is expected to reach {mean:.2f} ± {std:.2f}, enough for {bar}, and scored best, cost counted."
 
     def _warn(self) -> None:
         with self._warning:
-            if self._warned or len(self._arms) == 1:  # one arm has nothing to learn
+            if self._warned or len(self._arms) == 1:  # with one arm there is nothing to learn
                 return
             self._warned = True
         log.warning(
-            "IC-Cache has no feedback, no reward function and no judge, so it cannot learn which arm is good enough: "
-            "the reference %r answers everything. Give a reward or call feedback.",
+            "there is no feedback, reward function or judge, so IC-Cache cannot learn which arm is good enough and the "
+            "reference %r answers everything; pass reward=…, or call record_feedback",
             self._arms[self._reference].name,
         )
 
 
 def _tried(shares: Sequence[float], turn: float) -> int | None:
-    """The arm in whose share `turn`, in [0, 1), falls; the shares lie end to end from 0."""
+    """The arm whose share contains `turn`, in [0, 1); the shares are laid end to end from 0."""
     return next((i for i, end in enumerate(accumulate(shares)) if turn < end), None)
 
 
 def _best(standing: _Standing) -> int:
-    """The eligible arm of the greatest score; of equal ones the first."""
+    """The eligible arm with the greatest score; the first of equal ones."""
     among = [i for i, may in enumerate(standing.eligible) if may]
     return max(among, key=standing.scores.__getitem__)
 
 
 class _Stream(threading.local):
-    """A generator for each thread. To make one asks the system for randomness, which a stream with a key never uses."""
+    """One generator per thread, because creating one draws system entropy, which a keyed stream never uses."""
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(key=0)
@@ -232,11 +228,11 @@ _stream: Final = _Stream()
 
 
 def _generator(seed: int, decision_id: str) -> np.random.Generator:
-    """The decision's own random stream: it depends on nothing that other requests or threads do.
+    """The decision's own random stream, independent of other requests and threads.
 
-    That of ``Philox(key=…)``, from its start; good until this thread asks for the next one.
+    It is that of ``Philox(key=…)`` from its start; valid until this thread's next call.
     """
-    key = np.frombuffer(bytes.fromhex(digest([seed, decision_id])[:32])[::-1], "<u8")  # the digits as one number
+    key = np.frombuffer(bytes.fromhex(digest([seed, decision_id])[:32])[::-1], "<u8")  # the hex digits as one number
     start = _stream.start
     _stream.philox.state = {**start, "state": {"counter": start["state"]["counter"], "key": key}}
     return _stream.generator

@@ -1,4 +1,4 @@
-"""How busy the arms are (paper §4.2): so far, the calls of this process that are under way."""
+"""The load of the arms (paper §4.2): so far, the number of running calls of this process."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Mapping
 
 
 class CallsInFlight:
-    """Calls to each arm that have begun and not ended. Safe to use from any thread."""
+    """Counts the running calls to each arm. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: Counter[str] = Counter()
 
     def started(self, arm: str) -> None:
-        """A call to `arm` begins."""
+        """Count the start of a call to `arm`."""
         with self._lock:
             self._calls[arm] += 1
 
     def ended(self, arm: str) -> None:
-        """A call to `arm` that began has ended."""
+        """Count the end of a call to `arm`."""
         with self._lock:
             self._calls[arm] -= 1
             if not self._calls[arm]:
@@ -31,6 +31,6 @@ class CallsInFlight:
             return self._calls[arm]
 
     def snapshot(self) -> Mapping[str, int]:
-        """The arms that are at work, with the number of their calls."""
+        """The number of running calls, by arm; arms without calls are left out."""
         with self._lock:
             return dict(sorted(self._calls.items()))

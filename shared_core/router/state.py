@@ -1,7 +1,7 @@
-"""What the router believes: before any reward, and as the learner's checkpoint carries it.
+"""The router's posteriors: the prior, and their form in the learner's checkpoint.
 
-Arrays and metadata are kept under a name that holds `FEATURES`. So a posterior over other features is never misread,
-and a release with other features leaves it in place for a rollback.
+Arrays and metadata are stored under a name that contains `FEATURES`. So a posterior over other features is never
+misread, and a release with other features keeps it for a rollback.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from shared_core.router.features import DIMENSION, FEATURES, PROJECTED, SCALE
 PREFIX: Final = "router/"
 KEY: Final = PREFIX + FEATURES
 
-PRIOR_REWARD: Final = 0.5  # nothing is known of the arm
-PRIOR_REFERENCE: Final = 0.8  # it was chosen as the reference because it is good
-# Standard deviations that the prior grants to the reward, for each raw feature at 1. The projection gets the least:
-# eight weak features together must not keep an arm uncertain for its first hundred rewards.
+PRIOR_REWARD: Final = 0.5  # an unknown arm
+PRIOR_REFERENCE: Final = 0.8  # the reference, which the user chose because it is good
+# Prior standard deviations of the reward, for each raw feature at 1. The projection gets the least: eight weak features
+# together must not keep an arm uncertain for its first hundred rewards.
 _BIAS_STD: Final = 0.3
 _SUMMARY_STD: Final = 0.6
 _PROJECTION_STD: Final = 0.08
 
 
 def initial(*, reference: bool) -> Posterior:
-    """What is believed of an arm that has no reward yet."""
+    """The prior of an arm, before its first reward."""
     mean = np.zeros(DIMENSION)
     mean[0] = PRIOR_REFERENCE if reference else PRIOR_REWARD
     std = np.full(DIMENSION, _SUMMARY_STD)
@@ -39,7 +39,7 @@ def initial(*, reference: bool) -> Posterior:
 
 
 def read(checkpoint: Checkpoint) -> tuple[dict[str, Posterior], int]:
-    """The posteriors of a checkpoint by arm, and how many entries of it were ignored as foreign or unusable."""
+    """The posteriors of a checkpoint by arm, and the number of foreign or unusable entries, which are ignored."""
     saved = checkpoint.meta.get(KEY)
     if saved is None:
         return {}, sum(name.startswith(PREFIX) for name in checkpoint.meta)
@@ -57,7 +57,7 @@ def read(checkpoint: Checkpoint) -> tuple[dict[str, Posterior], int]:
 
 
 def write(posteriors: Mapping[str, Posterior]) -> tuple[dict[str, NDArray[np.float64]], dict[str, object]]:
-    """Arrays and metadata that `read` understands."""
+    """Arrays and metadata for a checkpoint; the inverse of `read`."""
     arrays = {
         KEY + "/precision": np.array([p.precision for p in posteriors.values()]).reshape(-1, DIMENSION, DIMENSION),
         KEY + "/shift": np.array([p.shift for p in posteriors.values()]).reshape(-1, DIMENSION),

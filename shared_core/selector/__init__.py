@@ -1,4 +1,4 @@
-"""Example Selector (paper §4.1): which past answers help this request."""
+"""Example Selector (paper §4.1): which past answers to show with this request."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Selector(Protocol):
     """Chooses examples for a request."""
 
     def select(self, request: Request, arms: Sequence[Arm]) -> Steps[Selection]:
-        """For each of `arms` at most `max_examples` examples within its budget, the most useful first.
+        """For each of `arms`, at most `max_examples` examples within its budget, the most useful first.
 
-        All are of the request's own scope and task. An arm that uses no examples gets none.
+        All examples have the request's scope and task. An arm that uses no examples gets none.
 
         Raises:
             ScopeIsCold: The examples of this scope are still being loaded.
-            Exception: Whatever the embedder or the store raised.
+            Exception: An error of the embedder or the store.
         """
 
 
@@ -33,7 +33,7 @@ class Utility(Protocol):
 
     @property
     def needs_texts(self) -> bool:
-        """True if `score` reads the candidates' texts. They are then read before the choice is made."""
+        """True if `score` needs the candidates' texts. The selector then reads them before the choice."""
 
     def score(
         self, request: Request, found: Candidates, texts: Mapping[str, Texts], arms: Sequence[Arm]
@@ -41,8 +41,8 @@ class Utility(Protocol):
         """Utilities in [0, 1], of shape (arms, candidates).
 
         Args:
-            request: What is asked.
+            request: The request.
             found: The k candidates of stage 1.
             texts: Their texts by id if `needs_texts`, without those deleted meanwhile; else empty.
-            arms: The arms that are shown examples.
+            arms: The arms that use examples.
         """

@@ -1,4 +1,4 @@
-"""Which of the relevant examples go into one prompt together (paper §4.1: diversity and order)."""
+"""Which of the relevant examples go into one prompt (paper §4.1: diversity and order)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from shared_core.records import Vector
 
-SAME: Final = 5  # decimals: an embedder's vector of a text differs by less with the texts it was embedded with
-ROUNDING: Final = 1e-4  # a unit vector's cosine with itself, in half precision, may fall this far short of 1
+SAME: Final = 5  # decimals; an embedder's vector of a text depends on its batch, but by less than that
+ROUNDING: Final = 1e-4  # in half precision, a unit vector's cosine with itself may be this much below 1
 
 
 def by_utility(utility: NDArray[np.float32], similarity: NDArray[np.float32], ids: Sequence[str]) -> tuple[int, ...]:
-    """Positions, the most useful first; ties by similarity, then by id, so that the order is always the same.
+    """Positions, the most useful first; ties by similarity, then by id, which makes the order deterministic.
 
-    Numbers that only rounding tells apart are ties. Where two queries differ in case or white space, the embedder may
-    see one text; which of the two is shown must not depend on the batch in which either was embedded.
+    Numbers that differ only by rounding are ties. An embedder may treat two queries that differ in case or white space
+    as one text; the choice between them must not depend on the batch in which either was embedded.
     """
     first, second = (-utility.round(SAME)).tolist(), (-similarity.round(SAME)).tolist()
     ranked = sorted(zip(first, second, ids, range(len(ids)), strict=True))
@@ -26,13 +26,13 @@ def by_utility(utility: NDArray[np.float32], similarity: NDArray[np.float32], id
 
 
 def without_duplicates(vectors: Vector, order: Sequence[int], limit: float, most: int) -> tuple[int, ...]:
-    """The first `most` positions of `order` whose vectors are no near-duplicates of one taken before.
+    """The first `most` positions of `order`, without near-duplicates of an earlier one.
 
     Args:
         vectors: Unit vectors of shape (k, dimension).
         order: Positions in `vectors`, the most useful first.
         limit: Cosine from which two examples count as duplicates; the more useful one stays.
-        most: How many to take.
+        most: Maximum number of positions.
     """
     duplicate = limit - ROUNDING
     taken: list[int] = []

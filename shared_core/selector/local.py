@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from shared_core.guard import Step, Steps
 from shared_core.inference import Embedder
 from shared_core.pool import Candidates, Pool
 from shared_core.prompt import within_budget
 from shared_core.records import Texts
-from shared_core.selector import Utility
+from shared_core.selector import Selector, Utility
 from shared_core.selector.combination import by_utility, without_duplicates
 from shared_core.selector.utility import SimilarityUtility
 from shared_core.settings import Settings
@@ -23,22 +24,24 @@ from shared_core.values import Arm, Request, ScoredExample, Selection
 
 
 class _Choice(NamedTuple):
-    """A candidate worth showing to an arm."""
+    """A candidate chosen for an arm."""
 
     id: str
     similarity: float
     utility: float
 
 
-class LocalSelector:
-    """Chooses examples above a quantile of similarity by their utility for each arm; see `Selector`.
+class LocalSelector(Selector):
+    """A `Selector` that filters candidates by a similarity quantile and ranks them by their utility for each arm.
+
+    An empty query is not embedded, and gets an empty selection.
 
     Args:
         embedder: Turns the query into a unit vector.
-        pool: Finds candidates (stage 1), and has their texts.
-        settings: The limits of what is shown, and the quantile.
-        counters: Gets ``bypass.empty_query``.
-        utility: Stage 2.
+        pool: Finds candidates (stage 1) and their texts.
+        settings: `candidates`, `max_examples`, `example_tokens`, `relevance_quantile`, `duplicate_similarity` are used.
+        counters: Counts ``bypass.empty_query``.
+        utility: Stage 2; by default `SimilarityUtility`.
     """
 
     def __init__(
@@ -55,8 +58,8 @@ class LocalSelector:
         self._counters = counters
         self._utility: Utility = utility or SimilarityUtility()
 
+    @override
     def select(self, request: Request, arms: Sequence[Arm]) -> Steps[Selection]:
-        """See `Selector.select`. An empty query is not embedded, and gets an empty selection."""
         if not request.query.strip():
             self._counters.count("bypass.empty_query")
             return Selection()
@@ -81,7 +84,7 @@ class LocalSelector:
         )
 
     def _chosen(self, found: Candidates, utility: NDArray[np.float32], threshold: float) -> list[_Choice]:
-        """The candidates worth showing, the most useful first."""
+        """The chosen candidates, the most useful first."""
         worth = ((found.similarity >= threshold) & (found.statistics["quality"] > 0)).tolist()
         order = [i for i in by_utility(utility, found.similarity, found.ids) if worth[i]]
         chosen = without_duplicates(
@@ -93,7 +96,7 @@ class LocalSelector:
     def _within_budget(
         self, arm: Arm, chosen: Sequence[_Choice], texts: Mapping[str, Texts]
     ) -> tuple[ScoredExample, ...]:
-        """Those that fit into the arm's budget; those deleted meanwhile are left out."""
+        """The examples that fit into the arm's budget, without those deleted meanwhile."""
         scored = [
             ScoredExample(choice.id, choice.similarity, choice.utility, texts[choice.id].query, texts[choice.id].answer)
             for choice in chosen

@@ -1,4 +1,4 @@
-"""How useful an example is expected to be, as long as no model of it is trained (paper §4.1, stage 1)."""
+"""The expected usefulness of an example, without a trained model (paper §4.1, stage 1)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ UNRATED: Final = 0.5  # `Average.value` before the first rating
 
 
 class SimilarityUtility:
-    """`Utility` without learning: similarity, less what poor ratings take away. The same for each arm."""
+    """A `Utility` without learning: similarity, reduced by poor ratings. The same for every arm."""
 
     needs_texts: Final = False
 
     def score(
         self,
-        request: Request,  # noqa: ARG002 - the similarity has read it
+        request: Request,  # noqa: ARG002 - the similarity depends on it already
         found: Candidates,
         texts: Mapping[str, Texts],  # noqa: ARG002
         arms: Sequence[Arm],
@@ -32,12 +32,12 @@ class SimilarityUtility:
 
 
 def quality_weight(quality: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What quality in [0, 1] leaves of similarity, in [0, 1]: ``min(1, quality / 0.5)``, of shape (k,).
+    """The weight in [0, 1] of a quality in [0, 1]: ``min(1, quality / 0.5)``, of shape (k,).
 
-    An unrated example counts in full, because only trusted writers' answers are admitted. One whose answer was
-    rated worse than that loses in proportion, down to nothing. A better one wins nothing: ratings spread over
-    [0, 1] and cosines over a far narrower range, so a plain product would rank a well-rated example on another
-    subject above an unrated one on the very subject (docs/decisions/0011-utility-and-combination.md).
+    An unrated example has weight 1, because only answers of trusted writers are admitted. A poorer rating reduces the
+    weight in proportion, down to 0. A better rating does not raise it: ratings spread over [0, 1], but cosines over a
+    far narrower range, so a plain product would rank a well-rated example on another subject above an unrated one on
+    the same subject (docs/decisions/0011-utility-and-combination.md).
     """
     return np.minimum(1.0, np.maximum(0.0, quality) / UNRATED)
 

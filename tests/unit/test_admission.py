@@ -98,7 +98,7 @@ def test_redaction_that_fails_lets_nothing_through_and_says_nothing_of_the_text(
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
     assert caught.value.__cause__ is None
-    with pytest.raises(RedactionFailed, match="redact returned NoneType, not str"):
+    with pytest.raises(RedactionFailed, match="redact must return str, not NoneType"):
         redacted("secret", lambda text: None)
 
 

@@ -12,8 +12,8 @@ from tests.embedding import Words
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"reward": 0.5}, "reward is 0.5; give a function"),
-        ({"redact": "x"}, "redact is 'x'; give a function"),
+        ({"reward": 0.5}, "reward is 0.5; pass a function"),
+        ({"redact": "x"}, "redact is 'x'; pass a function"),
         ({"styles": {"small": "prompt"}}, r"styles\['small'\] is 'prompt'; give one of chat, paper"),
         ({"costs": {"small": float("nan")}}, r"costs\['small'\] is nan; give a number"),
         ({"costs": {"small": float("inf")}}, r"costs\['small'\] is inf; give a number"),

@@ -127,7 +127,7 @@ class TestBeforeAnythingIsRated:
         assert {r.arm for r in got} == {"large"}
         assert {r.propensity for r in got} == {1.0}
         assert len(caplog.records) == 1
-        assert "no feedback, no reward function and no judge" in caplog.text
+        assert "no feedback, reward function or judge" in caplog.text
 
     def test_an_engine_with_one_arm_has_nothing_to_learn_and_says_nothing(self, caplog):
         alone = LinearRouter([Arm("large", 1.0)], "large", Settings(), Counters(), can_learn=False)
@@ -305,7 +305,7 @@ class TestAdopt:
 
 class TestMisuse:
     def test_a_reference_that_is_no_arm(self):
-        with pytest.raises(ConfigurationError, match="'huge' is not an arm"):
+        with pytest.raises(ConfigurationError, match="'huge' is not one of the arms"):
             LinearRouter([SMALL, LARGE], "huge", Settings(), Counters())
 
     def test_two_arms_of_one_name(self):
