@@ -144,9 +144,9 @@ class Periodic:
                 self._failure = ""
             except Exception as error:  # noqa: BLE001 - the loop must go on
                 self._counters.count(f"{self._name}.failed")
-                self._tell(f"{type(error).__name__}: {error}")
+                self._log_failure(f"{type(error).__name__}: {error}")
 
-    def _tell(self, failure: str) -> None:
+    def _log_failure(self, failure: str) -> None:
         level = logging.DEBUG if failure == self._failure else logging.WARNING
         log.log(level, "IC-Cache %s round failed: %s", self._name, failure)
         self._failure = failure

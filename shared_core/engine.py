@@ -172,20 +172,20 @@ class Engine:
         def steps(components: Components) -> Steps[Decision]:
             if components.router is None:
                 raise ConfigurationError("decide needs arms; this engine was built without")
-            asked = yield from self._redacted(request)
-            selection = yield from self._selection(components, asked, tuple(self._arms.values()))
-            route = yield from components.router.route(asked, selection, identity)
-            return self._decided(identity, asked, route, selection, self._arms[route.arm].style)
+            cleaned = yield from self._redacted(request)
+            selection = yield from self._selection(components, cleaned, tuple(self._arms.values()))
+            route = yield from components.router.route(cleaned, selection, identity)
+            return self._decided(identity, cleaned, route, selection, self._arms[route.arm].style)
 
         return Attempt(steps, lambda error: self._fallback(request, identity, Route(self._reference), error))
 
     def _select(self, request: Request, identity: str, arm: Arm) -> Attempt[Components, Decision]:
         def steps(components: Components) -> Steps[Decision]:
-            asked = yield from self._redacted(request)
-            selection = yield from self._selection(components, asked, (arm,))
+            cleaned = yield from self._redacted(request)
+            selection = yield from self._selection(components, cleaned, (arm,))
             shown = len(selection.for_arm(arm.name))
             route = Route(arm.name, reason=f"{shown} examples of {selection.considered} candidates")
-            return self._decided(identity, asked, route, selection, arm.style)
+            return self._decided(identity, cleaned, route, selection, arm.style)
 
         return Attempt(steps, lambda error: self._fallback(request, identity, Route(arm.name), error))
 

@@ -119,11 +119,11 @@ class Guard:
         loop = asyncio.get_running_loop()
         in_time: asyncio.Future[bool] = loop.create_future()
 
-        def tell() -> None:
+        def notify() -> None:
             with suppress(RuntimeError):  # the loop was closed meanwhile, so nobody waits
                 loop.call_soon_threadsafe(_set, in_time, True)
 
-        task = _Task(steps, tell, may_wait=True)  # waiting costs no thread here, and ends at the deadline
+        task = _Task(steps, notify, may_wait=True)  # waiting costs no thread here, and ends at the deadline
         if self._start(task, deadline):
             timer = loop.call_later(deadline.left(), _set, in_time, False)
             try:
@@ -221,7 +221,7 @@ class Guard:
                 while self._advance(task, worker):
                     pass
                 task = self._next(worker)
-                worker.tell()  # once its slot is free: who asks again at once must not be refused for it
+                worker.notify()  # once its slot is free: who asks again at once must not be refused for it
 
     def _next(self, worker: _Worker) -> _Task | None:
         """The task that waits for this worker's slot; with none, the slot is free and the worker idle."""
@@ -309,10 +309,19 @@ class _Task:
     """A request on its way through its steps, and how it ended."""
 
     __slots__ = (
-        "_context", "_error", "_result", "_steps", "bulkhead", "given_up", "may_wait", "step", "tell", "waits_since"
+        "_context",
+        "_error",
+        "_result",
+        "_steps",
+        "bulkhead",
+        "given_up",
+        "may_wait",
+        "notify",
+        "step",
+        "waits_since"
     )  # fmt: skip
 
-    def __init__(self, steps: Steps[Any], tell: Callable[[], None], *, may_wait: bool = False) -> None:
+    def __init__(self, steps: Steps[Any], notify: Callable[[], None], *, may_wait: bool = False) -> None:
         self._steps = steps
         self._context = copy_context()
         self._result: object = None
@@ -320,7 +329,7 @@ class _Task:
         self.step: Step
         self.bulkhead: _Bulkhead | None = None  # whose answer it waits for; None between two steps
         self.given_up = False  # its caller has gone
-        self.tell = tell  # wakes its caller
+        self.notify = notify  # wakes its caller
         self.may_wait = may_wait  # in a line of any length
         self.waits_since: int | None = None  # calls that its bulkhead had answered when it stood in line
 
@@ -397,11 +406,11 @@ class _Worker:
         self.bulkhead, self._task = bulkhead, task
         self._woken.release()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Let the caller go on whose task ended here."""
         concluded, self.concluded = self.concluded, None
         if concluded is not None:
-            concluded.tell()
+            concluded.notify()
 
     def stop(self) -> None:
         """Wake it to end."""

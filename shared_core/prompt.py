@@ -69,11 +69,11 @@ def render(request: Request, examples: Sequence[ScoredExample], style: Style) ->
     Returns:
         An empty `Insertion` if there are no examples, the request allows none, or it holds no user turn.
     """
-    asked = next((m.text for m in reversed(request.messages) if m.role == "user"), None)
-    if not examples or not request.examples_allowed or asked is None:
+    question = next((m.text for m in reversed(request.messages) if m.role == "user"), None)
+    if not examples or not request.examples_allowed or question is None:
         return Insertion()
     if style == "paper":
-        return Insertion(rewrite=_single_prompt(asked, examples), examples=tuple(examples))
+        return Insertion(rewrite=_single_prompt(question, examples), examples=tuple(examples))
     turns = tuple(turn for example in reversed(examples) for turn in _turns(example))
     return Insertion(_leading_system(request.messages), turns, examples=tuple(examples))
 
@@ -137,8 +137,8 @@ def _turns(example: ScoredExample) -> tuple[Message, Message]:
     return Message("user", neutralise(example.query)), Message("assistant", neutralise(example.answer))
 
 
-def _single_prompt(asked: str, examples: Sequence[ScoredExample]) -> str:
-    return "\n\n".join((_ROLE, f"Request:\n{asked}", as_text(examples), _TASK, f"Request:\n{asked}"))
+def _single_prompt(question: str, examples: Sequence[ScoredExample]) -> str:
+    return "\n\n".join((_ROLE, f"Request:\n{question}", as_text(examples), _TASK, f"Request:\n{question}"))
 
 
 def _fenced(example: ScoredExample) -> str:

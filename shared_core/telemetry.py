@@ -104,7 +104,7 @@ class NotRepeated(logging.Filter):
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
-        self._said: dict[str, tuple[float, int]] = {}  # text → when it was said, and how often dropped since
+        self._seen: dict[str, tuple[float, int]] = {}  # text → when it was said, and how often dropped since
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See `logging.Filter.filter`. What is less than a warning passes."""
@@ -112,12 +112,12 @@ class NotRepeated(logging.Filter):
             return True
         text, now = record.getMessage(), self._clock()
         with self._lock:
-            said, dropped = self._said.get(text, (now - QUIET_SECONDS, 0))
-            if now - said < QUIET_SECONDS:
-                self._said[text] = said, dropped + 1
+            logged_at, dropped = self._seen.get(text, (now - QUIET_SECONDS, 0))
+            if now - logged_at < QUIET_SECONDS:
+                self._seen[text] = logged_at, dropped + 1
                 return False
-            self._said = {known: at for known, at in self._said.items() if now - at[0] < QUIET_SECONDS or at[1]}
-            self._said[text] = now, 0
+            self._seen = {known: at for known, at in self._seen.items() if now - at[0] < QUIET_SECONDS or at[1]}
+            self._seen[text] = now, 0
         if dropped:
             record.msg, record.args = f"{text} ({dropped} times more in the meantime)", ()
         return True
@@ -125,7 +125,7 @@ class NotRepeated(logging.Filter):
     def forget(self) -> None:
         """Let every warning be said again at once."""
         with self._lock:
-            self._said.clear()
+            self._seen.clear()
 
 
 _not_repeated: Final = NotRepeated()

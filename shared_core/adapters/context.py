@@ -60,12 +60,12 @@ class Context:
 
     def entries(self) -> dict[str, object]:
         """The mapping that `read` reads; what is not said is left out."""
-        said = {SCOPE: self.scope, TASK: self.task, NO_STORE: self.no_store or None}
-        return {key: value for key, value in said.items() if value is not None}
+        values = {SCOPE: self.scope, TASK: self.task, NO_STORE: self.no_store or None}
+        return {key: value for key, value in values.items() if value is not None}
 
 
-_UNSAID: Final = Context()
-_current: ContextVar[Context] = ContextVar("iccache_context", default=_UNSAID)
+_EMPTY: Final = Context()
+_current: ContextVar[Context] = ContextVar("iccache_context", default=_EMPTY)
 
 
 @contextmanager

@@ -94,8 +94,8 @@ class Requests(Generic[M]):
             ConfigurationError: `strict_scope`, and nobody named a scope.
         """
         turns = (Message("system", system),) if system else ()
-        said = context.over(current_context()).over(Context(task=self.task))
-        request = build_request(turns, context=said, default_scope=self.scope, strict=self.strict_scope)
+        context = context.over(current_context()).over(Context(task=self.task))
+        request = build_request(turns, context=context, default_scope=self.scope, strict=self.strict_scope)
         return request.scope, request.task
 
     def _condensed(self, messages: Sequence[M]) -> str:
