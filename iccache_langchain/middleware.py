@@ -23,12 +23,13 @@ from iccache_langchain.chat_model import ICCacheChatModel
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import insert, normalised, outcome_of
 from shared_core.adapters import KEYS, Context, current_context
+from shared_core.adapters.attempt import WholeAnswers
 from shared_core.adapters.factory import check_arms, routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.options import RoutingOptions, read_options
 from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
-from shared_core.adapters.routing import RoutedCall, Routing, WholeAnswers
+from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError, ExtraIsMissing
 from shared_core.values import Decision, Outcome, Request

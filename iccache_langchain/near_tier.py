@@ -150,4 +150,5 @@ def _needs_history(request: Request) -> bool:
 
 
 def _generations(result: ChatResult) -> list[Generation] | None:
-    return list(result.generations) or None
+    """What was accepted. An answer that could not be read is not marked, and does not stand in for the large model's."""
+    return [g for g in result.generations if PROVENANCE in g.message.response_metadata] or None

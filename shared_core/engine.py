@@ -260,8 +260,12 @@ class Engine:
     # the arm's call -------------------------------------------------------------------------------------------
 
     def started(self, decision: Decision) -> None:
-        """The decision's arm is being asked. Each call of this is followed by one of `ended`."""
+        """The decision's arm is at work for this call. Each call of this is followed by one of `paused` or `ended`."""
         self.in_flight.started(decision.arm)
+
+    def paused(self, decision: Decision) -> None:
+        """The decision's arm has opened a stream that nobody reads yet: not in flight until it is `started` again."""
+        self.in_flight.ended(decision.arm)
 
     def ended(self, decision: Decision, outcome: Outcome) -> None:
         """The decision's arm has answered, failed, or been left by its reader."""

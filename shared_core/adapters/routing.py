@@ -1,4 +1,4 @@
-"""From a framework's call to its answer: decide, ask the arm, retreat to the reference, mark, record, time.
+"""From a framework's call to its answer: decide, ask the arm, and ask the reference where the arm fails.
 
 This is the only place that asks arms. A framework brings two things: a way to ask one of its models, and `Answers`,
 which read what such a model answered.
@@ -7,61 +7,18 @@ which read what such a model answered.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import aclosing, closing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Final, Generic
 from uuid import uuid4
 
-from typing_extensions import override
-
+from shared_core.adapters.attempt import Answers, ArmAttempt, P, R, WholeAnswers
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
-from shared_core.values import Clock, Decision, Insertion, Outcome, Request, Route
+from shared_core.values import Clock, Decision, Insertion, Request, Route
 
-R = TypeVar("R")  # a framework's whole answer
-P = TypeVar("P")  # a piece of a streamed one
-
-
-class Transcript(Protocol[P]):
-    """A streamed answer as it passes by."""
-
-    def take(self, piece: P) -> P:
-        """The piece to pass on, marked where the framework reads marks."""
-
-    def outcome(self, *, ended: bool) -> Outcome | None:
-        """How the answer ended; None if nothing was said. Called once.
-
-        Args:
-            ended: True if the arm sent its last piece; False if it failed, or its reader left.
-        """
-
-
-class Answers(Protocol[R, P]):
-    """Reads the answers of a framework's models."""
-
-    def finished(self, decision: Decision, answer: R) -> tuple[R, Outcome | None]:
-        """The answer, saying how it came about, and how it ended; None if nothing is to be recorded."""
-
-    def has_begun(self, piece: P) -> bool:
-        """True if this piece says something: from then on, no other arm can answer instead."""
-
-    def transcript(self, decision: Decision) -> Transcript[P]:
-        """An empty one."""
-
-
-class WholeAnswers(Answers[R, R]):
-    """Base of `Answers` where models answer in one piece; there, `RoutedCall.stream` is a mistake of the caller."""
-
-    @override
-    def has_begun(self, piece: R) -> bool:
-        raise NotImplementedError(f"{type(self).__name__} reads no streams; use RoutedCall.run or arun")
-
-    @override
-    def transcript(self, decision: Decision) -> Transcript[R]:
-        raise NotImplementedError(f"{type(self).__name__} reads no streams; use RoutedCall.run or arun")
+_OPENED: Final[Any] = None  # what a stream yields before its pieces, to `stream` or `astream`
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,46 +79,11 @@ class Routing:
         return Decision(identity, request, route, fallback=fallback, created_at=time.time())
 
 
-class _Ask:
-    """An arm that is asked for one answer. The engine hears of its start and of its end, once each."""
-
-    def __init__(self, engine: Engine, decision: Decision, clock: Clock) -> None:
-        self.decision = decision
-        self._engine = engine
-        self._clock = clock
-        self._began = clock()
-        self._first_token: float | None = None
-
-    @contextmanager
-    def trying(self) -> Iterator[None]:
-        """The call is under way inside; if it fails there, it has ended."""
-        self._engine.started(self.decision)
-        try:
-            yield
-        except BaseException as error:
-            self.end(None, type(error).__name__)
-            raise
-
-    def failed(self, error: Exception) -> None:
-        """It failed before it was under way."""
-        self._engine.started(self.decision)
-        self.end(None, type(error).__name__)
-
-    def has_begun(self) -> None:
-        """The arm has said something."""
-        self._first_token = self._clock() - self._began
-
-    def end(self, outcome: Outcome | None, error: str = "") -> Outcome:
-        """The call has ended; its outcome with the times and the error."""
-        outcome = outcome or Outcome("", finished=False, broken_off=True)
-        timed = replace(outcome, seconds=self._clock() - self._began, first_token=self._first_token, error=error)
-        self._engine.ended(self.decision, timed)
-        return timed
-
-
 @dataclass(frozen=True, slots=True)
 class RoutedCall(Generic[R, P]):
     """One call after its decision. If its arm fails before it has said anything, the reference answers.
+
+    `ArmAttempt` says what a failure is, and how a call ends.
 
     Attributes:
         routing: The surface's.
@@ -179,158 +101,96 @@ class RoutedCall(Generic[R, P]):
 
     def run(self, ask: Callable[[Decision], R]) -> R:
         """The answer in one piece; `ask` sends the call to the decision's arm, with the decision's examples."""
-        asked = self._ask(self.decision)
-        try:
-            with asked.trying():
-                answer = ask(asked.decision)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            asked = self._retreat(asked, error)
-            with asked.trying():
-                answer = ask(asked.decision)
-        return self._finished(asked, answer)
+        for attempt in self._attempts():
+            with attempt:
+                answer = attempt.finished(ask(attempt.decision))
+        return answer
 
     async def arun(self, ask: Callable[[Decision], Awaitable[R]]) -> R:
         """`run` with the arms' own async clients."""
-        asked = self._ask(self.decision)
-        try:
-            with asked.trying():
-                answer = await ask(asked.decision)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            asked = self._retreat(asked, error)
-            with asked.trying():
-                answer = await ask(asked.decision)
-        return self._finished(asked, answer)
+        for attempt in self._attempts():
+            with attempt:
+                answer = attempt.finished(await ask(attempt.decision))
+        return answer
 
     def stream(self, ask: Callable[[Decision], Generator[P, None, None]]) -> Generator[P, None, None]:
-        """The answer in pieces. The arm is asked now, so that it belongs to the caller's trace.
+        """The answer in pieces. The arm is asked at once, within the caller's trace.
 
-        The call is in flight from when its first piece is read, so that a stream that nobody reads never is.
+        Raises:
+            NotImplementedError: `answers` are `WholeAnswers`.
         """
-        asked = self._ask(self.decision)
-        try:
-            pieces = ask(asked.decision)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            asked.failed(error)
-            asked = self._retreat(asked, error)
-            pieces = ask(asked.decision)
-        return self._pass_on(asked, pieces, ask)
+        _check_streamed(self.answers)
+        pieces = self._pieces(ask)
+        next(pieces)  # opens it
+        return pieces
 
     async def astream(self, ask: Callable[[Decision], Awaitable[AsyncGenerator[P, None]]]) -> AsyncGenerator[P, None]:
         """`stream` with the arms' own async clients."""
-        asked = self._ask(self.decision)
-        try:
-            pieces = await ask(asked.decision)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            asked.failed(error)
-            asked = self._retreat(asked, error)
-            pieces = await ask(asked.decision)
-        return self._apass_on(asked, pieces, ask)
+        _check_streamed(self.answers)
+        pieces = self._apieces(ask)
+        await anext(pieces)  # opens it
+        return pieces
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _pass_on(
-        self, asked: _Ask, pieces: Generator[P, None, None], ask: Callable[[Decision], Generator[P, None, None]]
-    ) -> Generator[P, None, None]:
-        try:
-            with asked.trying():
-                lead = self._until_first_token(asked, pieces)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            asked = self._retreat(asked, error)
-            with asked.trying():
-                pieces = ask(asked.decision)
-                lead = self._until_first_token(asked, pieces)
-        with closing(pieces), self._reading(asked) as reading:
-            for piece in chain(lead, pieces):
-                yield reading.transcript.take(piece)
-            reading.ended = True
+    def _attempts(self) -> Iterator[ArmAttempt[R, P]]:
+        """The decision's arm; then, if it failed and the reference may answer instead, the reference."""
+        reference = self.routing.reference
+        attempt = self._attempt(self.decision, replaceable=self.decision.arm != reference)
+        yield attempt
+        if attempt.failure:
+            self.routing.engine.counters.count("fallback.arm_failed")
+            route = Route(reference, reason=f"fallback: {self.decision.arm} failed: {attempt.failure}")
+            fallback = replace(self.decision, route=route, insertion=Insertion(), fallback=True)
+            yield self._attempt(fallback, replaceable=False)
 
-    async def _apass_on(
-        self,
-        asked: _Ask,
-        pieces: AsyncGenerator[P, None],
-        ask: Callable[[Decision], Awaitable[AsyncGenerator[P, None]]],
-    ) -> AsyncGenerator[P, None]:
-        try:
-            with asked.trying():
-                lead = await self._auntil_first_token(asked, pieces)
-        except Exception as error:  # noqa: BLE001 - raised again if it is the reference's own
-            asked = self._retreat(asked, error)
-            with asked.trying():
-                pieces = await ask(asked.decision)
-                lead = await self._auntil_first_token(asked, pieces)
-        async with aclosing(pieces):
-            with self._reading(asked) as reading:
-                for piece in lead:
-                    yield reading.transcript.take(piece)
-                async for piece in pieces:
-                    yield reading.transcript.take(piece)
-                reading.ended = True
+    def _attempt(self, decision: Decision, *, replaceable: bool) -> ArmAttempt[R, P]:
+        return ArmAttempt(
+            self.routing.engine, decision, self.answers, self.not_failures, self.clock, replaceable=replaceable
+        )
 
-    def _until_first_token(self, asked: _Ask, pieces: Iterator[P]) -> list[P]:
-        """The pieces up to the first that says something: until then another arm may answer instead."""
-        lead = []
-        for piece in pieces:
-            lead.append(piece)
-            if self.answers.has_begun(piece):
-                asked.has_begun()
-                break
-        return lead
+    def _pieces(self, ask: Callable[[Decision], Generator[P, None, None]]) -> Generator[P, None, None]:
+        """First `_OPENED`, once an arm's stream is open; then the answer.
 
-    async def _auntil_first_token(self, asked: _Ask, pieces: AsyncIterator[P]) -> list[P]:
-        lead = []
-        async for piece in pieces:
-            lead.append(piece)
-            if self.answers.has_begun(piece):
-                asked.has_begun()
-                break
-        return lead
-
-    @contextmanager
-    def _reading(self, asked: _Ask) -> Iterator[_Reading[P]]:
-        """The stream is read inside. However that ends, the call has ended, and what was said is recorded."""
-        reading = _Reading(self.answers.transcript(asked.decision))
-        error = ""
-        try:
-            yield reading
-        except Exception as failure:
-            error = type(failure).__name__
-            raise
-        finally:
-            self._end(asked, reading.transcript.outcome(ended=reading.ended), error)
-
-    def _finished(self, asked: _Ask, answer: R) -> R:
-        outcome = None
-        try:
-            answer, outcome = self.answers.finished(asked.decision, answer)
-        finally:
-            self._end(asked, outcome)
-        return answer
-
-    def _end(self, asked: _Ask, outcome: Outcome | None, error: str = "") -> None:
-        timed = asked.end(outcome, error)
-        if outcome is not None:
-            self.routing.engine.submit_record(asked.decision, timed)
-
-    def _ask(self, decision: Decision) -> _Ask:
-        return _Ask(self.routing.engine, decision, self.clock)
-
-    def _retreat(self, asked: _Ask, error: Exception) -> _Ask:
-        """The same call for the reference.
-
-        Raises:
-            Exception: `error`, if it was the reference that failed, or if it is no failure of an arm.
+        One generator opens and reads: closing or dropping it closes the arm's stream, even if nobody has read it.
         """
-        decision = asked.decision
-        if decision.arm == self.routing.reference or isinstance(error, self.not_failures):
-            raise error
-        self.routing.engine.counters.count("fallback.arm_failed")
-        route = Route(self.routing.reference, reason=f"fallback: {decision.arm} failed: {type(error).__name__}")
-        return self._ask(replace(decision, route=route, insertion=Insertion(), fallback=True))
+        is_open = False
+        for attempt in self._attempts():
+            with attempt:
+                pieces = ask(attempt.decision)
+                try:
+                    if not is_open:
+                        is_open = True
+                        with attempt.waiting():
+                            yield _OPENED
+                    for piece in pieces:
+                        yield from attempt.take(piece)
+                    yield from attempt.release()
+                finally:
+                    with attempt.fail_open():
+                        pieces.close()
+
+    async def _apieces(self, ask: Callable[[Decision], Awaitable[AsyncGenerator[P, None]]]) -> AsyncGenerator[P, None]:
+        """`_pieces` with the arms' own async clients."""
+        is_open = False
+        for attempt in self._attempts():
+            with attempt:
+                pieces = await ask(attempt.decision)
+                try:
+                    if not is_open:
+                        is_open = True
+                        with attempt.waiting():
+                            yield _OPENED
+                    async for piece in pieces:
+                        for ready in attempt.take(piece):
+                            yield ready
+                    for ready in attempt.release():
+                        yield ready
+                finally:
+                    with attempt.fail_open():
+                        await pieces.aclose()
 
 
-class _Reading(Generic[P]):
-    """A stream while it is read."""
-
-    def __init__(self, transcript: Transcript[P]) -> None:
-        self.transcript = transcript
-        self.ended = False
+def _check_streamed(answers: object) -> None:
+    if isinstance(answers, WholeAnswers):
+        raise NotImplementedError(f"{type(answers).__name__} reads no streams; use RoutedCall.run or arun")

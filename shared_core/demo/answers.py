@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
+from shared_core.adapters.attempt import WholeAnswers
 from shared_core.adapters.provenance import is_clean
-from shared_core.adapters.routing import WholeAnswers
 from shared_core.inference import Completion
 from shared_core.values import Decision, Outcome
 

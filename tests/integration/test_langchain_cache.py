@@ -834,6 +834,15 @@ class TestNearAnswers:
         assert pool.llm.invoke(NEAR).text == "large"
         assert pool.cache.counters["near.failed"] + pool.cache.counters["near.unfinished"] == 1
 
+    def test_an_answer_that_cannot_be_read_does_not_stand_in_for_the_large_models(self, pool, monkeypatch):
+        def unreadable(message):
+            raise TypeError("no text")
+
+        monkeypatch.setattr("iccache_langchain.near_tier.outcome_of", unreadable)
+        assert provenance(pool.llm.invoke(NEAR))["tier"] == "model"
+        assert pool.server.count("small") == 1
+        assert pool.cache.counters.value("answer.failed", error="TypeError") == 1
+
     def test_too_few_examples_cannot_say_what_is_near(self, pool):
         assert pool.cache.engine.delete("default", pool.examples()[:1]) == 1
         pool.settle()

@@ -184,6 +184,9 @@ def test_calls_in_flight_are_counted_from_the_start_to_the_end():
         engine.started(decision)
         engine.started(decision)
         assert engine.in_flight.snapshot() == {decision.arm: 2}
+        engine.paused(decision)
+        assert engine.in_flight.snapshot() == {decision.arm: 1}
+        engine.started(decision)
         engine.ended(decision, Outcome("", finished=False, error="TimeoutError"))
         engine.ended(decision, Outcome("fine"))
         assert engine.in_flight.snapshot() == {}

@@ -1,4 +1,4 @@
-"""No surface leaks a call in flight: whole, streamed, left in the middle, failed, cancelled."""
+"""No surface leaks a call in flight: whole, streamed, left in the middle, failed, cancelled, or unreadable for us."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from langchain.agents import create_agent
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from llama_index.core.llms import MockLLM
+from llama_index.core.llms import ChatMessage, ChatResponse, MockLLM
 
 from iccache_langchain import ICCacheChatModel, ICCacheMiddleware
 from iccache_llamaindex import ICCacheLLM
@@ -44,8 +44,10 @@ class Arm(BaseChatModel):
 
     def _stream(self, messages, stop=None, run_manager=None, **kwargs):
         self._note()
-        for piece in PIECES:
-            yield ChatGenerationChunk(message=AIMessageChunk(piece))
+        for number, piece in enumerate(PIECES):
+            # what LangChain refuses to add up: the same key with values of different kinds
+            mixed = {"score": number or "none"} if self.how == "cannot be merged" else {}
+            yield ChatGenerationChunk(message=AIMessageChunk(piece, additional_kwargs=mixed))
 
     async def _astream(self, messages, stop=None, run_manager=None, **kwargs):
         for chunk in self._stream(messages):
@@ -146,3 +148,84 @@ async def test_llamaindex_whole_streamed_and_left():
     assert nothing_is_in_flight(llm)
     assert llm.counters.timings()["arm.seconds{arm=large}"].count >= 5
     llm.close()
+
+
+async def test_langchain_chunks_that_cannot_be_merged(build):
+    model, arms = build("cannot be merged", "cannot be merged")
+    for stream in (arms["large"].stream, model.stream):
+        pieces = []
+        with pytest.raises(TypeError, match="different type"):  # LangChain's own, once all pieces are out
+            for chunk in stream("heat the kitchen"):
+                pieces.append(chunk.text)
+        assert "".join(pieces) == "".join(PIECES)
+    assert [chunk.text for chunk in model._stream([])] == list(PIECES)
+    assert [chunk.text async for chunk in model._astream([])] == list(PIECES)
+    assert nothing_is_in_flight(model)
+    assert model.counters.value("answer.failed", error="TypeError") == 3
+    assert model.counters["arm.failed"] == 0
+    assert arm_calls(model) == 3
+
+
+def arm_calls(surface):
+    """How many calls of arms have ended."""
+    timings = surface.counters.timings()
+    return sum(timing.count for name, timing in timings.items() if name.startswith("arm.seconds"))
+
+
+class Raw:
+    """A provider's answer that cannot be read."""
+
+    @property
+    def choices(self):
+        raise RuntimeError("the response has been closed")
+
+
+class UnreadableLLM(MockLLM):
+    def chat(self, messages, **kwargs):
+        return ChatResponse(message=ChatMessage(role="assistant", content="an answer"), raw=Raw())
+
+    async def achat(self, messages, **kwargs):
+        return self.chat(messages)
+
+    def stream_chat(self, messages, **kwargs):
+        text = ""
+        for piece in PIECES:
+            text += piece
+            yield ChatResponse(message=ChatMessage(role="assistant", content=text), delta=piece, raw=Raw())
+
+    async def astream_chat(self, messages, **kwargs):
+        async def pieces():
+            for piece in self.stream_chat(messages):
+                yield piece
+
+        return pieces()
+
+
+async def test_llamaindex_responses_that_cannot_be_read():
+    llm = ICCacheLLM(arms={"small": UnreadableLLM(), "large": UnreadableLLM()}, embedder=Words(), **COMMON)
+    asked = [ChatMessage(role="user", content="heat the kitchen")]
+    assert [piece.delta for piece in llm.stream_chat(asked)] == list(PIECES)
+    assert [piece.delta async for piece in await llm.astream_chat(asked)] == list(PIECES)
+    assert llm.chat(asked).message.content == "an answer"
+    assert (await llm.achat(asked)).message.content == "an answer"
+    assert nothing_is_in_flight(llm)
+    assert llm.counters.value("answer.failed", error="RuntimeError") == 4
+    assert llm.counters["arm.failed"] == 0
+    assert arm_calls(llm) == 4
+    llm.close()
+
+
+async def test_an_agents_answers_that_cannot_be_read(build, monkeypatch):
+    def unreadable(*args, **kwargs):
+        raise RuntimeError("no reason for stopping")
+
+    monkeypatch.setattr("iccache_langchain.middleware.outcome_of", unreadable)
+    middleware, arms = build(surface=ICCacheMiddleware)
+    agent = create_agent(arms["large"], [], middleware=[middleware])
+    asked = {"messages": [("user", "heat the kitchen")]}
+    for answered in (agent.invoke(asked), await agent.ainvoke(asked)):
+        assert answered["messages"][-1].text == "an answer"
+    assert nothing_is_in_flight(middleware)
+    assert middleware.counters.value("answer.failed", error="RuntimeError") == 2
+    assert middleware.counters["arm.failed"] == 0
+    assert arm_calls(middleware) == 2

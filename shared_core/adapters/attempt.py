@@ -1,0 +1,197 @@
+"""One arm, asked for one answer: in flight, timed, marked, recorded, and ended once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Generic, Protocol, TypeVar
+
+from typing_extensions import override
+
+from shared_core.engine import Engine
+from shared_core.values import Clock, Decision, Outcome
+
+R = TypeVar("R")  # a framework's whole answer
+P = TypeVar("P")  # a piece of a streamed one
+
+
+class Transcript(Protocol[P]):
+    """A streamed answer as it passes by."""
+
+    def take(self, piece: P) -> P:
+        """The piece to pass on, marked where the framework reads marks."""
+
+    def outcome(self, *, ended: bool) -> Outcome | None:
+        """How the answer ended; None if nothing was said. Called once.
+
+        Args:
+            ended: True if the arm sent its last piece; False if it failed, or its reader left.
+        """
+
+
+class Answers(Protocol[R, P]):
+    """Reads the answers of a framework's models. An error of its own costs no user the answer: see `ArmAttempt`."""
+
+    def finished(self, decision: Decision, answer: R) -> tuple[R, Outcome | None]:
+        """The answer, saying how it came about, and how it ended; None if nothing is to be recorded."""
+
+    def has_begun(self, piece: P) -> bool:
+        """True if this piece says something: from then on, no other arm can answer instead."""
+
+    def transcript(self, decision: Decision) -> Transcript[P]:
+        """An empty one."""
+
+
+class WholeAnswers(Answers[R, R]):
+    """Base of `Answers` where models answer in one piece: `RoutedCall` refuses to stream them."""
+
+    @override
+    def has_begun(self, piece: R) -> bool:
+        raise NotImplementedError
+
+    @override
+    def transcript(self, decision: Decision) -> Transcript[R]:
+        raise NotImplementedError
+
+
+class ArmAttempt(Generic[R, P]):
+    """The context in which one arm is asked and its answer is read. However it is left, the call ends once.
+
+    * **In flight**: the call is in flight while the context is open, except while an opened stream waits for its
+      reader. A stream that nobody reads counts as no call.
+    * **The arm fails** if an exception leaves the context that is not one of `not_failures`. A reader who leaves, a
+      cancelled task and an interrupt are not failures: the outcome is broken off, and its error is empty.
+    * **Our own code fails** if `answers` raises. Then the user gets the answer or the piece as it came, the answer is not
+      recorded, and ``answer.failed`` counts it.
+
+    Args:
+        engine: Hears of the start and of the end, and records.
+        decision: Names the arm.
+        answers: Reads what the arm answers.
+        not_failures: Exceptions that say nothing about the arm.
+        clock: Seconds, monotonic.
+        replaceable: True if another arm may answer instead. Then a failure does not leave the context as long as the
+            arm has said nothing.
+
+    Attributes:
+        decision: As given.
+        failure: Type of the exception that was kept inside, for the other arm to answer; empty if there was none.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        decision: Decision,
+        answers: Answers[R, P],
+        not_failures: tuple[type[Exception], ...],
+        clock: Clock,
+        *,
+        replaceable: bool,
+    ) -> None:
+        self.decision = decision
+        self.failure = ""
+        self._engine = engine
+        self._answers = answers
+        self._not_failures = not_failures
+        self._clock = clock
+        self._replaceable = replaceable
+        self._started_at = 0.0  # moved on by the time for which an opened stream waits
+        self._is_waiting = False
+        self._has_begun = False
+        self._first_token: float | None = None
+        self._held: list[P] = []
+        self._transcript: Transcript[P] | None = None
+        self._outcome: Outcome | None = None
+
+    def __enter__(self) -> ArmAttempt[R, P]:
+        self._engine.started(self.decision)
+        self._started_at = self._clock()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if self._is_waiting:  # nobody has read the stream
+            return False
+        has_failed = isinstance(error, Exception) and not isinstance(error, self._not_failures)
+        name = type(error).__name__ if has_failed else ""
+        self._end(name, ended=error is None)
+        if self._replaceable and not self._has_begun:
+            self.failure = name
+        return bool(self.failure)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """An opened stream waits for its reader inside."""
+        since = self._clock()
+        self._engine.paused(self.decision)
+        self._is_waiting = True
+        yield
+        self._engine.started(self.decision)
+        self._is_waiting = False
+        self._started_at += self._clock() - since
+
+    def finished(self, answer: R) -> R:
+        """The whole answer, marked."""
+        with self.fail_open():
+            answer, self._outcome = self._answers.finished(self.decision, answer)
+        return answer
+
+    def take(self, piece: P) -> Iterator[P]:
+        """The pieces to pass on, marked. As long as another arm may answer, those that say nothing are held back."""
+        self._held.append(piece)
+        if self._first_token is None and self._says_something(piece):
+            self._first_token = self._seconds()
+        if self._first_token is not None or not self._replaceable:
+            yield from self.release()
+
+    def release(self) -> Iterator[P]:
+        """The pieces that were held back, marked. From now on, no other arm may answer instead."""
+        if not self._has_begun:
+            self._has_begun = True
+            with self.fail_open():
+                self._transcript = self._answers.transcript(self.decision)
+        while self._held:
+            yield self._marked(self._held.pop(0))
+
+    @contextmanager
+    def fail_open(self) -> Iterator[None]:
+        """What fails inside is counted, and costs the user nothing."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self._engine.failed("answer", error)
+
+    # private --------------------------------------------------------------------------------------------------
+
+    def _says_something(self, piece: P) -> bool:
+        with self.fail_open():
+            return self._answers.has_begun(piece)
+        return True  # it cannot be read, so the user gets it at once
+
+    def _marked(self, piece: P) -> P:
+        if self._transcript is None:
+            return piece
+        try:
+            return self._transcript.take(piece)
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self._transcript = None  # it lacks this piece
+            self._engine.failed("answer", error)
+            return piece
+
+    def _end(self, error: str, *, ended: bool) -> None:
+        try:
+            with self.fail_open():
+                if self._transcript is not None:
+                    self._outcome = self._transcript.outcome(ended=ended)
+        finally:
+            outcome = self._outcome or Outcome("", finished=False, broken_off=not ended)
+            timed = replace(outcome, seconds=self._seconds(), first_token=self._first_token, error=error)
+            self._engine.ended(self.decision, timed)
+        if self._outcome is not None:
+            self._engine.submit_record(self.decision, timed)
+
+    def _seconds(self) -> float:
+        return self._clock() - self._started_at
