@@ -1,6 +1,6 @@
-"""The composition root: which implementation stands behind each protocol of an engine.
+"""The composition root: chooses the implementation of each protocol of an engine.
 
-A forked child builds its components again, since threads and connections do not survive a fork.
+A forked child builds its components again, because threads and connections do not survive a fork.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from shared_core.values import EXACT, UNROUTED, Arm, Clock
 
 log = get_logger("assembly")
 
-RESERVED: Final = frozenset({EXACT, UNROUTED})  # what `DecisionRecord.arm` holds where no arm was chosen
-SERVED: Final = ("redis://", "rediss://", "unix://")  # stores that run in a process of their own
+RESERVED: Final = frozenset({EXACT, UNROUTED})  # values of `DecisionRecord.arm` without a chosen arm
+SERVED: Final = ("redis://", "rediss://", "unix://")  # stores that run in a server process
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What an engine is to be made of, checked."""
+    """The checked arguments of an engine."""
 
     store: Store | str
     arms: tuple[Arm, ...]
@@ -53,7 +53,7 @@ class EngineSpec:
 
 
 class Components:
-    """One process's store, guard, pool, selector, router, manager, learner, and the threads that keep them current."""
+    """One process's store, guard, pool, selector, router, manager, learner, and the threads that update them."""
 
     def __init__(self, spec: EngineSpec, counters: Counters) -> None:
         settings = spec.settings
@@ -78,13 +78,13 @@ class Components:
         self._loops = self._start_loops(counters) if spec.background else ()
 
     def _near_tier(self, spec: EngineSpec, counters: Counters) -> tuple[Pool | None, Selector | None]:
-        """Pool and selector; none without an embedder, so that the exact tier alone needs no FAISS."""
+        """Pool and selector; None without an embedder, so the exact tier alone does not need FAISS."""
         if spec.embedder is None:
             return None, None
         from shared_core.pool.replica import Replica
         from shared_core.selector.local import LocalSelector
 
-        if self.store.scopes():  # an empty pool is claimed by its first example, once the embedder has proved itself
+        if self.store.scopes():  # an empty pool is claimed later, by its first example
             claim_embedder(self.store, spec.embedder)
         pool = Replica(self.store, spec.settings, counters)
         return pool, LocalSelector(spec.embedder, pool, spec.settings, counters)
@@ -99,7 +99,7 @@ class Components:
         return tuple(loops)
 
     def refresh(self) -> int:
-        """Follow the change feed and adopt a newer checkpoint; returns how many examples changed."""
+        """Follow the change feed and adopt a newer checkpoint; returns the number of changed examples."""
         changed = self.pool.refresh() if self.pool else 0
         self._count_unreadable()
         if self.router and (version := self.store.checkpoint_version()) != self._version:
@@ -112,26 +112,26 @@ class Components:
         self._unreadable = found
 
     def _adopt(self, router: Router, version: int) -> int:
-        """Route by the newest checkpoint from now on, and by what is known already if it cannot be read.
+        """Route by the newest checkpoint; if it is unreadable, go on with the present one.
 
-        Returns the version that was looked at, so that an unreadable one is counted and told once.
+        Returns the version that was tried, so an unreadable one is counted and logged once.
         """
         try:
             checkpoint = newest_checkpoint(self.store)
         except CheckpointIsUnreadable as error:
             self._counters.count("checkpoint.unreadable")
-            log.warning("IC-Cache routes by what it learned before: %s", error)
+            log.warning("IC-Cache goes on with the last readable checkpoint: %s", error)
             return version
         router.adopt(checkpoint)
         return checkpoint.version
 
     def wake(self) -> None:
-        """Look at the change feed soon: this process has just changed it."""
+        """Follow the change feed soon, because this process has just changed it."""
         if self._loops:
             self._loops[0].wake()
 
     def close(self) -> None:
-        """Drain the writer, stop the loops, and close the store if the engine opened it."""
+        """Drain the writer, stop the loops, and close the store if the engine has opened it."""
         self.writer.close()
         for loop in self._loops:
             loop.close()
@@ -146,13 +146,13 @@ def after_fork(spec: EngineSpec, counters: Counters) -> Components:
     """The components of a forked child.
 
     Raises:
-        StoreIsUnusable: The store cannot be opened a second time in a child: SQLite keeps a table of locks in the
-            process, which the child inherits, so that it would believe to hold what its parent holds.
+        StoreIsUnusable: The store cannot be opened again in a child. SQLite keeps its table of locks in the process;
+            the child inherits it, and would treat its parent's locks as its own.
     """
     if not (isinstance(spec.store, str) and spec.store.startswith(SERVED)):
         raise StoreIsUnusable(
-            "this engine was made before a fork, and only a Redis store can be opened again in the child; make the "
-            "engine in the child (gunicorn: without --preload or in post_fork; Celery: in worker_process_init)"
+            "this engine was created before a fork, and only a Redis store can be opened again in the child; create "
+            "the engine in the child (gunicorn: in post_fork, or without --preload; Celery: in worker_process_init)"
         )
     return Components(spec, counters)
 
@@ -169,20 +169,20 @@ def specify(
     background: bool,
     clock: Clock,
 ) -> EngineSpec:
-    """Check what was asked for.
+    """Check the arguments of an engine.
 
     Raises:
-        ConfigurationError: Arms without names of their own, or a reference that is none of them.
+        ConfigurationError: Two arms share a name, a name is reserved, a cost is negative, or the reference is unknown.
     """
     names = [arm.name for arm in arms]
     if len(set(names)) != len(names):
-        raise ConfigurationError(f"arms need names of their own; got {names}")
+        raise ConfigurationError(f"two arms share a name: {names}; give each arm its own name")
     for taken in RESERVED & set(names):
         raise ConfigurationError(
-            f"no arm may be named {taken!r}: decisions that chose no arm are recorded under that name"
+            f"{taken!r} cannot be the name of an arm, because it marks decisions without an arm; choose another name"
         )
     if arms and reference not in names:
         raise ConfigurationError(f"reference={reference!r} is not one of the arms {names}")
     if any(arm.cost < 0 for arm in arms):
-        raise ConfigurationError("costs must not be negative; give 1.0 to the reference and less to cheaper arms")
+        raise ConfigurationError("costs must not be negative; use 1.0 for the reference and less for cheaper arms")
     return EngineSpec(store, tuple(arms), reference or "", embedder, settings, redact, rewarded, background, clock)

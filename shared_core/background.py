@@ -1,6 +1,6 @@
-"""Work that no request waits for: one FIFO writer, and loops that run a function now and then.
+"""Work off the request path: one FIFO writer, and periodic loops.
 
-Both run on daemon threads and catch everything: a failure is counted and never ends the loop.
+Both run on daemon threads and catch every exception: a failure is counted and never ends the loop.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ P = ParamSpec("P")
 log = get_logger("background")
 
 PAUSE: Final = 1e-4  # seconds: just long enough for a waiting thread to wake up
-PENDING_LIMIT: Final = 10_000  # jobs; beyond that the store is hopelessly behind and memory would grow without end
+PENDING_LIMIT: Final = 10_000  # jobs; with more, the store is far behind, and memory would grow without limit
 
-_open: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()  # what is to be drained when the program ends
+_open: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()  # drained when the program ends
 
 
 def yield_to_requests() -> None:
     """Release the GIL briefly so that waiting requests can run; call between chunks of long work.
 
-    Python takes the GIL from a busy thread only every 5 ms, and a request needs it several times. ``time.sleep(0)``
-    would not do: the thread has the GIL back before another one is awake.
+    Python takes the GIL from a busy thread only every 5 ms, and a request needs it several times. ``time.sleep(0)`` is
+    not enough: the thread gets the GIL back before another thread wakes up.
     """
     time.sleep(PAUSE)
 
@@ -38,7 +38,7 @@ class Writer:
     """Runs submitted jobs one after the other, in the order of submission.
 
     Args:
-        counters: Gets ``writer.dropped`` (queue full, or not drained in time) and ``writer.failed``.
+        counters: Counts ``writer.dropped`` (queue full, or not drained in time) and ``writer.failed``.
         drain: Seconds that `close` and the end of the program wait for pending jobs.
     """
 
@@ -52,7 +52,7 @@ class Writer:
         _open.add(self)
 
     def submit(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Queue ``function(*args)``; never blocks and never raises. False if it had to be dropped."""
+        """Queue ``function(*args)``; never blocks and never raises. False if the job was dropped."""
         if not self._closed:
             try:
                 self._jobs.put_nowait(lambda: function(*args, **kwargs))
@@ -64,11 +64,11 @@ class Writer:
         return False
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything submitted before has been tried; False if that took longer than `timeout` seconds."""
+        """Wait until all jobs submitted before have run; False if that takes longer than `timeout` seconds."""
         if threading.current_thread() is self._thread:
-            return False  # a job that waited for itself would wait forever
+            return False  # a job that waits for itself would wait forever
         if not self._thread.is_alive():
-            return True  # closed, and everything was tried
+            return True  # closed, and all jobs have run
         done = threading.Event()
         end = time.monotonic() + (self._drain if timeout is None else timeout)
         try:
@@ -78,7 +78,7 @@ class Writer:
         return done.wait(max(0.0, end - time.monotonic()))
 
     def close(self) -> None:
-        """Drain within the limit, then refuse further jobs; what is left is counted as dropped."""
+        """Refuse further jobs and drain within the limit; the remaining jobs are counted as dropped."""
         if self._closed:
             return
         self._closed = True
@@ -88,7 +88,7 @@ class Writer:
         else:
             left = self._jobs.qsize()
             self._counters.count("writer.dropped", left)
-            log.warning("IC-Cache dropped %d records that could not be stored within %g s", left, self._drain)
+            log.warning("IC-Cache dropped %d records that were not stored within %g s", left, self._drain)
 
     def _work(self) -> None:
         while True:
@@ -105,10 +105,10 @@ class Writer:
 class Periodic:
     """Calls `function` every `seconds`, and soon after each `wake`.
 
-    A failure is a warning in the log when it is new, and a debug message while it repeats.
+    A new failure is logged as a warning; while it repeats, as a debug message.
 
     Args:
-        name: Names the thread and the counter ``<name>.failed``.
+        name: Name of the thread and of the counter ``<name>.failed``.
     """
 
     def __init__(self, name: str, seconds: float, function: Callable[[], object], counters: Counters) -> None:
@@ -148,7 +148,7 @@ class Periodic:
 
     def _log_failure(self, failure: str) -> None:
         level = logging.DEBUG if failure == self._failure else logging.WARNING
-        log.log(level, "IC-Cache %s round failed: %s", self._name, failure)
+        log.log(level, "IC-Cache's background loop %r failed: %s", self._name, failure)
         self._failure = failure
 
 
@@ -162,8 +162,8 @@ def _close_all() -> None:
         writer.close()
 
 
-# Twice, because `atexit` comes too late for what is embedded or scored: by then Python lets nobody start work in thread
-# pools, which models and HTTP clients use. The hook of the thread pools themselves comes before that, while threads of
-# the user may still be at work, and also where a process of multiprocessing ends (docs/decisions/0015-the-end.md).
+# Two hooks, because `atexit` runs too late for embedding and scoring: by then Python refuses new work in thread pools,
+# which models and HTTP clients use. The hook of the thread pools runs before that, while the user's threads may still
+# be running, and also at the end of a multiprocessing process (docs/decisions/0015-the-end.md).
 getattr(threading, "_register_atexit", atexit.register)(_flush_all)
 atexit.register(_close_all)

@@ -1,7 +1,7 @@
 """The whole way of a request, from top to bottom: lookup, decide, record, feedback, maintain, close.
 
-`lookup` and `decide` stand on the request path: they never raise and never hold a request past the deadline.
-`record` and `feedback` return once the store has it, and raise if it does not. Adapters hand those two to the FIFO
+`lookup` and `decide` are on the request path: they never raise and never delay a request beyond the deadline.
+`record` and `feedback` return once the data is stored, and raise if it cannot be. Adapters pass those two to the FIFO
 writer with the `submit_` forms. The engine never calls a model to answer.
 """
 
@@ -44,11 +44,11 @@ class Engine:
     Args:
         store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``) or an open store, which then stays open.
         arms: The candidate models; empty if only the exact tier and the pool are used.
-        reference: The arm whose quality is the yardstick and which answers whenever IC-Cache cannot decide.
-        embedder: Turns queries into vectors; None leaves the exact tier alone.
-        settings: Every other knob.
-        reward: Scores (request, answer) in [0, 1], or None for no opinion; runs off the request path, on one thread.
-            `request.query` is the text that was asked. Where it fails, the answer is kept without a score.
+        reference: The arm whose quality is the yardstick, and which answers when IC-Cache cannot decide.
+        embedder: Turns queries into vectors; with None, only the exact tier works.
+        settings: Every other option.
+        reward: Scores (request, answer) in [0, 1], or returns None for no opinion; runs off the request path, on one
+            thread. `request.query` is the question's text. If it fails, the answer is stored without a score.
         redact: Applied to texts before they are embedded or stored.
         background: False starts no loops; `maintain` then does their work.
         clock: Seconds since the epoch.
@@ -106,17 +106,17 @@ class Engine:
     # on the request path --------------------------------------------------------------------------------------
 
     def lookup(self, request: Request) -> Hit | None:
-        """The stored answer of an identical request, or None; a failure is a miss, counted."""
+        """The stored answer of an identical request, or None. A failure is counted, and is a miss."""
         return self._run(self._lookup(request))
 
     async def alookup(self, request: Request) -> Hit | None:
-        """`lookup` for event loops: no thread waits for it. So are the other forms with an a."""
+        """`lookup` for event loops. Like the other forms with an ``a``, it occupies no waiting thread."""
         return await self._arun(self._lookup(request))
 
     def decide(self, request: Request, decision_id: str | None = None) -> Decision:
-        """Which arm answers, and with which examples. Needs arms.
+        """Choose the arm that answers, and its examples. Needs arms.
 
-        Equal request, state, seed and `decision_id` give the equal decision.
+        The decision depends only on request, state, seed and `decision_id`.
         """
         return self._run(self._decide(request, decision_id or uuid4().hex))
 
@@ -125,9 +125,9 @@ class Engine:
         return await self._arun(self._decide(request, decision_id or uuid4().hex))
 
     def select(self, request: Request, decision_id: str | None = None, *, arm: str = UNROUTED) -> Decision:
-        """The examples that help, whichever model answers: for surfaces that choose none. Rendered as chat turns.
+        """Choose examples for any model, rendered as chat turns; for surfaces that do not choose the model.
 
-        `arm` names the answering model in the record, so that what is learned about it stays its own.
+        `arm` names the answering model in the record, which keeps the statistics of models apart.
         """
         return self._run(self._select(request, decision_id or uuid4().hex, Arm(arm, 0.0)))
 
@@ -136,17 +136,17 @@ class Engine:
         return await self._arun(self._select(request, decision_id or uuid4().hex, Arm(arm, 0.0)))
 
     def observe(self, request: Request, outcome: Outcome, *, admit: bool, router_decision_id: str = "") -> str:
-        """Keep an answer that IC-Cache did not decide on (`BaseCache.update`); returns its decision id.
+        """Store an answer that IC-Cache did not route (`BaseCache.update`); returns its decision id.
 
-        The exact answer is stored before this returns. Where that takes longer than the deadline, or the last call to
-        the store failed, the writer stores it later. The example, which needs an embedding, is always the writer's.
+        The exact answer is stored before this returns. If that takes longer than the deadline, or if the last call to
+        the store failed, the writer stores it later. The writer always stores the example, which needs an embedding.
         Never raises.
 
         Args:
-            request: What was asked.
-            outcome: What was answered.
-            admit: True if the answer may become an example as far as the adapter knows.
-            router_decision_id: The decision that the answer names already: feedback on it reaches the exact answer.
+            request: The request.
+            outcome: The answer.
+            admit: True if the adapter allows the answer to become an example.
+            router_decision_id: The decision in the answer's own provenance: feedback on it reaches the exact answer.
         """
         return self._run(self._observe(request, outcome, admit, router_decision_id))
 
@@ -171,7 +171,7 @@ class Engine:
     def _decide(self, request: Request, identity: str) -> Attempt[Components, Decision]:
         def steps(components: Components) -> Steps[Decision]:
             if components.router is None:
-                raise ConfigurationError("decide needs arms; this engine was built without")
+                raise ConfigurationError("decide needs arms, but this engine has none; pass arms=… to Engine")
             cleaned = yield from self._redacted(request)
             selection = yield from self._selection(components, cleaned, tuple(self._arms.values()))
             route = yield from components.router.route(cleaned, selection, identity)
@@ -203,7 +203,7 @@ class Engine:
             return decision.id
 
         def steps(components: Components) -> Steps[str]:
-            if components.guard.is_failing("store"):  # it would only make the caller wait
+            if components.guard.is_failing("store"):  # another attempt would only make the caller wait
                 components.writer.submit(components.exact.put, decision, outcome)
             else:
                 yield Step("store", partial(components.exact.put, decision, outcome))
@@ -211,7 +211,7 @@ class Engine:
 
         def on_failure(error: Exception) -> str:
             self.failed("observe", error)
-            if isinstance(error, DependencyIsSlow | DependencyIsDown):  # perhaps it was stored; twice does no harm
+            if isinstance(error, DependencyIsSlow | DependencyIsDown):  # it may be stored; storing twice is harmless
                 self.submit(self._components().exact.put, decision, outcome)
                 return submit_rest(self._components())
             return decision.id
@@ -219,7 +219,7 @@ class Engine:
         return Attempt(steps, on_failure)
 
     def _redacted(self, request: Request) -> Steps[Request]:
-        """The request as it may be embedded and stored."""
+        """The request with its query redacted."""
         if self._redact is None:
             return request
         query = yield Step("redact", partial(redacted, request.query, self._redact))
@@ -231,7 +231,7 @@ class Engine:
         return (yield from components.selector.select(request, arms))
 
     def _decided(self, identity: str, request: Request, route: Route, selection: Selection, style: Style) -> Decision:
-        """The decision, its examples rendered."""
+        """The decision, with its examples rendered."""
         insertion = render(request, selection.for_arm(route.arm), style)
         self.counters.count("decided", arm=route.arm)
         return Decision(identity, request, route, selection, insertion, created_at=self._clock())
@@ -242,7 +242,7 @@ class Engine:
         return Decision(identity, request, route, fallback=True, created_at=self._clock())
 
     def _run(self, attempt: Attempt[Components, T]) -> T:
-        """Make an attempt on this thread, within the deadline."""
+        """Make an attempt within the deadline; this thread waits."""
         try:
             components = self._components()
             return components.guard.run(self._deadline(), attempt.steps(components))
@@ -260,15 +260,15 @@ class Engine:
     # the arm's call -------------------------------------------------------------------------------------------
 
     def started(self, decision: Decision) -> None:
-        """The decision's arm is at work for this call. Each call of this is followed by one of `paused` or `ended`."""
+        """Report the start of the arm's call. Each call of this must be followed by one of `paused` or `ended`."""
         self.in_flight.started(decision.arm)
 
     def paused(self, decision: Decision) -> None:
-        """The decision's arm has opened a stream that nobody reads yet: not in flight until it is `started` again."""
+        """Report an open stream that is not read yet; it is not in flight until it is `started` again."""
         self.in_flight.ended(decision.arm)
 
     def ended(self, decision: Decision, outcome: Outcome) -> None:
-        """The decision's arm has answered, failed, or been left by its reader."""
+        """Report that the arm has answered or failed, or that its reader has stopped."""
         self.in_flight.ended(decision.arm)
         self.counters.observe("arm.seconds", outcome.seconds, arm=decision.arm)
         if outcome.first_token is not None:
@@ -279,11 +279,11 @@ class Engine:
     # once the answer is there ---------------------------------------------------------------------------------
 
     def record(self, decision: Decision, outcome: Outcome, *, trusted: bool = False) -> None:
-        """Store what an answered request leaves behind, and score it; durable when it returns.
+        """Score an answer and store the decision, and maybe an example; durable when it returns.
 
-        An answer that the model cut is scored as well, since the user got it; it is never an example. `trusted` says
-        that the adapter vouches for the writer of an answer that IC-Cache did not route. An answer that the reward
-        function could not score is kept as one without a score.
+        A truncated answer is scored, because the user got it, but never becomes an example. `trusted` is True if the
+        adapter trusts the writer of an answer that IC-Cache did not route. If the reward function fails, the answer is
+        stored without a score.
         """
         components = self._components()
         score = (
@@ -297,10 +297,10 @@ class Engine:
             self.feedback(decision.id, score, rater="reward")
 
     def feedback(self, decision_id: str, score: float, rater: str = "user") -> bool:
-        """Append a judgement in [0, 1] to the log; False if this rater has judged this decision before.
+        """Append a rating in [0, 1] to the log; False if this rater has rated this decision before.
 
-        A poor score also removes the exact answer that the decision stored or served; a good one admits the answer
-        of an arm that is not trusted by itself.
+        A poor score also deletes the exact answer that the decision stored or served. A good score admits the answer
+        of an untrusted arm as an example.
 
         Raises:
             ConfigurationError: The score is not within [0, 1].
@@ -315,15 +315,15 @@ class Engine:
         return is_new
 
     def submit_record(self, decision: Decision, outcome: Outcome) -> None:
-        """`record`, on the writer: never blocks, never raises."""
+        """`record` on the writer: never blocks, never raises."""
         self.submit(self.record, decision, outcome)
 
     def submit_decision(self, decision: Decision) -> None:
-        """Store a decision whose answer is not seen, on the writer, so that feedback can reach its examples."""
+        """Store a decision without its answer, on the writer; feedback can then reach its examples."""
         self.submit(lambda: self._components().store.record(record_of(decision)))
 
     def submit_feedback(self, decision_id: str, score: float, rater: str = "user") -> None:
-        """`feedback`, on the writer, after the records submitted before: never blocks.
+        """`feedback` on the writer, after earlier jobs: never blocks.
 
         Raises:
             ConfigurationError: The score is not within [0, 1].
@@ -332,7 +332,7 @@ class Engine:
         self.submit(self.feedback, decision_id, score, rater)
 
     def submit(self, function: Callable[..., object], *args: object) -> None:
-        """Call `function` on the writer, after what was submitted before: never blocks, never raises."""
+        """Call `function` on the writer, after earlier jobs: never blocks, never raises."""
         try:
             self._components().writer.submit(function, *args)
         except Exception as error:  # noqa: BLE001 - fail open, counted
@@ -349,9 +349,9 @@ class Engine:
         source: Source = "import",
         writer: str = "",
     ) -> Sequence[str]:
-        """Put (query, answer) pairs into the pool, durably, embedded in one batch; returns their ids in order.
+        """Store (query, answer) pairs durably, embedded in one batch; returns their ids in order.
 
-        An example of the same query is replaced: what is imported or corrected is meant to be right.
+        An example with the same query is replaced, because imports and corrections are meant to be right.
 
         Raises:
             ConfigurationError: The engine has no embedder, or a text is empty.
@@ -361,30 +361,30 @@ class Engine:
         return ids
 
     def delete(self, scope: str, ids: Sequence[str]) -> int:
-        """Remove examples and their exact answers; returns how many existed. Durable when it returns."""
+        """Delete examples and their exact answers durably; returns how many existed."""
         removed = self._components().examples.delete(scope, ids)
         self._components().refresh()
         return removed
 
     def clear(self, scope: str | None = None) -> int:
-        """Remove every example, exact answer and decision of a scope, or of all; returns how many examples."""
+        """Delete the examples, exact answers and decisions of a scope, or of all; returns the number of examples."""
         removed = self._components().examples.clear(scope)
         self._components().refresh()
         return removed
 
     def warm(self, scope: str) -> None:
-        """Load a scope and the embedder's model now, so that the first request does not fall back."""
+        """Load a scope and the embedder's model; without this, the first request falls back."""
         pool = self._components().pool
         if pool and self._spec.embedder:
             self._spec.embedder.embed(["warm"])
             pool.warm(scope)
 
     def failed(self, where: str, error: Exception) -> None:
-        """Count and log an error that the user's call is spared, as ``<where>.failed{error}``."""
+        """Count and log an error that does not reach the user's call, as ``<where>.failed{error}``."""
         self._failures.count(f"{where}.failed", error)
 
     def maintain(self) -> MaintainReport:
-        """One round in place: learn from the log, publish, evict, follow the feed, adopt, rebuild."""
+        """Run one round of maintenance here: learn from the log, publish, evict, follow the feed, adopt, rebuild."""
         components = self._components()
         learned = components.learner.run_until_drained()
         evicted = components.manager.maintain()
@@ -394,17 +394,17 @@ class Engine:
         return MaintainReport(learned, changed, evicted)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything submitted so far is stored; False if that takes longer than `timeout` seconds."""
+        """Wait until all submitted jobs have run; False if that takes longer than `timeout` seconds."""
         return self._components().writer.flush(timeout)
 
     def close(self) -> None:
-        """Drain the writer, stop every loop, release the store."""
+        """Drain the writer, stop the loops, and close the store if the engine has opened it."""
         self._local.close()
 
     # private --------------------------------------------------------------------------------------------------
 
     def _components(self) -> Components:
-        """This process's components; built again in a forked child, where threads and connections are gone."""
+        """This process's components; built again in a forked child, which lacks threads and connections."""
         if os.getpid() != self._pid:
             with self._lock:
                 if os.getpid() != self._pid:

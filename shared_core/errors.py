@@ -1,10 +1,10 @@
-"""The exceptions of IC-Cache. Their names read as sentences; their messages name the thing and the mend."""
+"""The exceptions of IC-Cache. Their names read as sentences; their messages name the cause and the remedy."""
 
 from __future__ import annotations
 
 
 class ICCacheError(Exception):
-    """Base of every exception that this package raises on purpose."""
+    """Base class of all exceptions that this package raises on purpose."""
 
 
 class ConfigurationError(ICCacheError, ValueError):
@@ -12,7 +12,7 @@ class ConfigurationError(ICCacheError, ValueError):
 
 
 class EmbedderFailed(ICCacheError, ValueError):
-    """An embedder returned what cannot be used as vectors."""
+    """An embedder did not return usable vectors."""
 
 
 class RedactionFailed(ICCacheError, ValueError):
@@ -24,7 +24,7 @@ class ModelFailed(ICCacheError):
 
 
 class NotFromICCache(ICCacheError, ValueError):
-    """An answer holds no decision, so it did not come through IC-Cache, or lost its metadata on the way."""
+    """An answer holds no decision id: it did not come through IC-Cache, or it lost its metadata on the way."""
 
 
 class ExtraIsMissing(ICCacheError, ImportError):
@@ -40,21 +40,21 @@ class EmbedderDiffers(ICCacheError, ValueError):
     def __init__(self, pool: str, ours: str) -> None:
         super().__init__(
             f"this pool was written with the embedder {pool!r} and cannot be searched with {ours!r}; "
-            f"use {pool!r}, or another store (or `clear` this one) for {ours!r}"
+            f"use {pool!r}, or use {ours!r} with another store (or `clear` this one)"
         )
 
 
 class StoreIsUnusable(ICCacheError):
-    """The store cannot be opened or used as it is set up (never raised for a passing outage)."""
+    """The store cannot be opened, or not be used with its configuration (never raised for a temporary outage)."""
 
 
 class CheckpointIsUnreadable(ICCacheError):
-    """What was learned is stored but cannot be read: it is corrupt, or a newer release wrote it."""
+    """The stored checkpoint cannot be read: it is corrupt, or a newer release wrote it."""
 
     def __init__(self, version: int) -> None:
         super().__init__(
-            f"checkpoint {version} cannot be read: it is corrupt, or a newer release of IC-Cache wrote it. Nothing is "
-            "learned until you upgrade, or delete it and let the learner start anew from the feedback log "
+            f"checkpoint {version} cannot be read: it is corrupt, or a newer release of IC-Cache wrote it. Learning "
+            "stops until you upgrade, or delete it and let the learner start again from the feedback log "
             '(SQLite: empty the table "checkpoint"; Redis: DEL the pool\'s key that ends in ":checkpoint")'
         )
 
@@ -68,7 +68,7 @@ class ScopeIsCold(ICCacheError):
 
 
 class DependencyIsSlow(ICCacheError, TimeoutError):
-    """A guarded call did not end before its deadline, or could not be started in time."""
+    """A guarded call did not start or end before its deadline."""
 
 
 class DependencyIsDown(ICCacheError):

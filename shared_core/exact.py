@@ -1,4 +1,4 @@
-"""The exact tier: the answers of identical requests, word for word."""
+"""The exact tier: stored answers for identical requests."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
 from shared_core.values import Clock, Decision, Outcome, Request
 
-RETRACTED_LIMIT: Final = 1024  # ids of poor answers that are kept until a cache has stored them, moments later
+RETRACTED_LIMIT: Final = 1024  # ids of poor answers, remembered until a cache stores these answers moments later
 
 
 class ExactTier:
-    """Stores, serves, and takes back answers of identical requests.
+    """Stores, serves and retracts answers of identical requests.
 
     Args:
-        store: Where they are.
-        counters: Gets ``exact.redacted`` and ``exact.removed``.
+        store: Holds the answers.
+        counters: Counts ``exact.redacted`` and ``exact.removed``.
         clock: Seconds since the epoch.
-        redact: What it changes is not kept word for word.
+        redact: A request or answer that it changes is not stored.
     """
 
     def __init__(self, store: Store, counters: Counters, clock: Clock, redact: Redact | None = None) -> None:
@@ -43,14 +43,14 @@ class ExactTier:
         return answer
 
     def record_hit(self, decision: Decision, answer: ExactAnswer) -> None:
-        """Store that an answer was served, so that feedback on `decision` can reach it."""
+        """Record that an answer was served; feedback on `decision` can then reach it."""
         self._store.record(record_of(decision, exact_key=answer.key))
 
     def put(self, decision: Decision, outcome: Outcome) -> None:
-        """Store an answer; not where redaction would change what was asked or answered.
+        """Store an answer, unless redaction would change the query or the answer.
 
         Raises:
-            RedactionFailed: Nothing was stored.
+            RedactionFailed: The redaction function failed; nothing was stored.
         """
         request, payload = decision.request, outcome.payload
         if payload is None or not request.store:
@@ -64,7 +64,7 @@ class ExactTier:
         self._store.record(record_of(decision, outcome, exact_key=key), None, answer)
 
     def link(self, decision_id: str, observed: Decision) -> None:
-        """Let feedback on one decision reach the answer that was stored as another, `observed`; past feedback too."""
+        """Link a decision to the answer stored by `observed`; feedback on it then reaches the answer, also past one."""
         record = self._store.decisions([decision_id]).get(decision_id)
         known = record or replace(record_of(observed), id=decision_id)
         self._store.record(replace(known, exact_key=observed.request.exact_key))
@@ -74,7 +74,7 @@ class ExactTier:
             self.retract(decision_id)
 
     def retract(self, decision_id: str) -> None:
-        """Remove the answer that this decision stored or served, or will have stored once it is linked."""
+        """Delete the answer that this decision stored or served, or that is linked to it later."""
         with self._lock:
             self._retracted[decision_id] = None
             if len(self._retracted) > RETRACTED_LIMIT:

@@ -1,4 +1,4 @@
-"""What both adapters offer of the core, so that users import the adapter only; loaded when it is first used."""
+"""Names of the core that both adapters re-export, imported on first use. Users import only an adapter."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHARED: Final = {
 
 
 def require(module: str, package: str, extra: str) -> None:
-    """Refuse to go on without a framework.
+    """Check that a framework is installed.
 
     Raises:
         ExtraIsMissing: `module` cannot be found.
@@ -44,11 +44,11 @@ def require(module: str, package: str, extra: str) -> None:
 
 
 def lazily(package: str, homes: Mapping[str, tuple[str, str]]) -> Callable[[str], object]:
-    """The `__getattr__` of a package whose names are imported when they are asked for.
+    """The `__getattr__` of a package whose names are imported on first use.
 
     Args:
-        package: Its name, for the error.
-        homes: Name → module, and the name there. Those of `SHARED` and ``__version__`` are added.
+        package: The package's name, for the error.
+        homes: Name → module and name in it. Those of `SHARED` and ``__version__`` are added.
     """
     known = {**{name: (module, name) for name, module in SHARED.items()}, **homes}
 

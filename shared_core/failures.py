@@ -1,4 +1,4 @@
-"""What becomes of a failure on the request path: it is counted and logged, and the call goes on without IC-Cache."""
+"""Handles failures on the request path: they are counted and logged, and the call goes on without IC-Cache."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ PERMANENT_ERRORS: Final = (
     RedactionFailed,
     StoreIsUnusable,
 )
-"""None of these passes by itself: a person must mend it."""
+"""Errors that do not go away by themselves: a person must fix the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt(Generic[C, T]):
-    """The steps of a request, and what its caller gets where they fail or take too long."""
+    """The steps of a request, and its result if they fail or take too long."""
 
     steps: Callable[[C], Steps[T]]
     on_failure: Callable[[Exception], T]
 
 
 class Failures:
-    """Counts failures by the name of the error; warns of a permanent one when it is new."""
+    """Counts failures by the name of the error; logs a warning for a new permanent one."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._warned: set[str] = set()
 
     def count(self, counter: str, error: Exception) -> None:
-        """Take note of an error that the user's call is spared."""
+        """Count and log an error that does not reach the user's call."""
         name = type(error).__name__
         self._counters.count(counter, error=name)
         is_news = isinstance(error, PERMANENT_ERRORS) and name not in self._warned

@@ -1,13 +1,13 @@
-"""Calls to what may hang or fail: bounded threads, one deadline a request, a circuit breaker a dependency.
+"""Guards calls that may hang or fail: bounded threads, one deadline per request, one circuit breaker per dependency.
 
 Python cannot stop a thread that is stuck in a call. So each dependency has a bulkhead: a fixed number of slots for
-calls and as many places to wait for one. A call beyond that is refused at once, and a dependency that keeps failing is
-left alone for a while. Threads are daemons: a stuck one never holds up the end of the program.
+calls, and as many places in a queue for them. Further calls are refused, and a dependency that keeps failing is not
+called for a while. Threads are daemons, so a stuck one never delays the end of the program.
 
-A request calls one dependency after another, and to hand it to another thread and back costs more than a short call.
-So the way of a request is a generator that yields its calls as `Step`s. One thread takes it from step to step, and
-from the slot at one dependency to a slot at the next (docs/decisions/0002-one-generator-of-steps.md). The same generator serves
-threads (`Guard.run`) and event loops (`Guard.arun`): only how the caller waits for its end differs.
+A request calls several dependencies, and handing it to another thread and back costs more than a short call. So a
+request is a generator that yields its calls as `Step`s. One thread runs it from step to step, and moves from the slot
+of one dependency to a slot of the next (docs/decisions/0002-one-generator-of-steps.md). The same generator serves
+threads (`Guard.run`) and event loops (`Guard.arun`); only the way in which the caller waits differs.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from shared_core.values import Clock
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FAILURES_TO_OPEN: Final = 5  # consecutive failures after which a dependency is spared
-OPEN_SECONDS: Final = 2.0  # how long it is spared before one call tries again
+FAILURES_TO_OPEN: Final = 5  # consecutive failures after which a breaker opens
+OPEN_SECONDS: Final = 2.0  # how long it stays open before one call may try again
 
 
 class Step(NamedTuple):
-    """A call that may hang or fail, and the name of the dependency that it goes to."""
+    """A call that may hang or fail, and the name of its dependency."""
 
     dependency: str
     call: Callable[[], object]
 
 
 Steps: TypeAlias = Generator[Step, Any, T]
-"""The way of a request: it yields steps, is sent the result of each, and returns its own. Whatever may block is a step;
-what lies between two steps is plain computation."""
+"""The generator of a request: it yields steps, gets the result of each, and returns its own. Every call that may block
+is a step; between two steps there is only computation."""
 
 
 def immediately(value: T) -> Steps[T]:
-    """Steps to a value that needs no call: what a local part returns where a remote one would yield a call."""
+    """Steps without a call, for local implementations of a protocol whose remote ones would yield calls."""
     return value
     yield  # makes this a generator
 
 
 arrival: Final[ContextVar[float | None]] = ContextVar("iccache_arrival", default=None)
-"""When a request that waits for a thread arrived, by `time.monotonic`; None where it has waited for nothing."""
+"""When a request that waits for a thread arrived, by `time.monotonic`; None if it has not waited."""
 
 
 class Deadline:
-    """The moment until which IC-Cache may hold one request, counted from its `arrival`."""
+    """The time until which IC-Cache may delay one request, counted from its `arrival`."""
 
     __slots__ = ("_clock", "_end")
 
@@ -64,18 +64,17 @@ class Deadline:
         self._end = (clock() if began is None else began) + seconds
 
     def left(self) -> float:
-        """Seconds that are left, never negative."""
+        """Remaining seconds, at least 0."""
         return max(0.0, self._end - self._clock())
 
 
 class Guard:
-    """Takes requests through their steps on bounded threads, under a deadline and a breaker.
+    """Runs the steps of requests on bounded threads, under a deadline and a breaker.
 
-    Each dependency has slots of its own, and never more threads than slots are busy with it. So a stuck embedder
-    does not take the store with it.
+    Each dependency has its own slots; at most one thread runs per slot. So a stuck embedder does not block the store.
 
     Args:
-        workers: Places a dependency; as many calls more may wait for one of them.
+        workers: Slots per dependency; the same number of calls may wait for one.
         clock: A monotonic clock in seconds.
     """
 
@@ -84,23 +83,23 @@ class Guard:
         self._clock = clock
         self._lock = threading.Lock()  # over slots, waiting calls and idle threads
         self._bulkheads: dict[str, _Bulkhead] = {}
-        self._idle: list[_Worker] = []  # the last one first: its stack is still in the processor's cache
+        self._idle: list[_Worker] = []  # used last in, first out: its stack may still be in the processor's cache
         self._closed = False
 
     def call(
         self, dependency: str, deadline: Deadline, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run ``function(*args)`` as the only step of a request; see `run`."""
+        """`run` for one step, ``function(*args)``."""
         steps: Steps[T] = _only(Step(dependency, partial(function, *args, **kwargs)))
         return self.run(deadline, steps)
 
     def run(self, deadline: Deadline, steps: Steps[T]) -> T:
-        """Take `steps` to their end on a worker and wait for it until `deadline`; their result.
+        """Run `steps` on a worker, wait until `deadline`, and return their result.
 
         Raises:
             DependencyIsDown: The breaker of a step's dependency is open.
             DependencyIsSlow: No thread or slot became free, or a step did not end, before the deadline.
-            Exception: Whatever a step or `steps` raised. The former counts as a failure of the step's dependency.
+            Exception: An error of a step, which counts as a failure of its dependency, or of `steps` themselves.
         """
         ended = threading.Lock()  # held until then
         ended.acquire()
@@ -110,20 +109,20 @@ class Guard:
         return task.outcome()  # type: ignore[no-any-return]
 
     async def arun(self, deadline: Deadline, steps: Steps[T]) -> T:
-        """`run` for event loops: awaits the end of `steps`, and occupies no thread to wait for it.
+        """`run` for event loops: awaits the result without a waiting thread.
 
         Raises:
             DependencyIsDown, DependencyIsSlow, Exception: See `run`.
-            CancelledError: The caller was cancelled; the worker leaves the task at its next step.
+            CancelledError: The caller was cancelled; the worker drops the task at its next step.
         """
         loop = asyncio.get_running_loop()
         in_time: asyncio.Future[bool] = loop.create_future()
 
         def notify() -> None:
-            with suppress(RuntimeError):  # the loop was closed meanwhile, so nobody waits
+            with suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(_set, in_time, True)
 
-        task = _Task(steps, notify, may_wait=True)  # waiting costs no thread here, and ends at the deadline
+        task = _Task(steps, notify, may_wait=True)  # waiting needs no thread here, and ends at the deadline
         if self._start(task, deadline):
             timer = loop.call_later(deadline.left(), _set, in_time, False)
             try:
@@ -137,12 +136,12 @@ class Guard:
         return task.outcome()  # type: ignore[no-any-return]
 
     def is_failing(self, dependency: str) -> bool:
-        """True if the last call to it failed or came too late."""
+        """True if the last call to the dependency failed or was too slow."""
         bulkhead = self._bulkheads.get(dependency)
         return bulkhead is not None and bulkhead.breaker.is_counting
 
     def close(self) -> None:
-        """Let the threads end when they are free; does not wait for stuck ones."""
+        """End the threads when they become free; does not wait for stuck ones."""
         with self._lock:
             self._closed = True
             for worker in self._idle:
@@ -152,7 +151,7 @@ class Guard:
     # the caller and the workers -------------------------------------------------------------------------------
 
     def _start(self, task: _Task, deadline: Deadline) -> bool:
-        """Hand a task to a worker; False if it needs no call, and so has ended."""
+        """Pass a task to a worker; False if it has no call and so has ended."""
         if not deadline.left():
             raise DependencyIsSlow("no thread became free before the deadline")
         first = task.first_step()
@@ -161,10 +160,10 @@ class Guard:
         return first is not None
 
     def _admit(self, task: _Task, step: Step, worker: _Worker | None) -> bool:
-        """Find a slot for the next step; True if `worker`, who leaves its own slot for it, is to go on."""
+        """Find a slot for the next step; True if `worker` got it, in exchange for its own slot, and should go on."""
         bulkhead = self._bulkhead(step.dependency)
         if not bulkhead.breaker.allows():
-            raise DependencyIsDown(f"{bulkhead.name} keeps failing and is spared for {OPEN_SECONDS:g} s")
+            raise DependencyIsDown(f"{bulkhead.name} keeps failing; it is not called for {OPEN_SECONDS:g} s")
         task.step, task.bulkhead = step, bulkhead
         with self._lock:
             if bulkhead.busy < self._workers:
@@ -190,14 +189,14 @@ class Guard:
         return bulkhead
 
     def _leave(self, bulkhead: _Bulkhead) -> None:
-        """Give a slot to the next in line, or free it. Needs the lock."""
+        """Pass a slot to the next waiting task, or free it. Needs the lock."""
         if bulkhead.waiting:
             self._thread().go_on(bulkhead, bulkhead.waiting.popleft())
         else:
             bulkhead.busy -= 1
 
     def _thread(self) -> _Worker:
-        """A thread that has nothing to do. Needs the lock."""
+        """An idle thread, or a new one. Needs the lock."""
         if self._idle:
             return self._idle.pop()
         worker = _Worker()
@@ -205,26 +204,26 @@ class Guard:
         return worker
 
     def _give_up(self, task: _Task) -> None:
-        """The deadline has passed: whoever is at work on this task is left alone with it."""
+        """The deadline has passed: stop waiting for this task, and raise."""
         task.given_up = True
         bulkhead = task.bulkhead
         if bulkhead is None:
             raise DependencyIsSlow("the deadline passed between two calls")
-        if task.waits_since in (None, bulkhead.answered):  # nobody's call ended: it is not just that many wait
+        if task.waits_since in (None, bulkhead.answered):  # no call ended meanwhile, so the queue is not the cause
             bulkhead.breaker.failed()
         raise DependencyIsSlow(f"{bulkhead.name}: it did not answer in time")
 
     def _work(self, worker: _Worker) -> None:
-        """What each thread does: take one task after the other as far as it can."""
+        """The loop of each thread: run one task after the other as far as possible."""
         while (task := worker.wait()) is not None:
             while task is not None:
                 while self._advance(task, worker):
                     pass
                 task = self._next(worker)
-                worker.notify()  # once its slot is free: who asks again at once must not be refused for it
+                worker.notify()  # after its slot is free, because the caller may make its next call immediately
 
     def _next(self, worker: _Worker) -> _Task | None:
-        """The task that waits for this worker's slot; with none, the slot is free and the worker idle."""
+        """The next task for this worker's slot; None frees the slot and makes the worker idle."""
         with self._lock:
             if worker.bulkhead.waiting:
                 return worker.bulkhead.waiting.popleft()
@@ -236,7 +235,7 @@ class Guard:
             return None
 
     def _advance(self, task: _Task, worker: _Worker) -> bool:
-        """Take one step; True if this worker is to take the next one as well."""
+        """Run one step; True if this worker should run the next one, too."""
         if task.given_up:
             return False
         try:
@@ -244,7 +243,7 @@ class Guard:
             return self._admit(task, following, worker)
         except StopIteration as end:
             task.conclude(end.value, None)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller, whatever it is
+        except BaseException as error:  # noqa: BLE001 - passed to the caller
             task.conclude(None, error)
         worker.concluded = task
         return False
@@ -280,7 +279,7 @@ class _Breaker:
                 return True
             if self._clock() < self._closed_at:
                 return False
-            self._closed_at = self._clock() + OPEN_SECONDS  # one call may try; the others go on waiting
+            self._closed_at = self._clock() + OPEN_SECONDS  # one call may try; the others stay refused
             return True
 
     def succeeded(self) -> None:
@@ -302,11 +301,11 @@ class _Bulkhead:
         self.breaker = _Breaker(clock)
         self.busy = 0  # slots taken
         self.answered = 0  # calls that succeeded
-        self.waiting: deque[_Task] = deque()  # not before every slot is taken
+        self.waiting: deque[_Task] = deque()  # empty unless every slot is taken
 
 
 class _Task:
-    """A request on its way through its steps, and how it ended."""
+    """The steps of one request, and their result."""
 
     __slots__ = (
         "_context",
@@ -327,14 +326,14 @@ class _Task:
         self._result: object = None
         self._error: BaseException | None = None
         self.step: Step
-        self.bulkhead: _Bulkhead | None = None  # whose answer it waits for; None between two steps
-        self.given_up = False  # its caller has gone
+        self.bulkhead: _Bulkhead | None = None  # that of the current step; None between two steps
+        self.given_up = False  # its caller has stopped waiting
         self.notify = notify  # wakes its caller
-        self.may_wait = may_wait  # in a line of any length
+        self.may_wait = may_wait  # in a queue of any length
         self.waits_since: int | None = None  # calls that its bulkhead had answered when it stood in line
 
     def first_step(self) -> Step | None:
-        """Where it begins, on its caller's thread; None if it needs no call, and so has ended."""
+        """Run to the first step, on the caller's thread; None if there is no step and the task has ended."""
         try:
             return next(self._steps)
         except StopIteration as end:
@@ -342,37 +341,37 @@ class _Task:
             return None
 
     def take_step(self) -> Step:
-        """Make the call that is next, and go on to the one after it.
+        """Make the next call, and run to the step after it.
 
         Raises:
-            StopIteration: There is none; it holds the result.
-            BaseException: Whatever the call, or what lies between two calls, raised.
+            StopIteration: There is no further step; it holds the result.
+            BaseException: An error of the call, or of the code between two calls.
         """
         self.waits_since = None
         try:
             result = self._context.run(self.step.call)
-        except BaseException as error:  # noqa: BLE001 - the steps may know what to do about it
+        except BaseException as error:  # noqa: BLE001 - the steps may handle it
             self._settle(error)
             return self._steps.throw(error)
         self._settle(None)
         return self._steps.send(result)
 
     def conclude(self, result: object, error: BaseException | None) -> None:
-        """Keep what came of it, until the caller is told."""
+        """Store the result or the error for the caller."""
         self._result, self._error = result, error
 
     def outcome(self) -> Any:
-        """The result, or the error raised."""
+        """Return the result, or raise the error."""
         error, self._error = self._error, None
         try:
             if error is not None:
                 raise error
         finally:
-            del error  # which leads back here by its traceback
+            del error  # breaks a reference cycle through its traceback
         return self._result
 
     def _settle(self, error: BaseException | None) -> None:
-        """Tell the dependency's breaker how the call went, unless the caller who gave up has done so."""
+        """Report the call to the dependency's breaker, unless a caller that gave up has done so."""
         bulkhead, self.bulkhead = self.bulkhead, None
         if bulkhead is None or self.given_up:
             return
@@ -384,34 +383,34 @@ class _Task:
 
 
 class _Worker:
-    """A thread, the slot that it holds, and what it is woken for."""
+    """A thread, its slot, and its next task."""
 
     __slots__ = ("_task", "_woken", "bulkhead", "concluded")
 
     def __init__(self) -> None:
-        self._woken = threading.Lock()  # held while there is nothing to do
+        self._woken = threading.Lock()  # held while the thread is idle
         self._woken.acquire()
         self._task: _Task | None = None
-        self.concluded: _Task | None = None  # whose caller is to be told
+        self.concluded: _Task | None = None  # a task whose caller must be notified
         self.bulkhead: _Bulkhead
 
     def wait(self) -> _Task | None:
-        """What to do next; None to end."""
+        """Wait for the next task; None means end."""
         self._woken.acquire()
         task, self._task = self._task, None
         return task
 
     def go_on(self, bulkhead: _Bulkhead, task: _Task) -> None:
-        """Wake it to take a task on from a slot in `bulkhead`."""
+        """Wake the thread with a task and a slot in `bulkhead`."""
         self.bulkhead, self._task = bulkhead, task
         self._woken.release()
 
     def notify(self) -> None:
-        """Let the caller go on whose task ended here."""
+        """Wake the caller whose task ended here."""
         concluded, self.concluded = self.concluded, None
         if concluded is not None:
             concluded.notify()
 
     def stop(self) -> None:
-        """Wake it to end."""
+        """Wake the thread to end it."""
         self._woken.release()

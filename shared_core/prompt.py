@@ -1,7 +1,7 @@
-"""Examples → prompt: chat turns, or the paper's single prompt; fenced, and within a token budget.
+"""Renders examples into a prompt: as chat turns, or as the paper's single prompt; fenced, and within a token budget.
 
-An example is text that some user and some model wrote, and it is shown to another user's model. So it is fenced: the
-strings with which chat templates mark a turn, and our own delimiters, are broken up before they reach a prompt.
+An example is untrusted text, written by one user and a model, and shown to another user's model. So it is fenced: chat
+template markers and our own delimiters in it are broken up.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Final
 
 from shared_core.values import Insertion, Message, Request, ScoredExample, Style
 
-BYTES_PER_TOKEN: Final = 4  # English prose under the usual 50k to 150k vocabularies; code and other scripts take more
-TURN_TOKENS: Final = 5  # what ChatML spends on one turn: <|im_start|>, the role, a newline, <|im_end|>, a newline
+BYTES_PER_TOKEN: Final = 4  # English prose with usual vocabularies of 50k to 150k tokens; code and other scripts differ
+TURN_TOKENS: Final = 5  # the overhead of one ChatML turn: <|im_start|>, the role, a newline, <|im_end|>, a newline
 
-# What chat templates and tokenizers of open models treat as special, all without white space inside. Each
-# alternative is what follows the first character, so that overlapping tokens are all found.
+# The control tokens of open models' chat templates and tokenizers; they hold no white space. Each alternative matches
+# what follows the first character, so overlapping tokens are all found.
 _CONTROL: Final = re.compile(
     r"<(?="
     r"[|\uff5c][^\s<>|\uff5c]{1,64}[|\uff5c]?>|/?[^\s<>|\uff5c]{1,64}[|\uff5c]>"  # ChatML, Llama 3, Phi, GLM, gpt-oss, DeepSeek, Gemma 4
@@ -54,20 +54,20 @@ _TASK: Final = (
 
 
 def render(request: Request, examples: Sequence[ScoredExample], style: Style) -> Insertion:
-    """How `examples` are put into the conversation of `request`.
+    """Where and how `examples` go into the conversation of `request`.
 
-    Chat style inserts one user and one assistant turn an example right after the leading system messages, which is
-    before the history and never between a tool call and its result. It carries no guard text: small models ignore
-    or copy it. Paper style (App. A.1, Fig. 24) rewrites the last user turn into one prompt in which the request
-    stands before and after the examples.
+    Chat style inserts one user and one assistant turn per example after the leading system messages. That is before the
+    history and never between a tool call and its result. It adds no guard text, because small models ignore or copy it.
+    Paper style (App. A.1, Fig. 24) rewrites the last user turn into one prompt, with the request before and after the
+    examples.
 
     Args:
         request: The request; only its messages are read.
-        examples: The most useful first. They are shown in the opposite order, the most useful nearest the request.
+        examples: The most useful first. They are shown in reverse order, the most useful next to the request.
         style: ``"chat"`` or ``"paper"``.
 
     Returns:
-        An empty `Insertion` if there are no examples, the request allows none, or it holds no user turn.
+        An empty `Insertion` if there are no examples, or if the request has no user turn or does not allow examples.
     """
     question = next((m.text for m in reversed(request.messages) if m.role == "user"), None)
     if not examples or not request.examples_allowed or question is None:
@@ -88,37 +88,37 @@ def inserted(messages: Sequence[Message], insertion: Insertion) -> tuple[Message
 
 
 def as_text(examples: Sequence[ScoredExample]) -> str:
-    """The examples as one fenced text with the rules for reading it, for prompts that take no turns of their own.
+    """The examples as one fenced text with guard text, for prompts that cannot hold separate turns.
 
     Args:
-        examples: The most useful first; it stands last. At least one.
+        examples: At least one, the most useful first; the text shows them in reverse order.
     """
     return "\n\n".join((_GUARDS, "\n".join(_fenced(example) for example in reversed(examples))))
 
 
 def neutralise(text: str) -> str:
-    """`text` with a space after the first character of every chat-template control token; all else is unchanged.
+    """`text` with a space after the first character of every chat-template control token.
 
-    The tokens of the open model families are known by their exact spelling, so one space makes them ordinary text.
+    Tokenizers recognise control tokens by their exact spelling, so one space makes them ordinary text.
     """
     return _CONTROL.sub(lambda token: token[0] + " ", text)
 
 
 def estimate_tokens(text: str) -> int:
-    """A rough count of tokens, ceil(UTF-8 bytes / 4), without the model's tokenizer, which we often do not have.
+    """An estimate of the number of tokens, ceil(UTF-8 bytes / 4), because the model's tokenizer is often not available.
 
-    Bytes and not characters, because scripts that vocabularies cover poorly also take more bytes a character.
+    Bytes, not characters, because scripts with more bytes per character also take more tokens per character.
     """
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
 
 
 def example_tokens(example: ScoredExample) -> int:
-    """Estimated tokens of one example in a prompt: both texts and the marks of two turns."""
+    """Estimated tokens of one example in a prompt: both texts and the overhead of two turns."""
     return estimate_tokens(example.query) + estimate_tokens(example.answer) + 2 * TURN_TOKENS
 
 
 def within_budget(examples: Sequence[ScoredExample], budget: int) -> tuple[ScoredExample, ...]:
-    """Those of `examples`, in their order, that fit into `budget` tokens together; one too long is passed over."""
+    """The `examples` that fit into `budget` tokens together, in their order; those that do not fit are skipped."""
     kept: list[ScoredExample] = []
     left = budget
     for example in examples:

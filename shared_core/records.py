@@ -1,4 +1,4 @@
-"""What persists. All are frozen; times are seconds since the epoch, as the injected clock gives them; texts are plain text."""
+"""Stored values. All are frozen. Times are seconds since the epoch, from the injected clock; texts are plain text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Source: TypeAlias = Literal["traffic", "replay", "correction", "import", "synthe
 
 @dataclass(frozen=True, slots=True)
 class Average:
-    """An exponential moving average that starts as a plain mean, so that early values are not drowned by the prior."""
+    """An exponential moving average that starts as a plain mean, so the initial value has no weight."""
 
     value: float = 0.5
     count: int = 0
@@ -28,15 +28,15 @@ class Average:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What has been learned about one example. Written by the learner only.
+    """Learned statistics of one example. Written by the learner only.
 
     Attributes:
         quality: Reward of the example's own answer.
-        helpfulness: Reward of the answers that were given with this example in the prompt.
+        helpfulness: Reward of answers to prompts with this example.
         offload_value: Credits for successful offloads, decayed to `offload_at` (paper §4.3: 0.9 an hour).
-        offload_at: When `offload_value` was last brought up to date.
+        offload_at: Time of the last update of `offload_value`.
         replay_gain: Moving average of G(e) (paper §4.3).
-        replay_count: How many times the example was replayed.
+        replay_count: Number of replays.
     """
 
     quality: Average = Average()
@@ -62,12 +62,12 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An example without its texts: what a replica keeps in memory.
+    """An example without its texts, as a replica keeps it in memory.
 
     Attributes:
         id: Unique in the pool.
-        size: Bytes of the plain texts (UTF-8), the weight of eviction.
-        exact_key: The exact-tier key of the same request, removed together with the example; empty if none.
+        size: Bytes of the plain texts (UTF-8), for eviction.
+        exact_key: The exact-tier key of the same request, deleted together with the example; empty if there is none.
     """
 
     id: str
@@ -83,7 +83,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A past request and its answer, as it is stored: entry, texts and unit vector of shape (dimension,)."""
+    """A past request and its answer: entry, texts and unit vector of shape (dimension,)."""
 
     entry: Entry
     texts: Texts
@@ -104,11 +104,11 @@ class ExactAnswer:
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """What is kept of a decision: ids and features, never messages.
+    """The stored form of a decision: ids and features, never messages.
 
-    `example_ids` are the examples given; `admitted_id` is the example that this decision's answer became;
-    `exact_key` is the exact answer that it stored or served. Each is empty if there is none. `arm` is ``"exact"``
-    for an exact hit.
+    `example_ids` are the examples in the prompt, `admitted_id` is the example that the answer became, and `exact_key`
+    is the exact answer that the decision stored or served. Each is empty if there is none. `arm` is ``"exact"`` for an
+    exact hit.
     """
 
     id: str
@@ -129,7 +129,7 @@ class DecisionRecord:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """One judgement of one answer: `score` in [0, 1], given by `rater`. Idempotent per (decision, rater)."""
+    """One rating of one answer: `score` in [0, 1], by `rater`. Only the first per (decision, rater) counts."""
 
     decision_id: str
     rater: str
@@ -139,7 +139,7 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What the learner publishes: arrays and a little JSON, after consuming the feedback log up to `offset`."""
+    """The learner's published state: arrays and a small JSON, after consuming the feedback log up to `offset`."""
 
     version: int = 0
     offset: int = 0

@@ -1,9 +1,9 @@
-"""Every knob, typed, with its default and the reason for it.
+"""All settings, typed, each with its default and the reason for it.
 
 Values come from code, then ``ICCACHE_*`` environment variables, then ``iccache.toml`` in the working folder.
 
-A knob that is added is named after its part, by one of the prefixes of `PART_PREFIXES`: ``replay_budget``, and not
-``budget``. Those without one are older than the rule, and so well known that they stay.
+The name of a new setting begins with its part, one of `PART_PREFIXES`: ``replay_budget``, not ``budget``. Settings
+without a prefix are older than this rule, and keep their names.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ PART_PREFIXES: Final = (
     "select_",
     "serve_",
 )
-# Of the project's own benchmarks and tests, and no settings.
+# Variables of the project's own benchmarks and tests, which are not settings.
 OTHER_VARIABLES: Final = frozenset({"ICCACHE_CACHE", "ICCACHE_DATA", "ICCACHE_MANUALS", "ICCACHE_TEST_REDIS_SERVER"})
 
-# How a field's JSON schema is said in words.
+# Words for the JSON schema of a field.
 _KINDS: Final = {"integer": "a whole number", "number": "a number"}
 _BOUNDS: Final = (
     ("minimum", "from {:g}"),
@@ -63,15 +63,15 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, toml_file=Path(FILE), frozen=True, extra="forbid")
 
     # selection (paper §4.1)
-    candidates: int = Field(16, ge=1, le=256, description="Stage-1 candidates; three times what is shown.")
+    candidates: int = Field(16, ge=1, le=256, description="Candidates of stage 1; three times the examples shown.")
     max_examples: int = Field(5, ge=0, le=50, description="Examples in a prompt; 5 is the paper's usual count.")
     example_tokens: int = Field(1024, ge=0, description="Estimated tokens of all examples of a prompt together.")
     relevance_quantile: float = Field(
         0.9,
         ge=0.0,
         le=1.0,
-        description="A candidate must be more similar than this share of the pool's own random pairs. A quantile, "
-        "because the same cosine means different things in different embedders and pools.",
+        description="A candidate must be more similar than this share of the pool's random pairs. A quantile, "
+        "because the same cosine means different things with different embedders and pools.",
     )
     duplicate_similarity: float = Field(
         0.995, ge=0.0, le=1.0, description="Of two chosen examples this similar to each other, one is dropped."
@@ -84,32 +84,42 @@ class Settings(BaseSettings):
     cost_weight: float = Field(
         0.5,
         ge=0.0,
-        description="Reward that one unit of relative cost is worth. High, because the quality guard has already kept out "
-        "every arm that is not good enough: among those that are, the cheaper one should win.",
+        description="Reward that one unit of relative cost is worth. High, because the quality guard has already "
+        "excluded every arm that is not good enough; of the others, the cheaper one should win.",
     )
     confidence: float = Field(
         0.5,
         ge=0.0,
-        description="Posterior standard deviations below the mean at which the quality guard looks. The router assumes "
-        "the largest noise a reward can have, about twice the usual deviation, so half of it is one honest deviation.",
+        description="Standard deviations that the quality guard subtracts from an arm's mean. The router assumes the "
+        "largest noise that a reward can have, about twice the real one, so 0.5 is about one real deviation.",
     )
     explore: float = Field(
-        0.1, ge=0.0, le=1.0, description="Share of requests with examples that a little-known arm is given."
+        0.1,
+        ge=0.0,
+        le=1.0,
+        description="Share of requests with examples that go to little-known arms, to learn about them.",
     )
     seed: int = Field(0, description="Seed of every random draw; equal seed and state give equal decisions.")
 
-    # what is kept (paper §4.3)
-    max_pool: int = Field(100_000, ge=1, description="Examples per scope; the oldest leave first.")
-    exact_ttl: float = Field(7 * DAY, gt=0, description="Seconds that an exact answer may be served.")
-    decision_ttl: float = Field(7 * DAY, gt=0, description="Seconds in which feedback on a decision is accepted.")
+    # what is stored (paper §4.3)
+    max_pool: int = Field(100_000, ge=1, description="Examples per scope; the oldest are evicted first.")
+    exact_ttl: float = Field(7 * DAY, gt=0, description="Seconds for which an exact answer may be served.")
+    decision_ttl: float = Field(7 * DAY, gt=0, description="Seconds for which feedback on a decision is accepted.")
     trust_feedback: float = Field(
-        0.8, ge=0.0, le=1.0, description="Reward from which a non-reference arm's answer may become an example."
+        0.8,
+        ge=0.0,
+        le=1.0,
+        description="Reward from which an answer of another arm than the reference may become an example.",
     )
 
     # the request path
-    deadline: float = Field(0.25, gt=0, description="Seconds that IC-Cache may hold a request, all steps together.")
-    workers: int = Field(4, ge=1, le=64, description="Threads each for embedder and store calls of the request path.")
-    refresh: float = Field(0.25, gt=0, description="Seconds between looks at the change feed and checkpoint.")
+    deadline: float = Field(
+        0.25, gt=0, description="Seconds by which IC-Cache may delay a request, all steps together."
+    )
+    workers: int = Field(
+        4, ge=1, le=64, description="Threads per dependency (embedder, store) for calls on the request path."
+    )
+    refresh: float = Field(0.25, gt=0, description="Seconds between reads of the change feed and the checkpoint.")
     learn_every: float = Field(2.0, gt=0, description="Seconds between rounds of the background learner.")
     drain: float = Field(5.0, ge=0, description="Seconds that flush, close and exit wait for pending records.")
 
@@ -130,11 +140,11 @@ def read_settings(**given: Any) -> Settings:
     """`Settings` from code over environment over iccache.toml.
 
     Args:
-        given: Fields of `Settings`, as code gives them.
+        given: Fields of `Settings` that are set in code.
 
     Raises:
-        ConfigurationError: An argument, a variable or a key of the file cannot be used; the message names it, its value
-            and what is allowed. Or the file cannot be read.
+        ConfigurationError: An argument, a variable or a key of the file is invalid; the message names it, its value and
+            the valid range. Or the file cannot be read.
     """
     _warn_of_misspelt(os.environ)
     try:
@@ -144,7 +154,7 @@ def read_settings(**given: Any) -> Settings:
         raise ConfigurationError("; ".join(complaints)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{FILE} is not TOML: {error}; write one line a setting, such as max_examples = 3"
+            f"{FILE} is not TOML: {error}; write one line per setting, e.g. max_examples = 3"
         ) from error
     except OSError as error:
         raise ConfigurationError(
@@ -153,7 +163,7 @@ def read_settings(**given: Any) -> Settings:
 
 
 def _warn_of_misspelt(environment: Mapping[str, str]) -> None:
-    """Name variables that look like settings and are none. A warning: another program's must not stop this one."""
+    """Warn about variables that look like settings. Only a warning, because they may belong to another program."""
     for variable in sorted(name for name in environment if name.upper().startswith(PREFIX)):
         key = variable[len(PREFIX) :].lower()
         if key not in Settings.model_fields and variable.upper() not in OTHER_VARIABLES:
@@ -163,19 +173,19 @@ def _warn_of_misspelt(environment: Mapping[str, str]) -> None:
 
 
 def _complaint(key: str, value: object, given: Mapping[str, Any]) -> str:
-    """What is wrong with the setting `key`, which was given in code, or is held by a variable or by the file."""
+    """The message for an invalid setting `key` from code, a variable or the file."""
     source = "" if key in given else f"{FILE}: "
     allowed = Settings.model_json_schema()["properties"].get(key)
     if allowed is None:
         near = difflib.get_close_matches(key, Settings.model_fields, 1)
         hint = f"did you mean {near[0]}?" if near else "docs/settings.md lists all"
-        return f"{source}{key} is no setting; {hint}"
+        return f"{source}{key} is not a setting; {hint}"
     variable = next((v for v in os.environ if v.upper() == f"{PREFIX}{key}".upper()), None)
     name = variable if variable and key not in given else f"{source}{key}"
-    return f"{name} is {repr(value)[:50]}; it takes {_range(allowed)}"
+    return f"{name} is {repr(value)[:50]}; it must be {_range(allowed)}"
 
 
 def _range(allowed: Mapping[str, Any]) -> str:
-    """In words, what a field's JSON schema allows."""
+    """The valid range of a field, in words."""
     bounds = [words.format(allowed[name]) for name, words in _BOUNDS if name in allowed]
     return " ".join([_KINDS.get(str(allowed.get("type")), "another value"), *bounds])

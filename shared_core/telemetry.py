@@ -1,4 +1,4 @@
-"""What happened, how often and how long it took; and a log that does not repeat itself. Local to the process."""
+"""Counters and timings, and a logger that does not repeat warnings. Local to the process."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from typing_extensions import override
+
 from shared_core.values import Clock
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 _Key: TypeAlias = tuple[str, Labels]
 
 BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-"""Upper bounds in seconds: from a look-up in memory to a long answer, about three to a power of ten."""
+"""Upper bounds in seconds, from a look-up in memory to a long answer; each is about three times the one before."""
 QUIET_SECONDS: Final = 1.0  # how long the same warning is not repeated
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Durations of one kind.
+    """A histogram of durations.
 
     Attributes:
-        count: How many.
+        count: Number of durations.
         seconds: Their sum.
-        buckets: How many lasted at most each bound of `BUCKETS`, and in the last place, how many longer.
+        buckets: Number of durations in each bucket, by the upper bounds `BUCKETS`; the last bucket holds longer ones.
     """
 
     count: int
@@ -37,16 +39,16 @@ class Timing:
 
 
 class Counters:
-    """Named counters and timings, safe to use from any thread.
+    """Named counters and timings. Thread-safe.
 
-    A name may carry labels: ``count("decided", arm="small")``. The values of a label must be few: arms, names of
-    errors, reasons. Never a scope, an id or a text, which would grow without bound and give users away.
+    A name may have labels: ``count("decided", arm="small")``. A label must have few values: arms, names of errors,
+    reasons. Never use a scope, an id or a text, which would grow without bound and reveal users.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[_Key] = Counter()
-        self._timings: dict[_Key, list[float]] = {}  # count, sum, then one number a bucket
+        self._timings: dict[_Key, list[float]] = {}  # count, sum, then one number per bucket
 
     def count(self, name: str, n: int = 1, /, **labels: str) -> None:
         """Add `n` to a counter."""
@@ -98,16 +100,16 @@ def _shown(key: _Key) -> str:
 
 
 class NotRepeated(logging.Filter):
-    """Drops a warning that was said in the last second; when it is said again, it says how many were dropped."""
+    """Drops a warning that was logged in the last second; the next one states how many were dropped."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[str, tuple[float, int]] = {}  # text → when it was said, and how often dropped since
+        self._seen: dict[str, tuple[float, int]] = {}  # text → time of the last log, and number dropped since
 
+    @override
     def filter(self, record: logging.LogRecord) -> bool:
-        """See `logging.Filter.filter`. What is less than a warning passes."""
         if record.levelno < logging.WARNING:
             return True
         text, now = record.getMessage(), self._clock()
@@ -119,11 +121,11 @@ class NotRepeated(logging.Filter):
             self._seen = {known: at for known, at in self._seen.items() if now - at[0] < QUIET_SECONDS or at[1]}
             self._seen[text] = now, 0
         if dropped:
-            record.msg, record.args = f"{text} ({dropped} times more in the meantime)", ()
+            record.msg, record.args = f"{text} (repeated {dropped} times since)", ()
         return True
 
     def forget(self) -> None:
-        """Let every warning be said again at once."""
+        """Forget which warnings were logged, so each is logged again."""
         with self._lock:
             self._seen.clear()
 
@@ -134,10 +136,10 @@ _not_repeated: Final = NotRepeated()
 def get_logger(name: str) -> logging.Logger:
     """The logger ``iccache.<name>``; silencing ``iccache`` silences all of them."""
     found = logging.getLogger(f"iccache.{name}")
-    found.addFilter(_not_repeated)  # adding it twice does nothing
+    found.addFilter(_not_repeated)  # idempotent
     return found
 
 
 def forget_warnings() -> None:
-    """Let every warning be said again at once, as in a process that has just begun."""
+    """Forget which warnings were logged, as in a new process."""
     _not_repeated.forget()

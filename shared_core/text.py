@@ -1,4 +1,4 @@
-"""Texts as identity: what two texts must have in common to count as the same, and hashes of values."""
+"""Normal forms of texts, to compare them, and hashes of values."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ LINE_END: Final = re.compile(r"\r\n?|\n")
 
 
 def fold(text: str) -> str:
-    """NFC, runs of white space as one space, ends trimmed; case kept."""
+    """`text` in NFC, with runs of white space as one space and trimmed ends; case is kept."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def same_text(text: str) -> str:
-    """What two texts must have in common to be the same request: NFC, and white space only where it may say something.
+    """The normal form in which two requests are compared: NFC, without insignificant white space.
 
-    A text of one line is folded. In a text of several lines, indentation and spacing may be code or a table: there
-    only line ends, trailing space and empty lines around the text are evened out (docs/decisions/0019-exact-cache.md).
+    A text of one line is folded. In a text of several lines, indentation and spacing may be code or a table, so only
+    line ends, trailing space and empty lines around the text are normalised (docs/decisions/0019-exact-cache.md).
     """
     if "\n" not in text and "\r" not in text:
         return fold(text)

@@ -1,7 +1,7 @@
-"""What travels on the request path. All are frozen; none knows a framework, a store or a model.
+"""The values of the request path. All are frozen and independent of frameworks, stores and models.
 
-Similarity is a cosine in [-1, 1]; quality, utility and reward lie in [0, 1]. Times are seconds since the epoch,
-as the injected clock gives them. Texts are plain text.
+Similarity is a cosine in [-1, 1]; quality, utility and reward are in [0, 1]. Times are seconds since the epoch, from
+the injected clock. Texts are plain text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Style: TypeAlias = Literal["chat", "paper"]
 
 DEFAULT_SCOPE: Final = "default"
 EXACT: Final = "exact"  # the arm of decisions that served a stored answer
-UNROUTED: Final = "unrouted"  # the arm of decisions that choose examples and no model
+UNROUTED: Final = "unrouted"  # the arm of decisions that choose examples but no model
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,10 @@ class Message:
     """One turn of a conversation, normalised.
 
     Attributes:
-        role: Who speaks.
+        role: The speaker.
         text: The plain text of the turn.
-        extra: Canonical JSON of whatever else identifies the turn (tool calls, images, speaker name), or a mark that
-            no turn of a conversation has; empty for plain text. Message ids, token usage and response metadata never
-            enter it.
+        extra: Canonical JSON of what else identifies the turn (tool calls, images, speaker name), or any other text
+            that distinguishes it; empty for plain text. It never holds message ids, token usage or response metadata.
     """
 
     role: Role
@@ -41,28 +40,28 @@ class Message:
 
     @property
     def is_text(self) -> bool:
-        """True if the turn holds nothing but its text; who speaks does not count."""
+        """True if the turn holds only text, and maybe the speaker's name."""
         if not self.extra:
             return True
         try:
             return set(json.loads(self.extra)) <= {"name"}
-        except (ValueError, TypeError, RecursionError):  # a mark may be any text
+        except (ValueError, TypeError, RecursionError):  # not JSON
             return False
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked, as every part of IC-Cache sees it.
+    """A user's request, in the form that every part of IC-Cache uses.
 
     Attributes:
         messages: The whole conversation.
-        query: The text that is embedded and compared; empty means that the request bypasses.
-        scope: Whose request it is. A part of every key and a hard partition of every index, never text.
-        task: What kind of answer is expected; partitions a scope.
+        query: The text that is embedded and compared; an empty query gets no examples.
+        scope: The tenant. Part of every key and a hard partition of every index; never part of a text.
+        task: The kind of answer expected; partitions a scope.
         fingerprint: Canonical text of what else identifies the call: model parameters, tools, response format.
         store: False keeps the request and its answer out of every store.
-        condensed: True if `query` stands for the earlier turns as well, so that a later turn may be admitted.
-        examples_allowed: False where examples must not be added (the last turn is a tool result, say).
+        condensed: True if `query` covers the earlier turns as well, so a later turn may become an example.
+        examples_allowed: False if examples must not be added, e.g. if the last turn is a tool result.
     """
 
     messages: tuple[Message, ...]
@@ -76,7 +75,7 @@ class Request:
 
     @property
     def exact_key(self) -> str:
-        """SHA-256 of scope, conversation (as `same_text` has it, case kept) and fingerprint."""
+        """SHA-256 of scope, conversation (in the form of `same_text`) and fingerprint."""
         turns = [[m.role, same_text(m.text), m.extra] for m in self.messages]
         return digest([self.scope, turns, self.fingerprint])
 
@@ -88,7 +87,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class ScoredExample:
-    """An example as it was chosen for one request."""
+    """An example that was chosen for a request."""
 
     id: str
     similarity: float
@@ -99,12 +98,12 @@ class ScoredExample:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The examples chosen for one request, and how they were chosen.
+    """The examples chosen for a request, and how they were chosen.
 
     Attributes:
-        by_arm: For each arm that is shown examples at most `max_examples`, the most useful first, within its budget.
-        considered: How many candidates stage 1 returned.
-        threshold: The similarity that a candidate needed.
+        by_arm: For each arm that uses examples, at most `max_examples` within its budget, the most useful first.
+        considered: Number of candidates from stage 1.
+        threshold: The required similarity.
         vector: The request's unit embedding of shape (dimension,), or None if it was not embedded.
     """
 
@@ -114,7 +113,7 @@ class Selection:
     vector: Vector | None = field(default=None, compare=False, repr=False)
 
     def for_arm(self, arm: str) -> tuple[ScoredExample, ...]:
-        """The examples for one arm; empty for an arm that is shown none."""
+        """The examples for one arm; empty for an arm without examples."""
         return self.by_arm.get(arm, ())
 
 
@@ -123,11 +122,11 @@ class Arm:
     """A candidate model.
 
     Attributes:
-        name: How decisions, costs and posteriors name it.
-        cost: Relative cost of one request, 1.0 for the reference arm by convention; at least 0.
-        uses_examples: Whether it is shown examples. The paper's large model answers without.
-        style: How examples are rendered for it.
-        example_tokens: Estimated tokens of all its examples together; None for the engine's own setting.
+        name: Its name in decisions, costs and posteriors.
+        cost: Relative cost of one request, at least 0; 1.0 for the reference arm by convention.
+        uses_examples: True if it gets examples. The paper's large model answers without.
+        style: How its examples are rendered.
+        example_tokens: Budget of all its examples together, in estimated tokens; None for the engine's setting.
     """
 
     name: str
@@ -139,8 +138,8 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class ArmScore:
-    """How one arm stood in one decision: posterior mean and standard deviation of its reward, the Thompson sample,
-    its cost, whether the quality guard let it in, and the score that was compared."""
+    """The evaluation of one arm in one decision: posterior mean and standard deviation of its reward, Thompson sample,
+    cost, whether it passed the quality guard, and the score that was compared."""
 
     arm: str
     mean: float
@@ -157,12 +156,12 @@ class Route:
 
     Attributes:
         arm: The chosen arm.
-        scores: Every arm's standing.
+        scores: The evaluation of every arm.
         propensity: Probability in (0, 1] that this arm was chosen, exploration included.
-        explored: True if the exploration share chose it, guard aside.
+        explored: True if the exploration share chose it, regardless of the guard.
         reason: One sentence.
-        features: The chosen arm's context vector, what the learner needs; empty on a fallback.
-        version: The checkpoint version whose posterior was used.
+        features: The chosen arm's context vector, for the learner; empty on a fallback.
+        version: The checkpoint version of the posterior.
     """
 
     arm: str
@@ -176,13 +175,13 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Insertion:
-    """Where the examples go in the caller's own list of messages.
+    """Where the examples go in the caller's list of messages.
 
     Attributes:
         index: Position in the original conversation before which `turns` are inserted.
         turns: User and assistant turns, rendered and fenced.
-        rewrite: New text of the last user turn (the paper's single prompt), or None to leave it.
-        examples: What is shown by either, the most useful first.
+        rewrite: New text of the last user turn (the paper's single prompt); None keeps it.
+        examples: The examples in `turns` or `rewrite`, the most useful first.
     """
 
     index: int = 0
@@ -193,7 +192,7 @@ class Insertion:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Everything that was decided for one request. It explains itself: see `provenance`."""
+    """The decision about one request, which `provenance` explains."""
 
     id: str
     request: Request
@@ -210,11 +209,11 @@ class Decision:
 
     @property
     def given(self) -> tuple[ScoredExample, ...]:
-        """The examples that the chosen arm is shown; empty where it is shown none."""
+        """The examples in the chosen arm's prompt; may be empty."""
         return self.insertion.examples
 
     def provenance(self) -> dict[str, object]:
-        """What the user sees as ``response_metadata["iccache"]``: plain JSON values, no texts."""
+        """The content of ``response_metadata["iccache"]``: plain JSON values, no texts."""
         return {
             "decision_id": self.id,
             "tier": "fallback" if self.fallback else "model",
@@ -246,17 +245,17 @@ class Outcome:
 
     Attributes:
         answer: The full text.
-        finished: True only if the model ended by itself (not cut, filtered, cancelled or failed).
-        broken_off: True if the caller left or the connection broke. Then half an answer says nothing about the model,
-            and the reward function does not see it.
+        finished: True only if the answer is complete (not truncated, filtered, cancelled or failed).
+        broken_off: True if the caller stopped reading or the connection broke. The reward function does not see such an
+            answer, because it says nothing about the model.
         tool_calls: True if the answer calls tools.
         writer: Name of the model that wrote it.
         payload: The adapter's JSON of the whole response for the exact tier; None keeps it out of that tier.
-        prompt_tokens: As the model counted them; 0 if it did not say.
-        completion_tokens: As the model counted them; 0 if it did not say.
-        seconds: From asking the arm to the end of its answer; 0 if nobody measured it.
-        first_token: Seconds from asking to the first piece that said something; None where nothing was streamed.
-        error: Type of the exception with which the call failed; empty if it did not.
+        prompt_tokens: As the provider counted them; 0 if unknown.
+        completion_tokens: As the provider counted them; 0 if unknown.
+        seconds: From the start of the arm's call to the end of its answer; 0 if not measured.
+        first_token: Seconds from the start of the call to the first content; None if not streamed.
+        error: Type of the exception if the call failed; else empty.
     """
 
     answer: str

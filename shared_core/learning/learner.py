@@ -120,7 +120,7 @@ class Learner:
         checkpoint = self._known = newest_checkpoint(self._store)
         round_, ignored = resume(checkpoint, self._reference, self._settings.quality_target)
         if ignored:
-            log.warning("ignored %d unusable entries of checkpoint %d", ignored, checkpoint.version)
+            log.warning("IC-Cache ignored %d unusable entries of checkpoint %d", ignored, checkpoint.version)
         offset, consumed = checkpoint.offset, 0
         while consumed < BATCH and (entries := self._store.feedback(offset, min(PIECE, BATCH - consumed))):
             self._fold(round_, [feedback for _, feedback in entries])

@@ -107,7 +107,7 @@ class Replica(Pool):
             try:
                 return self._follow()
             except FeedWasTrimmed as error:
-                log.info("reloading the examples: %s", error)
+                log.info("IC-Cache reloads its examples: %s", error)
                 self._reload()
                 return 0
 
@@ -156,7 +156,7 @@ class Replica(Pool):
                 self.warm(scope)
             except Exception as error:  # noqa: BLE001 - counted; the next request for this scope tries again
                 self._counters.count("pool.load_failed")
-                log.warning("could not load the examples of scope %r: %s: %s", scope, type(error).__name__, error)
+                log.warning("IC-Cache could not load scope %r: %s: %s", scope, type(error).__name__, error)
             with self._wanted_lock:
                 del self._wanted[scope]
                 scope = next(iter(self._wanted), None)
@@ -255,4 +255,6 @@ class Replica(Pool):
     def _count_unusable(self, skipped: int) -> None:
         if skipped:
             self._counters.count("pool.unusable", skipped)
-            log.warning("skipped %d examples whose vectors are not unit vectors of their scope's dimension", skipped)
+            log.warning(
+                "IC-Cache skipped %d examples whose vectors are not unit vectors of their scope's dimension", skipped
+            )

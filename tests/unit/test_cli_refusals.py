@@ -60,18 +60,22 @@ def test_an_outage_of_the_store_ends_no_loop_and_is_told_once(capsys):
 @pytest.mark.parametrize(
     ("variables", "text", "complaint"),
     [
-        ({"ICCACHE_MAX_EXAMPLES": "many"}, "", "ICCACHE_MAX_EXAMPLES is 'many'; it takes a whole number from 0 to 50"),
-        ({"iccache_explore": "2"}, "", "iccache_explore is '2'; it takes a number from 0 to 1"),
-        ({"ICCACHE_DEADLINE": "0"}, "", "ICCACHE_DEADLINE is '0'; it takes a number above 0"),
-        ({}, "max_examples = 'many'", "iccache.toml: max_examples is 'many'; it takes a whole number from 0 to 50"),
-        ({}, "max_exmples = 3", "iccache.toml: max_exmples is no setting; did you mean max_examples?"),
-        ({}, "[tool]\nx = 3", "iccache.toml: tool is no setting; docs/settings.md lists all"),
+        (
+            {"ICCACHE_MAX_EXAMPLES": "many"},
+            "",
+            "ICCACHE_MAX_EXAMPLES is 'many'; it must be a whole number from 0 to 50",
+        ),
+        ({"iccache_explore": "2"}, "", "iccache_explore is '2'; it must be a number from 0 to 1"),
+        ({"ICCACHE_DEADLINE": "0"}, "", "ICCACHE_DEADLINE is '0'; it must be a number above 0"),
+        ({}, "max_examples = 'many'", "iccache.toml: max_examples is 'many'; it must be a whole number from 0 to 50"),
+        ({}, "max_exmples = 3", "iccache.toml: max_exmples is not a setting; did you mean max_examples?"),
+        ({}, "[tool]\nx = 3", "iccache.toml: tool is not a setting; docs/settings.md lists all"),
         ({}, "max_examples = = 3", "iccache.toml is not TOML: Invalid value (at line 1, column 16)"),
         ({}, b"\xff", "iccache.toml is not TOML"),
         (
             {"ICCACHE_SEED": "x"},
             "explore = 3",
-            "iccache.toml: explore is 3; it takes a number from 0 to 1; ICCACHE_SEED is 'x'; it takes a whole number",
+            "iccache.toml: explore is 3; it must be a number from 0 to 1; ICCACHE_SEED is 'x'; it must be a whole number",
         ),
     ],
 )

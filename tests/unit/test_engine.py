@@ -394,7 +394,7 @@ def test_another_embedder_than_the_pools_is_refused_and_both_are_named(build, tm
 def test_misuse_is_refused_at_construction(build):
     with pytest.raises(ConfigurationError, match="reference"):
         build(reference="huge")
-    with pytest.raises(ConfigurationError, match="names"):
+    with pytest.raises(ConfigurationError, match="share a name"):
         build(arms=(ARMS[0], ARMS[0]))
     with pytest.raises(ConfigurationError, match=r"\[0, 1\]"):
         build().feedback("x", 5)
@@ -514,5 +514,5 @@ def test_a_forked_child_on_sqlite_falls_back_and_says_what_to_do(build, tmp_path
     engine.add_examples([("alpha beta", "1")], scope="default", task="t")
     said = in_a_child(lambda: engine.decide(ask("alpha"), "d").route)
     assert "arm='large'" in said
-    assert "make the engine in the child" in said
+    assert "create the engine in the child" in said
     assert engine.decide(ask("alpha"), "e").selection.for_arm("small")

@@ -33,7 +33,7 @@ def embed_words(texts):
         ({"costs": {"small": 0.1}}, "takes no costs"),
         ({"reward": len}, "takes no reward"),
         ({"background": False}, "takes no background"),
-        ({"deadline": -1.0}, "deadline is -1.0; it takes a number above 0"),
+        ({"deadline": -1.0}, "deadline is -1.0; it must be a number above 0"),
         ({"task": ""}, "task must be a string that is not empty"),
         ({"strict_scope": True, "scope": "a"}, "scope= has no effect with strict_scope=True; pass only one"),
     ],

@@ -53,7 +53,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_variable_that_cannot_be_used_is_named(build, monkeypatch):
     monkeypatch.setenv("ICCACHE_MAX_EXAMPLES", "many")
     with pytest.raises(
-        ConfigurationError, match="^ICCACHE_MAX_EXAMPLES is 'many'; it takes a whole number from 0 to 50$"
+        ConfigurationError, match="^ICCACHE_MAX_EXAMPLES is 'many'; it must be a whole number from 0 to 50$"
     ):
         build()
 
@@ -67,9 +67,9 @@ def test_a_file_that_cannot_be_used_is_named(build, folder):
 
 def test_what_code_gives_is_not_blamed_on_variable_or_file(monkeypatch):
     monkeypatch.setenv("ICCACHE_DEADLINE", "1")
-    with pytest.raises(ConfigurationError, match="^deadline is -1; it takes a number above 0$"):
+    with pytest.raises(ConfigurationError, match="^deadline is -1; it must be a number above 0$"):
         chat_model(deadline=-1)
-    with pytest.raises(ConfigurationError, match=r"^deadlin is no setting; did you mean deadline\?$"):
+    with pytest.raises(ConfigurationError, match=r"^deadlin is not a setting; did you mean deadline\?$"):
         ICCachePostprocessor("memory://", embedder=Words(), settings={"deadlin": 1})
 
 

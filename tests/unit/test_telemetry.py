@@ -81,7 +81,7 @@ def test_the_same_warning_is_not_said_twice_a_second_and_then_says_how_often_it_
     now[0] += 0.6
     again = record("down")
     assert quiet.filter(again)
-    assert again.getMessage() == "down (2 times more in the meantime)"
+    assert again.getMessage() == "down (repeated 2 times since)"
     now[0] += 1.0
     once_more = record("down")
     assert quiet.filter(once_more)
