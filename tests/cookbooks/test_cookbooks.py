@@ -40,6 +40,13 @@ def imported(source):
             yield node.module
 
 
+def modules_of(notebook):
+    sources = [
+        cell.source.removeprefix("%%writefile worker.py\n") for cell in notebook.cells if cell.cell_type == "code"
+    ]
+    return {module for source in sources for module in imported(source)}
+
+
 @pytest.fixture(params=NAMES)
 def notebook(request):
     return run.read(run.HERE / request.param)
@@ -71,12 +78,22 @@ def test_says_what_to_change_for_real_servers(notebook):
 
 
 def test_imports_the_adapters_and_never_the_core(notebook):
-    sources = [
-        cell.source.removeprefix("%%writefile worker.py\n") for cell in notebook.cells if cell.cell_type == "code"
-    ]
-    modules = {module.split(".")[0] for source in sources for module in imported(source)}
+    modules = {module.split(".")[0] for module in modules_of(notebook)}
     assert modules & {"iccache_langchain", "iccache_llamaindex"}
     assert "shared_core" not in modules
+
+
+def test_names_the_packages_that_no_extra_brings(notebook):
+    packages = {
+        "langchain_openai": "langchain-openai",
+        "llama_index.embeddings.huggingface": "llama-index-embeddings-huggingface",
+        "llama_index.llms.openai_like": "llama-index-llms-openai-like",
+        "matplotlib.pyplot": "matplotlib",
+    }
+    (needs,) = [line for line in notebook.cells[0].source.replace("\\\n", "").splitlines() if "pip install" in line]
+    imported_here = {packages[module] for module in modules_of(notebook) & packages.keys()}
+    assert imported_here
+    assert imported_here <= set(needs.split())
 
 
 @pytest.mark.parametrize(
