@@ -2,55 +2,79 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 from uuid import uuid4
 
-from shared_core.assembly import RESERVED
+from typer import Option
+
+from shared_core.cli.output import warn, write, write_json
 from shared_core.errors import ConfigurationError
-from shared_core.learning.learner import Learner
-from shared_core.learning.round import resume
-from shared_core.settings import read_settings
-from shared_core.store import open_store
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from shared_core.learning.learner import LearnReport
+    from shared_core.learning.learner import Learner, LearnReport
     from shared_core.store.protocol import Store
 
 LONGEST_PAUSE: Final = 86_400.0  # seconds
 LOOK: Final = 250  # log entries that are looked through at once for the reference
-NO_ARMS: Final = RESERVED | {""}  # what stands for an arm where no model was chosen
 
 
-def run(url: str, *, reference: str, once: bool, every: float | None, as_json: bool) -> None:
-    """Learn until the log is drained, once or again and again until SIGINT or SIGTERM.
+def learn(
+    store: Annotated[str, Option(metavar="URL", help="The pool: `sqlite:///file.db`, `redis://host:port/db`, …")],
+    reference: Annotated[str, Option(metavar="ARM", help="Name of the reference arm, as your chat model has it.")],
+    once: Annotated[bool, Option("--once", help="One round, then stop (for cron). This is the default.")] = False,
+    every: Annotated[float | None, Option(metavar="SECONDS", help="Keep going, with pauses of this length.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object for each round.")] = False,
+) -> None:
+    """Learn from the feedback that your services log, and publish what was learned.
 
-    Again and again, an outage of the store ends nothing: one line on stderr says that it began.
+    You need it only where your services do not learn by themselves (`background=False`), or to keep that work off
+    their machines. Any number of learners may run: one at a time holds the lease. A learner that is killed loses
+    nothing and counts nothing twice.
 
-    Args:
-        url: Names the store.
-        reference: Name of the reference arm.
-        once: One round; must not come with `every`.
-        every: Seconds between rounds, above 0 and at most `LONGEST_PAUSE`; None for one round.
-        as_json: A report is one JSON object.
+    The setting `quality_target` says when an answer of another arm counts as good. It comes from
+    ICCACHE_QUALITY_TARGET or iccache.toml in this folder, and must be the one of your services.
+
+    For example, once a minute until you stop it:
+
+        iccache learn --store redis://localhost:6379/0 --reference large --every 60
+    """
+    _check(store, reference, once=once, every=every)
+    from shared_core.learning.learner import Learner
+    from shared_core.settings import read_settings
+    from shared_core.store import open_store
+
+    settings = read_settings()
+    opened = open_store(store, settings=settings)
+    try:
+        owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex}"
+        learner = Learner(opened, reference, settings, clock=time.time, owner=owner)
+        if every is None:
+            is_known(opened, reference)
+            _show(learner.run_until_drained(), as_json=as_json)
+        else:
+            stop = threading.Event()
+            _stop_on_signals(stop)
+            _keep_going(learner, lambda: is_known(opened, reference), every, stop, as_json=as_json)
+    finally:
+        opened.close()
+
+
+def _check(url: str, reference: str, *, once: bool, every: float | None) -> None:
+    """Refuse options that contradict each other or cannot be used.
 
     Raises:
-        ConfigurationError: The options contradict each other, `url` names no store that is there and outlives this
-            process, or no decision that was rated names the reference.
-        StoreIsUnusable: The store cannot be opened.
-        OSError: The store cannot be reached at the start.
+        ConfigurationError: See above. A SQLite file must exist: to open it would create it, and hide a mistyped path.
     """
     if once and every is not None:
         raise ConfigurationError("--once and --every contradict each other; give one of them")
@@ -64,21 +88,9 @@ def run(url: str, *, reference: str, once: bool, every: float | None, as_json: b
         )
     if not reference.strip():
         raise ConfigurationError("--reference is empty; give the name of the reference arm, as your chat model has it")
-    _require_file(url)
-    settings = read_settings()
-    store = open_store(url, settings=settings)
-    try:
-        owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex}"
-        learner = Learner(store, reference, settings, clock=time.time, owner=owner)
-        if every is None:
-            is_known(store, reference)
-            _tell(learner.run_until_drained(), as_json=as_json)
-        else:
-            stop = threading.Event()
-            _stop_on_signals(stop)
-            _keep_going(learner, lambda: is_known(store, reference), every, stop, as_json=as_json)
-    finally:
-        store.close()
+    file = url.removeprefix("sqlite:///")
+    if file not in (url, "", ":memory:") and not Path(file).exists():
+        raise ConfigurationError(f"{url} does not exist; name the file that your services write to")
 
 
 def is_known(store: Store, reference: str) -> bool:
@@ -89,6 +101,9 @@ def is_known(store: Store, reference: str) -> bool:
     Raises:
         ConfigurationError: It names arms, and the reference is not among them.
     """
+    from shared_core.assembly import RESERVED
+    from shared_core.learning.round import resume
+
     checkpoint = store.checkpoint()
     arms = set(resume(checkpoint, reference, 0.0)[0].rewards)
     offset = checkpoint.offset
@@ -96,20 +111,13 @@ def is_known(store: Store, reference: str) -> bool:
         decisions = store.decisions(list({feedback.decision_id for _, feedback in log}))
         arms.update(decision.arm for decision in decisions.values())
         offset = log[-1][0]
-    named = sorted(arms - NO_ARMS)
+    named = sorted(arms - RESERVED - {""})
     if named and reference not in arms:
         raise ConfigurationError(
             f"--reference {reference!r} is no arm of {store.label}, whose feedback is on {', '.join(map(repr, named))}; "
             "name the reference as your chat model has it. If that is its name, rate some of its answers first"
         )
     return bool(named)
-
-
-def _require_file(url: str) -> None:
-    """Refuse a SQLite file that is not there: opening it would make it, and hide that the path is mistyped."""
-    name = url.removeprefix("sqlite:///")
-    if name not in (url, "", ":memory:") and not Path(name).exists():
-        raise ConfigurationError(f"{url} does not exist; name the file that your services write to")
 
 
 def _keep_going(
@@ -122,11 +130,11 @@ def _keep_going(
             report = learner.run_until_drained()
         except (OSError, sqlite3.Error) as error:
             if not is_out:
-                _warn(f"the store fails, tried again every {every:g} s: {error}")
+                warn(f"the store fails, tried again every {every:g} s: {error}")
             is_out = True
         else:
             is_out = False
-            _tell(report, as_json=as_json)
+            _show(report, as_json=as_json)
         if stop.wait(every):
             return
 
@@ -139,20 +147,15 @@ def _stop_on_signals(stop: threading.Event) -> None:
         signal.signal(number, handler)
 
 
-def _tell(report: LearnReport, *, as_json: bool) -> None:
-    """One line a round, at once: services read it from a pipe."""
+def _show(report: LearnReport, *, as_json: bool) -> None:
+    """One line a round."""
     if as_json:
-        line = json.dumps(asdict(report))
-    elif report.published:
+        write_json(asdict(report))
+        return
+    if report.published:
         line = f"learned from {report.consumed} rewards, published version {report.version}"
         line += f"; {report.orphans} belonged to decisions that are gone" if report.orphans else ""
         line += f"; {report.unusable} were unusable" if report.unusable else ""
     else:
         line = "nothing to learn (no new feedback, or another learner is at work)"
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def _warn(message: str) -> None:
-    sys.stderr.write(f"iccache: {' '.join(message.split())}\n")
-    sys.stderr.flush()
+    write(line)

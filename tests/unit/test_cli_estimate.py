@@ -12,7 +12,7 @@ from rich.console import Console
 
 from shared_core import cli
 from shared_core.cli import neighbours
-from shared_core.cli.estimate import picture
+from shared_core.cli.estimate_report import picture
 from shared_core.cli.neighbours import estimated, nearest_earlier, repeats
 
 
