@@ -1,9 +1,9 @@
-"""What every framework adapter needs, and no framework knows: an adapter only translates.
+"""The framework-independent part of the adapters; an adapter itself only translates.
 
-`context` says whose call it is, `requests` makes the `Request`, `parameters` says what binds an answer, `routing` goes
-with a call from its decision to its answer, `attempt` is one arm that is asked, `provenance` reads who gave an answer
-and how it ended, `options` reads constructors' arguments, `factory` builds the engine of them, `lifecycle` is what
-surfaces offer of it, `threads` keeps event loops free.
+`context` holds a call's scope and task, `requests` builds the `Request`, `parameters` reads the form of the answer,
+`routing` takes a call from its decision to its answer, `attempt` is one call of an arm, `provenance` reads an answer's
+model and finish reason, `options` reads constructor arguments, `factory` builds the engine, `lifecycle` has the methods
+that surfaces share, `threads` keeps work off event loops.
 """
 
 from shared_core.adapters.context import KEYS, Context, current_context, iccache_context

@@ -1,7 +1,7 @@
-"""Whose call this is, what kind of answer it wants, and whether it may be kept.
+"""The context of a call: its scope, its task, and whether its answer may be stored.
 
-Precedence: what the call itself says, then `iccache_context`, then the adapter's own default. All are read once, when
-the Request is built.
+Precedence: the call's own values, then `iccache_context`, then the surface's defaults. All are read once, when the
+`Request` is built.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ KEYS: Final = frozenset({SCOPE, TASK, NO_STORE})
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a call says about itself. None leaves the question to whoever is asked next.
+    """Scope, task and storage option of a call. None leaves a value to the context of lower precedence.
 
     Attributes:
-        scope: Whose request it is.
-        task: What kind of answer is expected.
-        no_store: True keeps request and answer out of every store. Nobody further out can take it back.
+        scope: The tenant.
+        task: The kind of answer expected.
+        no_store: True keeps request and answer out of every store. An outer context cannot revoke it.
     """
 
     scope: str | None = None
@@ -37,7 +37,7 @@ class Context:
     def __post_init__(self) -> None:
         for name, value in (("scope", self.scope), ("task", self.task)):
             if value is not None and not (isinstance(value, str) and value):
-                raise ConfigurationError(f"{name} must be a string that is not empty; got {value!r}")
+                raise ConfigurationError(f"{name} must be a non-empty string; got {value!r}")
         if not isinstance(self.no_store, bool):
             raise ConfigurationError(f"no_store must be True or False; got {self.no_store!r}")
 
@@ -46,20 +46,20 @@ class Context:
         """From the entries ``iccache_scope``, ``iccache_task`` and ``iccache_no_store`` of a mapping.
 
         Raises:
-            ConfigurationError: An entry is there and has no usable value. None is refused too: a tenant's id that is
-                unexpectedly None must not lead to the scope that everybody shares.
+            ConfigurationError: An entry has an invalid value. None is refused, too: a tenant id that is None by mistake
+                must not lead to the default scope, which everybody shares.
         """
         for key in (SCOPE, TASK):
             if key in values and values[key] is None:
-                raise ConfigurationError(f"{key} is None; give a string that is not empty, or leave {key} out")
+                raise ConfigurationError(f"{key} is None; pass a non-empty string, or leave {key} out")
         return cls(values.get(SCOPE), values.get(TASK), values.get(NO_STORE, False))  # type: ignore[arg-type]  # checked
 
     def over(self, other: Context) -> Context:
-        """This context, completed by `other` where it says nothing."""
+        """This context, with missing values taken from `other`."""
         return Context(self.scope or other.scope, self.task or other.task, self.no_store or other.no_store)
 
     def entries(self) -> dict[str, object]:
-        """The mapping that `read` reads; what is not said is left out."""
+        """The mapping that `read` accepts, without missing values."""
         values = {SCOPE: self.scope, TASK: self.task, NO_STORE: self.no_store or None}
         return {key: value for key, value in values.items() if value is not None}
 
@@ -70,14 +70,14 @@ _current: ContextVar[Context] = ContextVar("iccache_context", default=_EMPTY)
 
 @contextmanager
 def iccache_context(*, scope: str | None = None, task: str | None = None, no_store: bool = False) -> Iterator[None]:
-    """Every IC-Cache call made inside belongs to this scope and task, unless it says otherwise itself.
+    """Set scope and task for the IC-Cache calls inside the block that do not set their own.
 
-    Holds for threads and tasks that copy the context (LangChain's batch, async and LangGraph nodes do). A chain's
-    stream runs where it is consumed, not where it was made: name its scope in the call instead.
+    Includes threads and tasks that copy the context (LangChain's batch, async and LangGraph nodes do). A chain's stream
+    runs where it is read, not where it was created: pass its scope with the call instead.
 
     Args:
-        scope: Whose requests these are; None leaves the scope as it is outside.
-        task: What kind of answer is expected; None leaves the task as it is outside.
+        scope: The tenant; None keeps the outer scope.
+        task: The kind of answer expected; None keeps the outer task.
         no_store: True keeps requests and answers out of every store.
 
     Raises:
@@ -91,5 +91,5 @@ def iccache_context(*, scope: str | None = None, task: str | None = None, no_sto
 
 
 def current_context() -> Context:
-    """What the innermost `iccache_context` says."""
+    """The context of the enclosing `iccache_context` blocks."""
     return _current.get()

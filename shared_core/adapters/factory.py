@@ -1,4 +1,4 @@
-"""Builds the engine of a routing surface from what the user gave, and refuses what contradicts itself."""
+"""Builds the engine of a surface from the user's arguments, and refuses contradictions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ DEFAULT_STORE: Final = "sqlite:///iccache.db"
 
 
 def routing_engine(names: Sequence[str], reference: str, given: Given) -> Engine:
-    """The given engine, if it routes between these arms; else a new one.
+    """The given engine if it routes between these arms; a new one if none is given.
 
     Raises:
-        ConfigurationError: The arguments contradict each other, or the engine was built for something else.
+        ConfigurationError: The arguments contradict each other, or the given engine has other arms.
         StoreIsUnusable, EmbedderDiffers, ExtraIsMissing: See `EngineOptions`.
     """
     options = dict(given.engine)
@@ -38,10 +38,10 @@ def routing_engine(names: Sequence[str], reference: str, given: Given) -> Engine
 
 
 def example_engine(store: Store | str | None, given: Given) -> Engine:
-    """The given engine, else a new one for a surface that chooses examples and no model.
+    """The given engine, or a new one for a surface that chooses examples but no model.
 
     Raises:
-        ConfigurationError: An engine is given together with what it has already.
+        ConfigurationError: An engine is given together with arguments that it has already.
         StoreIsUnusable, EmbedderDiffers, ExtraIsMissing: See `EngineOptions`.
     """
     options = dict(given.engine)
@@ -54,13 +54,13 @@ def example_engine(store: Store | str | None, given: Given) -> Engine:
 
 
 def ready_embedder(given: object | None) -> Embedder:
-    """What the user gave as an embedder; for None all-MiniLM-L6-v2, once in a process. Models are loaded, in seconds.
+    """The user's embedder with its model loaded; for None all-MiniLM-L6-v2, loaded once per process. Takes seconds.
 
-    So the first request is answered in time, a wrong name is told at once, and what a short script leaves behind can
-    still be embedded when it ends (docs/decisions/0015-the-end.md).
+    Loading early answers the first request in time, reports a wrong model name at construction, and lets a short script
+    embed its last answers at exit (docs/decisions/0015-the-end.md).
 
     Raises:
-        ConfigurationError: It is no embedder, or cannot be loaded.
+        ConfigurationError: It is not an embedder, or cannot be loaded.
         ExtraIsMissing: sentence-transformers is needed and not installed.
     """
     embedder = _default() if given is None else as_embedder(given)
@@ -75,7 +75,7 @@ def _default() -> Embedder:
 
 
 def check_arms(names: Sequence[str], reference: str) -> None:
-    """Refuse what cannot be routed.
+    """Check that these arms can be routed.
 
     Raises:
         ConfigurationError: Fewer than two arms, or an unknown reference.
@@ -93,11 +93,10 @@ def core_arms(
     styles: Mapping[str, Style] | None,
     budgets: Mapping[str, int] | None,
 ) -> list[Arm]:
-    """The arms as the engine knows them: the reference costs 1.0 unless said otherwise, and is shown no examples.
+    """The engine's arms. The reference gets no examples, and costs 1.0 by default.
 
     Raises:
-        ConfigurationError: A cost is missing or not a finite number, a style or budget cannot be used, or an unknown arm
-            is named.
+        ConfigurationError: An arm is unknown, a cost is missing or not finite, or a style or budget is invalid.
     """
     for argument, mapping in (("costs", costs), ("styles", styles), ("example_budgets", budgets)):
         _check_names(argument, mapping, names)
@@ -114,10 +113,10 @@ def core_arms(
 
 def _check_names(argument: str, mapping: object, names: Sequence[str]) -> None:
     if not isinstance(mapping, Mapping | None):
-        raise ConfigurationError(f"{argument} is {mapping!r}; give a mapping from the names of arms")
+        raise ConfigurationError(f"{argument} is {mapping!r}; pass a mapping from names of arms")
     unknown = sorted((mapping or {}).keys() - set(names))
     if unknown:
-        raise ConfigurationError(f"{argument} names {unknown}, which are not among the arms {list(names)}")
+        raise ConfigurationError(f"{argument} has the unknown arms {unknown}; the arms are {list(names)}")
 
 
 def _check_values(
@@ -126,18 +125,18 @@ def _check_values(
     for name, price in prices.items():
         if not _is_finite(price):
             raise ConfigurationError(
-                f"costs[{name!r}] is {price!r}; give a number, 1.0 being one request to {reference!r}"
+                f"costs[{name!r}] is {price!r}; pass a number, relative to one request to {reference!r} (1.0)"
             )
     for name, style in styles.items():
         if style not in get_args(Style):
-            raise ConfigurationError(f"styles[{name!r}] is {style!r}; give one of {', '.join(get_args(Style))}")
+            raise ConfigurationError(f"styles[{name!r}] is {style!r}; pass one of {', '.join(get_args(Style))}")
     for name, budget in budgets.items():
         if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
-            raise ConfigurationError(f"example_budgets[{name!r}] is {budget!r}; give a number of tokens, at least 0")
+            raise ConfigurationError(f"example_budgets[{name!r}] is {budget!r}; pass a number of tokens, at least 0")
 
 
 def _is_finite(price: object) -> bool:
-    """True for numbers that a sum of costs can hold; True and False are no numbers here."""
+    """True for finite numbers; booleans do not count as numbers."""
     try:
         return isinstance(price, Real) and not isinstance(price, bool) and math.isfinite(price)
     except OverflowError:
@@ -145,7 +144,7 @@ def _is_finite(price: object) -> bool:
 
 
 def check_shared(engine: Engine, names: Sequence[str], given: Mapping[str, object]) -> None:
-    """Refuse an engine that was built for something else.
+    """Check that a shared engine fits the surface.
 
     Raises:
         ConfigurationError: It routes between other arms, or arguments are given that it has already.

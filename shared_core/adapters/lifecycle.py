@@ -1,4 +1,4 @@
-"""What every surface offers of the engine behind it."""
+"""The methods that every surface offers on its engine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from shared_core.telemetry import Counters
 
 
 class EngineOwner:
-    """A surface over an engine, its own or one that it shares.
+    """A surface with an engine, its own or a shared one.
 
-    It has an `engine`, and an `_owns_engine` that is True if `close` is to close it. They are declared for type
-    checkers only: where a surface is a pydantic model, it makes fields of them itself.
+    `_owns_engine` is True if `close` closes the engine. Both attributes are declared for type checkers only, because a
+    surface that is a pydantic model declares them as fields.
     """
 
     if TYPE_CHECKING:
@@ -25,19 +25,19 @@ class EngineOwner:
 
         @property
         def engine(self) -> Engine:
-            """The engine behind it."""
+            """The surface's engine."""
 
     @property
     def counters(self) -> Counters:
-        """What happened, how often, failures included."""
+        """Counters of events and failures."""
         return self.engine.counters
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until every answer and rating so far is stored; False if that takes longer than `timeout` seconds."""
+        """Wait until earlier answers and ratings are stored; False if that takes longer than `timeout` seconds."""
         return self.engine.flush(timeout)
 
     def close(self) -> None:
-        """Store what waits to be stored, and release the store; a shared engine stays open."""
+        """Store pending answers and ratings, and close the engine; a shared engine stays open."""
         if self._owns_engine:
             self.engine.close()
 
@@ -47,17 +47,17 @@ class EngineOwner:
 
 
 class ExampleOwner(EngineOwner):
-    """A surface that takes examples by hand, as (query, answer) pairs."""
+    """A surface to which examples can be added as (query, answer) pairs."""
 
     if TYPE_CHECKING:
 
         @property
         def _requests(self) -> Requests[Any]:
-            """Reads its calls."""
+            """Converts its calls."""
 
     @property
     def _bound_context(self) -> Context:
-        """What is bound to the surface; by default nothing."""
+        """The context that is bound to the surface; empty by default."""
         return Context()
 
     def add_examples(
@@ -70,19 +70,19 @@ class ExampleOwner(EngineOwner):
         source: Source = "import",
         writer: str = "",
     ) -> Sequence[str]:
-        """Put (query, answer) pairs into the pool, durably; returns their ids.
+        """Store (query, answer) pairs as examples, durably; returns their ids.
 
         Args:
-            pairs: Queries and the answers to them.
-            system: The system message that the requests come with. It names the task unless a task is given; where
-                tools or a response format bind the answers, the task depends on them too: name it.
-            scope: Whose examples they are; by default as a call would say.
-            task: What kind of answer they show.
-            source: Where they come from.
+            pairs: Queries and their answers.
+            system: The system message of the requests, which determines the task unless `task` is given. With tools or
+                a response format, the task depends on these as well: pass `task`.
+            scope: The tenant; by default that of a call.
+            task: The kind of answer that they show.
+            source: Their origin.
             writer: The model that wrote the answers.
 
         Raises:
-            ConfigurationError: A text is empty, or a scope must be named and is not.
+            ConfigurationError: A text is empty, or `strict_scope` is set without a scope.
         """
         scope, task = self._requests.place(Context(scope, task).over(self._bound_context), system)
         self.engine.warm(scope)

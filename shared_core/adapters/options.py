@@ -1,6 +1,6 @@
-"""The constructor options that surfaces have in common, typed, described and read once.
+"""The constructor options that surfaces share: typed, documented and read in one place.
 
-A surface takes them as ``**options: Unpack[…]``. None stands for what is not given.
+A surface takes them as ``**options: Unpack[…]``. None has the same effect as leaving an option out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shared_core.values import Style
 
 
 class SettingsOptions(TypedDict, total=False):
-    """Each field of `Settings` as an argument of its own; docs/settings.md says what they do and why."""
+    """Each field of `Settings` as a separate argument; docs/settings.md describes them."""
 
     candidates: int
     max_examples: int
@@ -45,23 +45,23 @@ class SettingsOptions(TypedDict, total=False):
 
 
 class EngineOptions(SettingsOptions, total=False):
-    """What every surface takes, and how its engine is made.
+    """The options of every surface; most of them configure its engine.
 
     Attributes:
         embedder: Turns texts into vectors: a hub id, a folder, a LangChain `Embeddings`, a LlamaIndex `BaseEmbedding`,
             or a callable from a list of texts to rows of numbers. By default all-MiniLM-L6-v2.
-        redact: A function over every text before it is embedded or stored. Where it fails, nothing is stored.
-        settings: Every other knob. Each field of `Settings` may also be given as an argument of its own.
-        engine: Share the engine of another surface. It brings its own store, embedder, redact, reward, settings,
-            costs, styles and example_budgets, which are refused beside it.
-        scope: Whose calls these are where neither the call nor `iccache_context` says so. Examples and answers of
-            different scopes never mix.
-        strict_scope: Refuse calls that name no scope. Excludes `scope`.
-        task: What kind of answer is wanted, where neither the call nor `iccache_context` says so. By default a hash of
-            system message, tools, response format and whatever else binds the answer.
+        redact: A function over every text before it is embedded or stored. If it fails, nothing is stored.
+        settings: Every other option. Each field of `Settings` can also be passed as a separate argument.
+        engine: Share the engine of another surface. It has its own store, embedder, redact, reward, settings, costs,
+            styles and example_budgets, so these cannot be passed with it.
+        scope: The tenant, if neither the call nor `iccache_context` sets one. Examples and answers of different scopes
+            never mix.
+        strict_scope: Refuse calls without a scope. Cannot be combined with `scope`.
+        task: The kind of answer wanted, if neither the call nor `iccache_context` sets it. By default a hash of system
+            message, tools, response format and other parameters that determine the answer's form.
 
     Raises:
-        ConfigurationError: The arguments contradict each other, or one of them is unknown.
+        ConfigurationError: The arguments contradict each other, or one is unknown.
         StoreIsUnusable: The store cannot be opened.
         EmbedderDiffers: The pool was written with another embedder.
         ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
@@ -77,18 +77,18 @@ class EngineOptions(SettingsOptions, total=False):
 
 
 class RoutingOptions(EngineOptions, total=False):
-    """What the surfaces take that choose between models, beside `EngineOptions`.
+    """The options of surfaces that choose between models: those of `EngineOptions`, and these.
 
     Attributes:
-        costs: Cost of a request by arm, relative to the reference (1.0 unless given); required for every other arm.
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; ``sqlite:///iccache.db`` if left
-            out.
-        reward: Scores (request, answer) in [0, 1], or None for no opinion; `request.query` is the text that was asked.
-            Runs off the request path. Where it fails, the answer is kept without a score.
-        styles: How examples are rendered for an arm: ``"chat"`` (default) or ``"paper"``.
-        example_budgets: Estimated tokens of all examples of a prompt together, by arm; by default `example_tokens` of
-            the settings.
-        background: False starts no loops; call ``engine.maintain()`` yourself.
+        costs: Cost of a request by arm, relative to the reference (default 1.0); required for every other arm.
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; by default
+            ``sqlite:///iccache.db``.
+        reward: Scores (request, answer) in [0, 1], or returns None for no opinion; `request.query` is the question's
+            text. Runs off the request path. If it fails, the answer is stored without a score.
+        styles: How examples are rendered, by arm: ``"chat"`` (default) or ``"paper"``.
+        example_budgets: Budget of all examples in a prompt together, in estimated tokens, by arm; by default the
+            setting `example_tokens`.
+        background: False starts no background loops; call ``engine.maintain()`` yourself.
     """
 
     costs: Mapping[str, float] | None
@@ -101,13 +101,13 @@ class RoutingOptions(EngineOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A surface's keyword arguments, by whom they concern.
+    """A surface's keyword arguments, by destination.
 
     Attributes:
-        engine: How its engine is made; what was not given, or is None, is left out.
-        scope: Whose calls these are.
-        strict_scope: Refuse calls that name no scope.
-        task: What kind of answer is wanted.
+        engine: Arguments of the engine; those that are absent or None are left out.
+        scope: The surface's scope.
+        strict_scope: Refuse calls without a scope.
+        task: The surface's task.
         base: Fields of the framework's base class.
     """
 
@@ -121,13 +121,13 @@ class Given:
 def read_options(
     options: Mapping[str, Any], kind: type[EngineOptions], surface: str, fields: Collection[str] = ()
 ) -> Given:
-    """Tell the arguments of a surface apart, and refuse what contradicts itself, before a store is opened.
+    """Split the arguments of a surface, and refuse contradictions before a store is opened.
 
     Args:
         options: The arguments.
-        kind: `EngineOptions` or `RoutingOptions`, whichever the surface takes.
-        surface: Its name, for messages.
-        fields: Fields of the framework's base class, which it takes too.
+        kind: The surface's options: `EngineOptions` or `RoutingOptions`.
+        surface: The surface's name, for messages.
+        fields: Fields of the framework's base class, which are accepted too.
 
     Raises:
         ConfigurationError: An argument is unknown, a setting out of range, or scope and strict_scope are both given.
@@ -147,17 +147,17 @@ def read_options(
 
 
 def with_knobs(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings:
-    """The settings with single knobs on top.
+    """The settings with single values replaced.
 
     Raises:
-        ConfigurationError: A value is out of range, or the environment or iccache.toml cannot be used.
+        ConfigurationError: A value is out of range, or the environment or iccache.toml is invalid.
     """
     given = settings.model_dump(exclude_unset=True) if settings else {}
     return read_settings(**{**given, **knobs})
 
 
 def _check_scope(scope: str | None, task: str | None, *, strict_scope: bool) -> None:
-    """Refuse an empty scope or task, and a scope that would never be used."""
+    """Refuse an empty scope or task, and a scope without effect."""
     Context(scope, task)
     if strict_scope and scope is not None:
         raise ConfigurationError("scope= has no effect with strict_scope=True; pass only one")

@@ -1,4 +1,4 @@
-"""What a call's parameters say: which of them bind its answer to a form, and which call it is."""
+"""Reads a call's parameters: the form of the answer that they demand, and the fingerprint of the call."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from shared_core.text import canonical_json
 
-# Parameters that leave the answer free text in one piece. Whatever is not named here may bind it to a form (tools, a
-# response format, a grammar within `extra_body`), so that an answer given under it is no example for one without.
-# Frameworks' own switches (a time limit, how the answer travels) are theirs to add.
+# Parameters that leave the answer one free text. Every other parameter may determine its form (tools, a response
+# format, a grammar in `extra_body`), so its answers must not become examples for calls without it. Adapters add their
+# framework's parameters for time limits and transport.
 FREE: Final = frozenset(
     {
         "extra_headers", "extra_query", "frequency_penalty", "max_completion_tokens", "max_output_tokens", "max_tokens",
@@ -24,12 +24,12 @@ FREE: Final = frozenset(
 
 
 def form_of(params: Mapping[str, object], stop: Sequence[str] | None = None, *, free: frozenset[str] = FREE) -> str:
-    """Canonical JSON of what binds the answer to a form; empty for free text.
+    """Canonical JSON of the parameters that determine the answer's form; empty for free text.
 
     Args:
         params: The call's parameters.
-        stop: Its stop strings, which bind the answer as well.
-        free: Names of parameters that bind nothing.
+        stop: The stop strings, which belong to the form.
+        free: Names of parameters that leave the answer free text.
     """
     form = {name: plain(value) for name, value in params.items() if name not in free and value not in (None, [], {})}
     if stop:
@@ -43,7 +43,7 @@ def fingerprint_of(params: Mapping[str, object], stop: Sequence[str] | None = No
 
 
 def decision_id(given: UUID | str) -> str:
-    """The decision id behind a run id, or a decision id itself."""
+    """The decision id of a run id, or the given decision id."""
     if isinstance(given, UUID):
         return given.hex
     try:
@@ -53,7 +53,7 @@ def decision_id(given: UUID | str) -> str:
 
 
 def plain(value: object) -> object:
-    """`value` as JSON takes it; classes by name and schema, so that equal calls are equal in every process."""
+    """`value` as JSON; classes become name and schema, which are equal in every process."""
     if isinstance(value, Mapping):
         return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

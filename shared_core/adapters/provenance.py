@@ -1,15 +1,15 @@
-"""Who gave an answer and how it ended, in the words of the providers; whose answers are trusted."""
+"""Reads an answer's model and finish reason in the formats of the providers; decides which models are trusted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Final
 
-PROVENANCE: Final = "iccache"  # under this key of its metadata, an answer says how it came about
+PROVENANCE: Final = "iccache"  # the key of the decision in an answer's metadata
 
-# Under these names models say what they are called: in parameters, in the metadata of an answer, as attributes.
+# Names of a model's name in parameters, in the metadata of answers, and as attributes.
 MODEL_KEYS: Final = ("model", "model_name", "model_id", "deployment_name")
-# Under these keys providers say why the model stopped: OpenAI and Google, Anthropic, Ollama, OpenAI's Responses.
+# Keys of the finish reason: OpenAI and Google, Anthropic, Ollama, OpenAI's Responses.
 REASON_KEYS: Final = ("finish_reason", "stop_reason", "done_reason", "status")
 _CLEAN: Final = frozenset(
     {"stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed"}
@@ -18,32 +18,32 @@ _CLEAN: Final = frozenset(
 
 
 def named_model(read: Callable[[str], object]) -> str:
-    """The name under which a model gives itself out; empty if it gives none.
+    """The name of a model; empty if it is unknown.
 
     Args:
-        read: Gives what stands under a name, or None: ``params.get``.
+        read: Returns the value of a key, or None: ``params.get``.
     """
     names = (read(key) for key in MODEL_KEYS)
     return next((name for name in names if isinstance(name, str) and name), "")
 
 
 def is_trusted(writer: str, reference: str | None, *, never: str = "") -> bool:
-    """True if a model's answers may become examples by themselves, without feedback (paper §4.3).
+    """True if a model's answers may become examples without feedback (paper §4.3).
 
     Args:
-        writer: The model; empty if it gives no name.
-        reference: The only model that is trusted; without one, every model that gives its name is.
-        never: Not trusted where no reference is named.
+        writer: The model's name; empty if unknown.
+        reference: The only trusted model; None trusts every model with a known name.
+        never: A model that is not trusted even without a reference.
     """
     return writer == reference if reference else writer not in {"", never}
 
 
 def finish_reason(metadata: Mapping[str, object]) -> str | None:
-    """Why the model stopped, in the provider's word in lower case; None if it did not say."""
+    """The finish reason, in the provider's word in lower case; None if there is none."""
     reasons = (metadata.get(key) for key in REASON_KEYS)
     return next((reason.lower() for reason in reasons if isinstance(reason, str) and reason), None)
 
 
 def is_clean(reason: str | None) -> bool:
-    """True if the model ended by itself, as does one that does not say why it stopped."""
+    """True if the finish reason is that of a complete answer, or if there is none."""
     return reason is None or reason in _CLEAN

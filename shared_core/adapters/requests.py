@@ -1,4 +1,4 @@
-"""A framework's call, read into a `Request`: here and nowhere else."""
+"""Converts a framework's call into a `Request`; the only place that does."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ M = TypeVar("M")  # a framework's message
 
 @dataclass(frozen=True, slots=True)
 class Requests(Generic[M]):
-    """Reads the calls of one surface.
+    """Converts the calls of one surface.
 
     Attributes:
-        normalise: Makes our messages of the framework's.
-        counters: Gets ``bypass.query_fn_failed``.
-        scope: Whose calls these are where neither call nor context says so.
-        strict_scope: Refuse calls that name no scope.
-        task: What kind of answer is wanted where neither call nor context says so.
-        query_fn: Condenses a conversation into the text that is embedded. Where it fails, the query is empty, and the
-            call goes on without examples.
-        find_question: Finds the question within the last user text; None where that is the question itself.
+        normalise: Converts the framework's messages into ours.
+        counters: Counts ``bypass.query_fn_failed``.
+        scope: Default scope, if neither the call nor the context sets one.
+        strict_scope: Refuse calls without a scope.
+        task: Default task, if neither the call nor the context sets one.
+        query_fn: Condenses a conversation into the text that is embedded. If it fails, the query is empty, and the call
+            goes on without examples.
+        find_question: Finds the question within the last user text; returns None if the whole text is the question.
         free: Parameters that leave the answer free text.
     """
 
@@ -51,17 +51,17 @@ class Requests(Generic[M]):
         *,
         query: str | None = None,
     ) -> Request:
-        """The Request of one call.
+        """The `Request` of one call.
 
         Args:
             messages: The whole conversation, the system message included.
-            context: What the call and its surroundings say.
-            params: What is sent beside the messages: tools, response format, model parameters.
+            context: Scope, task and storage option of the call and its surroundings.
+            params: The call's other arguments: tools, response format, model parameters.
             stop: Stop strings.
-            query: The text to be embedded, where the surface knows it better than `query_fn`.
+            query: The text to embed, instead of the result of `query_fn`.
 
         Raises:
-            ConfigurationError: `strict_scope`, and nobody named a scope.
+            ConfigurationError: `strict_scope` is set, and the call has no scope.
         """
         form = form_of(params or {}, stop, free=self.free)
         return self.of_form(messages, context, form, fingerprint_of(params or {}, stop), query=query)
@@ -69,7 +69,7 @@ class Requests(Generic[M]):
     def of_form(
         self, messages: Sequence[M], context: Context, form: str, fingerprint: str, *, query: str | None = None
     ) -> Request:
-        """`request`, where form and fingerprint of the call are known (see `build_request`)."""
+        """`request` with a given form and fingerprint (see `build_request`)."""
         turns = self.normalise(messages)
         condensed = query is None and self.query_fn is not None
         if condensed:
@@ -88,10 +88,10 @@ class Requests(Generic[M]):
         )
 
     def place(self, context: Context, system: str | None = None) -> tuple[str, str]:
-        """Scope and task of examples that are added by hand; `system` names the task unless a task is given.
+        """Scope and task for examples that are added by hand; `system` determines the task if there is no other.
 
         Raises:
-            ConfigurationError: `strict_scope`, and nobody named a scope.
+            ConfigurationError: `strict_scope` is set, and there is no scope.
         """
         turns = (Message("system", system),) if system else ()
         context = context.over(current_context()).over(Context(task=self.task))
@@ -107,11 +107,12 @@ class Requests(Generic[M]):
 
 
 def default_task(messages: Sequence[Message], form: str = "") -> str:
-    """A name for the kind of answer that is expected: 16 hex digits of system messages and form.
+    """The name of the kind of answer expected: 16 hex digits, a hash of system messages and form.
 
     Args:
         messages: The conversation.
-        form: Canonical JSON of whatever binds the answer to a form (tools, response format, stop); empty for free text.
+        form: Canonical JSON of the parameters that determine the answer's form (tools, response format, stop); empty
+            for free text.
     """
     return _task_of(tuple([m.text for m in messages if m.role == "system"]), form)
 
@@ -122,7 +123,7 @@ def _task_of(system: tuple[str, ...], form: str) -> str:
 
 
 def query_of(messages: Sequence[Message]) -> str:
-    """The text of the last turn if the user speaks there, else the empty string; system messages are no turns."""
+    """The text of the last turn (system messages aside) if it is the user's, else the empty string."""
     last = next((m for m in reversed(messages) if m.role != "system"), None)
     return last.text if last and last.role == "user" else ""
 
@@ -138,27 +139,26 @@ def build_request(
     query: str | None = None,
     condensed: bool = True,
 ) -> Request:
-    """The Request of one call.
+    """The `Request` of one call.
 
     Args:
         messages: The whole conversation, normalised.
-        context: What the call and its surroundings say.
-        default_scope: The adapter's own scope, for calls that name none.
-        strict: Refuse calls that name no scope.
+        context: Scope, task and storage option of the call and its surroundings.
+        default_scope: The surface's scope, for calls without one.
+        strict: Refuse calls without a scope.
         form: See `default_task`.
         fingerprint: Canonical text of what else identifies the call.
-        query: The text to be embedded, such as what the user's `query_fn` made of the conversation; None for the
-            last user turn.
-        condensed: False if `query` stands for the last turn alone, not for the earlier ones as well.
+        query: The text to embed, such as the result of `query_fn`; None for the last user turn.
+        condensed: False if `query` covers only the last turn, not the earlier ones.
 
     Raises:
-        ConfigurationError: `strict`, and the context names no scope.
+        ConfigurationError: `strict` is set, and the context has no scope.
     """
     if strict and context.scope is None:
         raise ConfigurationError(
-            "this call names no scope and strict_scope is on; name it in the call (iccache_scope=…), bind it "
-            "(.bind(iccache_scope=…), or in LangChain config={'configurable': {'iccache_scope': …}}) or, where nothing is "
-            "streamed, use iccache_context(scope=…)"
+            "this call has no scope, and strict_scope is set; pass iccache_scope=… with the call, bind it with "
+            ".bind(iccache_scope=…), set it in LangChain's config={'configurable': {'iccache_scope': …}}, or use "
+            "iccache_context(scope=…) if the call is not streamed"
         )
     condensed = condensed and query is not None
     last = next((m for m in reversed(messages) if m.role != "system"), None)
@@ -170,6 +170,6 @@ def build_request(
         fingerprint=fingerprint,
         store=not context.no_store,
         condensed=condensed,
-        # A picture is not in the query, so examples chosen by the query alone would answer another question.
+        # The query does not hold pictures, so examples chosen by the query alone would answer another question.
         examples_allowed=last is not None and last.role == "user" and (condensed or last.is_text),
     )

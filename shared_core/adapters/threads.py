@@ -1,4 +1,4 @@
-"""Async calls of a synchronous core: on threads of our own, so that the event loop goes on."""
+"""Runs synchronous functions of the core on our own threads, off the event loop."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from shared_core.guard import arrival
 P = ParamSpec("P")
 T = TypeVar("T")
 
-THREADS: Final = 8  # a decision holds the interpreter for most of its millisecond, so more would not be faster
+THREADS: Final = 8  # more would not be faster, because a decision holds the GIL for most of its millisecond
 
 
 async def off_loop(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """``function(*args)`` on a thread, seeing this task's context variables.
+    """``function(*args)`` on a thread, with this task's context variables.
 
-    Not on the loop's own executor: what the application runs there would make a request wait beyond our deadline. That
-    deadline counts from here. So of a burst those that it finds still waiting fall back at once, one after the other.
+    Does not use the loop's own executor, where jobs of the application could delay a request beyond our deadline. The
+    deadline counts from this call, so requests that wait too long in a burst fall back without further delay.
     """
     context = contextvars.copy_context()
     context.run(arrival.set, time.monotonic())
@@ -40,6 +40,6 @@ def _after_fork() -> None:
     _threads = _new_threads()
 
 
-_threads = _new_threads()  # starts a thread when it is first needed, none at import
+_threads = _new_threads()  # starts threads on first use, not at import
 if hasattr(os, "register_at_fork"):  # there is no fork on Windows
     os.register_at_fork(after_in_child=_after_fork)

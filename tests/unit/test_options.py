@@ -34,7 +34,7 @@ def embed_words(texts):
         ({"reward": len}, "takes no reward"),
         ({"background": False}, "takes no background"),
         ({"deadline": -1.0}, "deadline is -1.0; it must be a number above 0"),
-        ({"task": ""}, "task must be a string that is not empty"),
+        ({"task": ""}, "task must be a non-empty string"),
         ({"strict_scope": True, "scope": "a"}, "scope= has no effect with strict_scope=True; pass only one"),
     ],
 )
