@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -29,6 +30,12 @@ _ROLES: Final[tuple[tuple[type[BaseMessage], Role], ...]] = (
     (ToolMessage, "tool"),
     (FunctionMessage, "tool"),
 )
+_MAKERS: Final[dict[Role, Callable[[str], BaseMessage]]] = {
+    "system": SystemMessage,
+    "user": HumanMessage,
+    "assistant": AIMessage,
+    "tool": partial(ToolMessage, tool_call_id=""),
+}
 _NAMED_ROLES: Final[dict[str, Role]] = {
     "system": "system", "developer": "system", "user": "user", "human": "user",
     "assistant": "assistant", "ai": "assistant", "tool": "tool", "function": "tool",
@@ -43,14 +50,18 @@ def normalised(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
     return tuple(Message(_role(m), str(m.text), _extra(m)) for m in messages)
 
 
+def as_messages(turns: Sequence[Message]) -> list[BaseMessage]:
+    """LangChain's messages with the roles and texts of `turns`."""
+    return [_MAKERS[turn.role](turn.text) for turn in turns]
+
+
 def insert(messages: Sequence[BaseMessage], insertion: Insertion) -> list[BaseMessage]:
     """The conversation with the examples inserted, as a new list; the given messages are not changed."""
     placed = list(messages)
     if insertion.rewrite is not None:
         last = next(i for i in reversed(range(len(placed))) if _role(placed[i]) == "user")
         placed[last] = placed[last].model_copy(update={"content": _with_text(placed[last], insertion.rewrite)})
-    turns = [HumanMessage(turn.text) if turn.role == "user" else AIMessage(turn.text) for turn in insertion.turns]
-    return placed[: insertion.index] + turns + placed[insertion.index :]
+    return placed[: insertion.index] + as_messages(insertion.turns) + placed[insertion.index :]
 
 
 def outcome_of(message: AIMessage, *, require_finish_reason: bool = False) -> Outcome:

@@ -1,5 +1,6 @@
 """IC-Cache for LlamaIndex: `ICCacheLLM` routes calls; `ICCachePostprocessor` and `few_shot_prompt` add
 examples in query and chat engines, `with_examples` in workflows; `ICCacheEventHandler` collects examples from answers.
+`LLMFromModel` makes an arm of a `Model`, such as `HuggingFaceModel`; `as_model` makes a `Model` of an LLM.
 
 Names are imported on first use, because LlamaIndex takes seconds to import. The settings are called `ICCacheSettings`
 here, because LlamaIndex has a `Settings` of its own.
@@ -14,6 +15,8 @@ require("llama_index.core", "llama-index-core", "llamaindex")
 if TYPE_CHECKING:
     from iccache_llamaindex.events import ICCacheEventHandler, ICCacheFeedbackEvent
     from iccache_llamaindex.llm import ICCacheLLM
+    from iccache_llamaindex.llm_from_model import LLMFromModel
+    from iccache_llamaindex.models import as_model
     from iccache_llamaindex.postprocessor import ICCachePostprocessor, without_examples
     from iccache_llamaindex.prompts import few_shot_prompt
     from iccache_llamaindex.route_event import ICCacheRouteEvent
@@ -27,19 +30,26 @@ if TYPE_CHECKING:
         EmbedderFailed,
         ExtraIsMissing,
         ICCacheError,
+        ModelFailed,
         NotFromICCache,
         RedactionFailed,
         StoreIsUnusable,
     )
+    from shared_core.inference import Completion, Model, StreamingModel
     from shared_core.inference.embedders import as_embedder
+    from shared_core.inference.huggingface import HuggingFaceModel
+    from shared_core.inference.openai import OpenAIModel
     from shared_core.manager.privacy import Redact
     from shared_core.reward import Reward
     from shared_core.settings import Settings as ICCacheSettings
     from shared_core.store.protocol import Store
+    from shared_core.values import Message
 
     __version__: str
 else:
     _HOMES: Final = {
+        "LLMFromModel": ("iccache_llamaindex.llm_from_model", "LLMFromModel"),
+        "as_model": ("iccache_llamaindex.models", "as_model"),
         "ICCacheEventHandler": ("iccache_llamaindex.events", "ICCacheEventHandler"),
         "ICCacheFeedbackEvent": ("iccache_llamaindex.events", "ICCacheFeedbackEvent"),
         "ICCacheLLM": ("iccache_llamaindex.llm", "ICCacheLLM"),
@@ -54,12 +64,14 @@ else:
     __getattr__ = lazily(__name__, _HOMES)
 
 __all__ = [
+    "Completion",
     "ConfigurationError",
     "EmbedderDiffers",
     "EmbedderFailed",
     "Engine",
     "EngineOptions",
     "ExtraIsMissing",
+    "HuggingFaceModel",
     "ICCacheError",
     "ICCacheEventHandler",
     "ICCacheFeedbackEvent",
@@ -67,7 +79,12 @@ __all__ = [
     "ICCachePostprocessor",
     "ICCacheRouteEvent",
     "ICCacheSettings",
+    "LLMFromModel",
+    "Message",
+    "Model",
+    "ModelFailed",
     "NotFromICCache",
+    "OpenAIModel",
     "Prepared",
     "Redact",
     "RedactionFailed",
@@ -75,8 +92,10 @@ __all__ = [
     "RoutingOptions",
     "Store",
     "StoreIsUnusable",
+    "StreamingModel",
     "__version__",
     "as_embedder",
+    "as_model",
     "few_shot_prompt",
     "iccache_context",
     "with_examples",

@@ -4,7 +4,6 @@ each call has one pair of events, with the model and the messages that were real
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
-from iccache_llamaindex.messages import as_completion, insert
+from iccache_llamaindex.messages import as_acompletions, as_completion, as_completions, insert
 from shared_core.adapters import Context
 from shared_core.adapters.factory import check_arms
 from shared_core.errors import ConfigurationError
@@ -189,25 +188,14 @@ async def acomplete(sent: ArmCall) -> CompletionResponse:
 def stream_complete(sent: ArmCall) -> Generator[CompletionResponse, None, None]:
     """The pieces of a completion; each holds the text so far."""
     completion = sent.completion
-    return _as_completions(stream_chat(sent)) if completion is None else sent.arm.stream_complete(**completion)
+    return as_completions(stream_chat(sent)) if completion is None else sent.arm.stream_complete(**completion)
 
 
 async def astream_complete(sent: ArmCall) -> AsyncGenerator[CompletionResponse, None]:
     """`stream_complete` with the arm's own async client."""
     completion = sent.completion
     return (
-        _as_acompletions(await astream_chat(sent))
+        as_acompletions(await astream_chat(sent))
         if completion is None
         else await sent.arm.astream_complete(**completion)
     )
-
-
-def _as_completions(pieces: Generator[ChatResponse, None, None]) -> Generator[CompletionResponse, None, None]:
-    with closing(pieces):
-        yield from map(as_completion, pieces)
-
-
-async def _as_acompletions(pieces: AsyncGenerator[ChatResponse, None]) -> AsyncGenerator[CompletionResponse, None]:
-    async with aclosing(pieces):
-        async for piece in pieces:
-            yield as_completion(piece)

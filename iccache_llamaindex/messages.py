@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 from uuid import UUID
@@ -91,6 +92,11 @@ def normalised(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
     return tuple(Message(_ROLES.get(m.role, "user"), m.content or "", _extra(m)) for m in messages)
 
 
+def as_messages(turns: Sequence[Message]) -> list[ChatMessage]:
+    """LlamaIndex's messages with the roles and texts of `turns`."""
+    return [ChatMessage(role=MessageRole(turn.role), content=turn.text) for turn in turns]
+
+
 def insert(messages: Sequence[ChatMessage], insertion: Insertion) -> list[ChatMessage]:
     """The conversation with the examples inserted, as a new list; the given messages are not changed."""
     placed = list(messages)
@@ -99,11 +105,7 @@ def insert(messages: Sequence[ChatMessage], insertion: Insertion) -> list[ChatMe
         kept = [block for block in placed[last].blocks if not isinstance(block, TextBlock)]
         blocks: list[ContentBlock] = [TextBlock(text=insertion.rewrite), *kept]
         placed[last] = placed[last].model_copy(update={"blocks": blocks})
-    turns = [
-        ChatMessage(role=MessageRole.USER if turn.role == "user" else MessageRole.ASSISTANT, content=turn.text)
-        for turn in insertion.turns
-    ]
-    return placed[: insertion.index] + turns + placed[insertion.index :]
+    return placed[: insertion.index] + as_messages(insertion.turns) + placed[insertion.index :]
 
 
 def outcome_of(response: Response, info: ResponseInfo | None = None) -> Outcome:
@@ -155,6 +157,19 @@ def as_completion(response: ChatResponse) -> CompletionResponse:
         logprobs=response.logprobs,
         delta=response.delta,
     )
+
+
+def as_completions(pieces: Generator[ChatResponse, None, None]) -> Generator[CompletionResponse, None, None]:
+    """`as_completion` of each piece."""
+    with closing(pieces):
+        yield from map(as_completion, pieces)
+
+
+async def as_acompletions(pieces: AsyncGenerator[ChatResponse, None]) -> AsyncGenerator[CompletionResponse, None]:
+    """`as_completion` of each piece."""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            yield as_completion(piece)
 
 
 def marked(response: R, provenance: Mapping[str, object]) -> R:

@@ -11,20 +11,27 @@ from typing import Final
 from shared_core.errors import ExtraIsMissing
 
 SHARED: Final = {
+    "Completion": "shared_core.inference",
     "ConfigurationError": "shared_core.errors",
     "EmbedderDiffers": "shared_core.errors",
     "EmbedderFailed": "shared_core.errors",
     "EngineOptions": "shared_core.adapters.options",
     "Engine": "shared_core.engine",
     "ExtraIsMissing": "shared_core.errors",
+    "HuggingFaceModel": "shared_core.inference.huggingface",
     "ICCacheError": "shared_core.errors",
+    "Message": "shared_core.values",
+    "Model": "shared_core.inference",
+    "ModelFailed": "shared_core.errors",
     "NotFromICCache": "shared_core.errors",
+    "OpenAIModel": "shared_core.inference.openai",
     "Redact": "shared_core.manager.privacy",
     "RedactionFailed": "shared_core.errors",
     "Reward": "shared_core.reward",
     "RoutingOptions": "shared_core.adapters.options",
     "Store": "shared_core.store.protocol",
     "StoreIsUnusable": "shared_core.errors",
+    "StreamingModel": "shared_core.inference",
     "as_embedder": "shared_core.inference.embedders",
     "iccache_context": "shared_core.adapters.context",
 }

@@ -76,11 +76,12 @@ class Reply:
 
 
 class Refused(Exception):
-    """Raised by an answering function: the server replies with this HTTP status."""
+    """Raised by an answering function: the server replies with this HTTP status, and says why."""
 
-    def __init__(self, status: int = 500) -> None:
+    def __init__(self, status: int = 500, reason: str = "scripted refusal") -> None:
         super().__init__(status)
         self.status = status
+        self.reason = reason
 
 
 Answer = Callable[[Asked], Reply | str]
@@ -196,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             reply = self.script.reply(asked)
         except Refused as refused:
-            self._json(refused.status, {"error": {"message": "scripted refusal", "type": "server_error"}})
+            self._json(refused.status, {"error": {"message": refused.reason, "type": "server_error"}})
             return
         try:
             if body.get("stream"):

@@ -6,10 +6,11 @@ import asyncio
 import contextvars
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar, cast
 
 from shared_core.guard import arrival
 
@@ -29,6 +30,17 @@ async def off_loop(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
     context.run(arrival.set, time.monotonic())
     call = partial(context.run, function, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(_threads, call)
+
+
+async def on_threads(pieces: Generator[T, None, None]) -> AsyncGenerator[T, None]:
+    """The pieces of a model's answer, each made on a thread of the loop's executor while the event loop goes on."""
+    end: Final = object()
+    try:
+        while (piece := await asyncio.to_thread(next, pieces, end)) is not end:
+            yield cast("T", piece)
+    finally:
+        with suppress(ValueError):  # a piece is still in the making: its thread then holds the last reference
+            pieces.close()
 
 
 def _new_threads() -> ThreadPoolExecutor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from shared_core.records import Vector
 from shared_core.values import Message, Request
@@ -27,7 +27,7 @@ class Completion:
 
     Attributes:
         texts: The n answers.
-        finish_reasons: Why each ended, in the provider's word; empty where it did not say.
+        finish_reasons: Why each ended, in the provider's word; an empty text for one that did not say.
         prompt_tokens: As the model counted them; 0 if it did not say.
         completion_tokens: Of all answers together, counted alike.
         cached_tokens: Those of the prompt that its prefix cache held.
@@ -44,6 +44,7 @@ class Completion:
     logprobs: tuple[tuple[float, ...], ...] = ()
 
 
+@runtime_checkable
 class Model(Protocol):
     """A language model that is asked off the request path: by a judge, a probe, a replay, the demo."""
 
@@ -74,6 +75,7 @@ class Model(Protocol):
         """
 
 
+@runtime_checkable
 class StreamingModel(Model, Protocol):
     """A model that can hand out its answer in pieces."""
 

@@ -21,7 +21,7 @@ from shared_core.values import Clock, Message
 class HuggingFaceModel(StreamingModel):
     """A causal language model with a chat template; see `Model`.
 
-    Weights are loaded with the first call, from safetensors (or a GGUF file) only. Calls take turns: one model does one
+    Weights are loaded by `load` or by the first call, from safetensors (or a GGUF file) only. Calls take turns: one model does one
     thing at a time, and `complete_batch` is what makes many conversations fast.
 
     A call waits for its turn within its own `timeout`. An answer that is then cut short ends with the reason
@@ -64,6 +64,15 @@ class HuggingFaceModel(StreamingModel):
         self._clock = clock
         self._lock = threading.Lock()
         self._loaded: tuple[Any, Any] | None = None
+
+    def load(self) -> None:
+        """Load the weights, in seconds, unless that has been done. Otherwise the first call does, within its `timeout`.
+
+        Raises:
+            ConfigurationError: The model cannot be loaded, or has no chat template.
+        """
+        with self._lock:
+            self._load()
 
     @property
     @override
@@ -191,7 +200,9 @@ class HuggingFaceModel(StreamingModel):
         try:
             loaded = self._load()
             if self._clock() - begun >= timeout:
-                raise ModelFailed(f"{self.name} was not ready within {timeout:g} s; give a longer timeout")
+                raise ModelFailed(
+                    f"{self.name} was loaded too late, after {timeout:g} s; call load() before it is asked"
+                )
             yield loaded
         finally:
             self._lock.release()

@@ -19,7 +19,9 @@ OTHER = [Message("system", "You answer in one word."), Message("user", "Which co
 @pytest.fixture(scope="module")
 def model():
     gguf = Path(packaged_gguf())
-    return HuggingFaceModel(gguf.parent, gguf_file=gguf.name, dtype="float32", device="cpu")
+    model = HuggingFaceModel(gguf.parent, gguf_file=gguf.name, dtype="float32", device="cpu")
+    model.load()
+    return model
 
 
 def test_a_batch_answers_as_one_by_one(model):

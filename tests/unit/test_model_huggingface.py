@@ -108,9 +108,20 @@ def test_weights_that_are_loaded_too_late_fail_the_first_call_only(make):
     model = make(clock=clock)
     load, waited = model._load, iter([100, 0])
     model._load = lambda: ([clock() for _ in range(next(waited))], load())[1]
-    with pytest.raises(ModelFailed, match="was not ready within 50 s; give a longer timeout"):
+    with pytest.raises(ModelFailed, match=r"was loaded too late, after 50 s; call load\(\) before it is asked"):
         model.complete(ASKED, max_tokens=3, timeout=50)
     assert model.complete(ASKED, max_tokens=3, timeout=50).completion_tokens <= 3
+
+
+def test_weights_can_be_loaded_before_the_first_call(make, tmp_path):
+    model = make()
+    model.load()
+    loaded = model._loaded
+    assert model.complete(ASKED, max_tokens=3).texts
+    model.load()
+    assert model._loaded is loaded
+    with pytest.raises(ConfigurationError, match="cannot be loaded"):
+        HuggingFaceModel(tmp_path, device="cpu").load()
 
 
 def test_the_wait_for_a_turn_counts(make):

@@ -1,0 +1,152 @@
+"""`ChatFromModel`: a `Model` of IC-Cache's, such as one of transformers, as a chat model of LangChain's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, NoReturn
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from pydantic import Field
+from typing_extensions import override
+
+from iccache_langchain.messages import normalised
+from shared_core.adapters.model_call import ModelCall
+from shared_core.adapters.threads import on_threads
+from shared_core.inference import Completion, Model
+
+
+class ChatFromModel(BaseChatModel):
+    """A chat model over any `Model`: for an arm that runs in this process, or for a `Model` of your own.
+
+    ```python
+    small = ChatFromModel(model=HuggingFaceModel("HuggingFaceTB/SmolLM2-135M-Instruct"))
+    llm = ICCacheChatModel(arms={"small": small, "large": ChatOpenAI(...)}, reference="large", costs={"small": 0.1})
+    ```
+
+    It streams if the model does. It takes texts, and no images, tools or structured output. A call may name
+    `max_tokens`, `temperature`, `timeout`, `n` and `stop`; another argument is refused.
+
+    Args:
+        model: Answers.
+        max_tokens: Longest answer.
+        temperature: 0 for the most probable answer.
+        timeout: Seconds until a call is given up.
+        stop: An answer ends before the first of these texts. It is then one chunk, since it is cut when it is whole.
+    """
+
+    model: Model = Field(exclude=True)
+    max_tokens: int = Field(512, ge=1)
+    temperature: float = Field(0.0, ge=0)
+    timeout: float = Field(60.0, gt=0)
+    stop: list[str] | None = None
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model behind it."""
+        return self.model.name
+
+    @override
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        completion = self._call(messages, stop, kwargs).complete(self.model)
+        answers = zip(completion.texts, completion.finish_reasons, strict=True)
+        return ChatResult(
+            generations=[
+                ChatGeneration(
+                    message=AIMessage(text, response_metadata=self._metadata(reason), usage_metadata=_usage(completion))
+                )
+                for text, reason in answers
+            ]
+        )
+
+    @override
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Generator[ChatGenerationChunk, None, None]:
+        for piece in self._call(messages, stop, kwargs).stream(self.model):
+            chunk = self._last_chunk(piece) if isinstance(piece, Completion) else _chunk(piece)
+            if run_manager:
+                run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+            yield chunk
+
+    @override
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        chunks = self._stream(messages, stop, run_manager.get_sync() if run_manager else None, **kwargs)
+        async with aclosing(on_threads(chunks)) as made:  # a reader that leaves ends the generation
+            async for chunk in made:
+                yield chunk
+
+    @override
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
+        raise NotImplementedError(f"{self.model_name!r} takes no tools and gives no structured output")
+
+    @property
+    @override
+    def _llm_type(self) -> str:
+        return "iccache-model"
+
+    @property
+    @override
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return {"model_name": self.model_name, **self._defaults()}
+
+    @override
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop, **kwargs)
+        params["ls_provider"] = "iccache"
+        return params
+
+    def _call(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> ModelCall:
+        return ModelCall.read(normalised(messages), {"stop": stop, **kwargs}, self._defaults())
+
+    def _defaults(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("max_tokens", "temperature", "timeout", "stop")}
+
+    def _last_chunk(self, completion: Completion) -> ChatGenerationChunk:
+        return ChatGenerationChunk(
+            message=AIMessageChunk(
+                content="",
+                response_metadata=self._metadata(completion.finish_reasons[0]),
+                usage_metadata=_usage(completion),
+                chunk_position="last",
+            )
+        )
+
+    def _metadata(self, reason: str) -> dict[str, str]:
+        return {"model_name": self.model_name, **({"finish_reason": reason} if reason else {})}
+
+
+def _chunk(text: str) -> ChatGenerationChunk:
+    return ChatGenerationChunk(message=AIMessageChunk(content=text))
+
+
+def _usage(completion: Completion) -> UsageMetadata | None:
+    """The tokens of all answers, as OpenAI's integration has them in each; None if the model does not count them."""
+    read, written = completion.prompt_tokens, completion.completion_tokens
+    if not read and not written:
+        return None
+    cached = InputTokenDetails(cache_read=completion.cached_tokens)
+    return UsageMetadata(
+        input_tokens=read, output_tokens=written, total_tokens=read + written, input_token_details=cached
+    )

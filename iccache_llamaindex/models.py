@@ -1,0 +1,87 @@
+"""LlamaIndex's LLMs as a `Model`: what IC-Cache asks off the request path, such as a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatResponse
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.llms import LLM
+
+from iccache_llamaindex.arms import model_name
+from iccache_llamaindex.llm_from_model import LLMFromModel
+from iccache_llamaindex.messages import ResponseInfo, as_messages, text_of
+from shared_core.adapters.lifecycle import EngineOwner
+from shared_core.errors import ConfigurationError
+from shared_core.inference import Completion, Model
+from shared_core.inference.framework import FrameworkModel, Wanted, own_fields, secrets_of
+from shared_core.values import Message
+
+
+def as_model(llm: LLM, name: str | None = None) -> Model:
+    """An LLM of LlamaIndex's, for chats or for completions, as a `Model`.
+
+    Calls may be made from any thread, and from within an event loop, which they block. The LLM's callback manager does
+    not see them, and no surface of IC-Cache records them; LlamaIndex's event handlers see each once.
+
+    `max_tokens` and `temperature` go to the fields that the LLM has for them; one without such a field answers as it
+    was built. LlamaIndex gives one answer a call, so n answers are asked for one after the other. `timeout` holds for
+    the caller in any case. An LLM that has no time limit of its own keeps the thread of a call that was given up until
+    it answers; so build it with one.
+
+    Args:
+        llm: Any LLM.
+        name: How it is named in records; by default as the LLM calls itself.
+
+    Raises:
+        ConfigurationError: It is something else, or routes by itself.
+    """
+    if isinstance(llm, EngineOwner):
+        raise ConfigurationError(
+            f"a {type(llm).__name__} routes, so it is not asked as one model; give one of its arms"
+        )
+    if not isinstance(llm, LLM):
+        raise ConfigurationError(f"a {type(llm).__name__} is not an LLM of LlamaIndex's")
+    if isinstance(llm, LLMFromModel) and name is None:
+        return llm.model
+    # A copy makes its own client with its first call, so the copy is kept for calls alike.
+    set_up = lru_cache(maxsize=8)(partial(_set_up, llm))
+    return FrameworkModel(name or model_name(llm), partial(_ask, set_up), secrets_of(llm))
+
+
+def _set_up(llm: LLM, max_tokens: int, temperature: float) -> LLM:
+    fields = own_fields(llm, Wanted(max_tokens, temperature, n=1, timeout=0.0), ("max_tokens", "temperature"))
+    return llm.model_copy(update={**fields, "callback_manager": CallbackManager([])})
+
+
+def _ask(set_up: Callable[[int, float], LLM], messages: Sequence[Message], wanted: Wanted) -> Completion:
+    llm = set_up(wanted.max_tokens, wanted.temperature)
+    takes_timeout = "reuse_client" in type(llm).model_fields  # OpenAI's LLM and its kin send what a call names
+    return _completion(llm.chat(as_messages(messages), **({"timeout": wanted.timeout} if takes_timeout else {})))
+
+
+def _completion(response: ChatResponse) -> Completion:
+    info = ResponseInfo.of(response)
+    # Not from `response.logprobs`: OpenAI's LLM puts the likeliest tokens there, whichever was chosen.
+    tokens = _read(response.raw, "choices", 0, "logprobs", "content")
+    logprobs = tuple(_read(token, "logprob") for token in tokens) if isinstance(tokens, list) else ()
+    return Completion(
+        texts=(text_of(response),),
+        finish_reasons=(info.reason or "",),
+        prompt_tokens=info.prompt_tokens,
+        completion_tokens=info.completion_tokens,
+        cached_tokens=_read(response.raw, "usage", "prompt_tokens_details", "cached_tokens") or 0,
+        logprobs=(logprobs,) if logprobs else (),
+    )
+
+
+def _read(raw: Any, *path: str | int) -> Any:
+    """What stands at the end of `path` in a provider's answer, be it of objects or of mappings; None if nothing does."""
+    for step in path:
+        if isinstance(step, int):
+            raw = raw[step] if isinstance(raw, list) and len(raw) > step else None
+        else:
+            raw = raw.get(step) if isinstance(raw, Mapping) else getattr(raw, step, None)
+    return raw

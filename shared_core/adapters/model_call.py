@@ -1,0 +1,93 @@
+"""A framework's call to a `Model`: read, refused where it asks for more than texts, and answered whole or in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from shared_core.inference import Completion, Model, StreamingModel
+from shared_core.values import Message
+
+_TAKEN: Final = frozenset({"max_tokens", "temperature", "timeout", "n", "stop"})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """One call.
+
+    Attributes:
+        messages: The conversation, texts only.
+        max_tokens: See `Model.complete`, as the next three.
+        temperature: 0 or more.
+        timeout: In seconds.
+        n: 1 or more.
+        stop: An answer ends before the first of these texts.
+    """
+
+    messages: Sequence[Message]
+    max_tokens: int
+    temperature: float
+    timeout: float
+    n: int = 1
+    stop: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, messages: Sequence[Message], arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> ModelCall:
+        """The call that a framework makes.
+
+        Args:
+            messages: The conversation.
+            arguments: What the call names; None counts as not named.
+            defaults: What holds where it does not.
+
+        Raises:
+            NotImplementedError: It holds images, tool calls or an argument that a `Model` does not take.
+        """
+        named = {name: value for name, value in arguments.items() if value is not None}
+        unknown = sorted(named.keys() - _TAKEN)
+        if unknown:
+            raise NotImplementedError(f"a Model takes {', '.join(sorted(_TAKEN))}, and not {', '.join(unknown)}")
+        other = next((message for message in messages if not message.is_text), None)
+        if other is not None:
+            raise NotImplementedError(
+                f"a Model takes texts only; a message of the {other.role} holds {other.extra[:80]}"
+            )
+        chosen = {**{name: value for name, value in defaults.items() if value is not None}, **named}
+        stop = chosen.pop("stop", ())
+        return cls(messages, stop=(stop,) if isinstance(stop, str) else tuple(stop), **chosen)
+
+    def complete(self, model: Model) -> Completion:
+        """The n answers of `model`."""
+        whole = model.complete(
+            self.messages, max_tokens=self.max_tokens, temperature=self.temperature, n=self.n, timeout=self.timeout
+        )
+        ends = [
+            min((place for stop in self.stop if (place := text.find(stop)) >= 0), default=-1) for text in whole.texts
+        ]
+        if max(ends, default=-1) < 0:
+            return whole
+        return replace(
+            whole,
+            texts=tuple(text if end < 0 else text[:end] for text, end in zip(whole.texts, ends, strict=True)),
+            finish_reasons=tuple(
+                reason if end < 0 else "stop" for reason, end in zip(whole.finish_reasons, ends, strict=True)
+            ),
+            logprobs=(),  # of the tokens before the cut, which are not known
+        )
+
+    def stream(self, model: Model) -> Generator[str | Completion, None, None]:
+        """The pieces of one answer, and at the end the whole; a single piece if `model` does not stream.
+
+        An answer that ends before a stop text is a single piece, too: it is cut once it is whole.
+        """
+        if isinstance(model, StreamingModel) and not self.stop:
+            yield (
+                yield from model.stream(
+                    self.messages, max_tokens=self.max_tokens, temperature=self.temperature, timeout=self.timeout
+                )
+            )
+        else:
+            whole = replace(self, n=1).complete(model)
+            yield whole.texts[0]
+            yield whole
