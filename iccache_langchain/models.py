@@ -23,7 +23,7 @@ from shared_core.inference import Completion, Model
 from shared_core.inference.framework import FrameworkModel, Wanted, own_fields, secrets_of
 from shared_core.values import Insertion, Message
 
-_WANTED: Final = ("max_tokens", "temperature", "n", "timeout")
+_WANTED: Final = ("max_tokens", "temperature", "timeout")
 
 
 def as_model(llm: Runnable[Any, Any], name: str | None = None) -> Model:
@@ -72,7 +72,8 @@ def _ask(model: ArmModel, bound: Mapping[str, Any], messages: Sequence[Message],
     if "request_timeout" in type(model).model_fields:  # OpenAI's client and its kin, built before the call
         arguments.setdefault("timeout", wanted.timeout)
     stop = arguments.pop("stop", None)
-    fields = own_fields(model, wanted, _WANTED)
+    takes_n = wanted.n > 1 and not getattr(model, "use_responses_api", False)  # OpenAI's Responses API knows no n
+    fields = own_fields(model, wanted, (*_WANTED, "n") if takes_n else _WANTED)
     asked = model.model_copy(update=fields) if fields else model
     limiter = getattr(model, "rate_limiter", None)
     if limiter is not None:

@@ -57,6 +57,11 @@ def test_langchain_asks_for_n_answers_at_once_and_for_those_that_are_missing(ser
     assert [asked.body["n"] for asked in server.asked] == [3]
 
 
+def test_langchain_asks_for_one_answer_without_n(server):
+    chat_openai(server.url).complete(TALK, max_tokens=7)
+    assert server.asked[0].body.get("n") is None
+
+
 def test_llamaindex_asks_for_n_answers_one_by_one(server):
     texts = iter("abc")
     server.answer = lambda asked: next(texts)

@@ -94,6 +94,24 @@ def test_a_model_without_such_fields_answers_as_it_was_built():
     assert as_model(FakeListChatModel(responses=["a"]), "judge").name == "judge"
 
 
+@pytest.mark.parametrize(("responses", "asked"), [(False, [3]), (True, [None] * 3)])
+def test_n_answers_are_asked_for_at_once_where_the_api_takes_n(responses, asked):
+    seen = []
+
+    class Several(Strict):
+        n: int | None = None
+        use_responses_api: bool = responses
+
+        def _generate(self, messages, stop=None, run_manager=None):
+            seen.append(self.n)
+            (generation,) = super()._generate(messages).generations
+            return ChatResult(generations=[generation] * (self.n or 1))
+
+    completion = as_model(Several()).complete(TALK, max_tokens=7, n=3)
+    assert len(completion.texts) == 3
+    assert seen == asked
+
+
 def test_a_completion_model_reads_the_conversation_as_text():
     assert as_model(FakeListLLM(responses=[" warm"])).complete(TALK[:2], max_tokens=7).texts == ("warm",)
 
