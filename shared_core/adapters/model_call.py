@@ -51,7 +51,7 @@ class ModelCall:
         other = next((message for message in messages if not message.is_text), None)
         if other is not None:
             raise NotImplementedError(
-                f"a Model takes texts only; a message of the {other.role} holds {other.extra[:80]}"
+                f"a Model takes texts only; a message of the {other.role} holds an image, a file or a tool call"
             )
         chosen = {**{name: value for name, value in defaults.items() if value is not None}, **named}
         stop = chosen.pop("stop", ())

@@ -46,7 +46,7 @@ class Completion:
 
 @runtime_checkable
 class Model(Protocol):
-    """A language model that is asked off the request path: by a judge, a probe, a replay, the demo."""
+    """A language model that IC-Cache asks itself: for a judge, a probe, a replay or the demo, or as an arm."""
 
     @property
     def name(self) -> str:

@@ -318,6 +318,13 @@ def test_what_a_model_cannot_do_is_refused(asked, arguments, refused):
         list(chat.stream(asked, **arguments))
 
 
+def test_a_refusal_shows_nothing_of_the_message():
+    image = HumanMessage([{"type": "image_url", "image_url": {"url": "data:private"}}])
+    with pytest.raises(NotImplementedError, match="holds an image, a file or a tool call") as caught:
+        ChatFromModel(model=Scripted("a")).invoke([image])
+    assert "private" not in str(caught.value)
+
+
 def test_tools_and_structured_output_are_refused_when_they_are_bound():
     chat = ChatFromModel(model=Scripted("a"))
     with pytest.raises(NotImplementedError, match="'scripted' takes no tools and gives no structured output"):
