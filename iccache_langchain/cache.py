@@ -32,6 +32,7 @@ from shared_core.adapters.factory import example_engine, ready_embedder
 from shared_core.adapters.options import EngineOptions, Given, read_options
 from shared_core.adapters.provenance import PROVENANCE, is_trusted
 from shared_core.adapters.requests import Requests
+from shared_core.adapters.signatures import with_options
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError, DependencyIsSlow
@@ -98,6 +99,7 @@ class ICCache(Rateable, BaseCache):
 
     engine: Engine
 
+    @with_options(EngineOptions)
     def __init__(
         self,
         store: Store | str | None = None,

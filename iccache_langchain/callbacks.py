@@ -24,6 +24,7 @@ from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.parameters import decision_id
 from shared_core.adapters.provenance import MODEL_KEYS, PROVENANCE, is_trusted, named_model
 from shared_core.adapters.requests import Requests
+from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
 from shared_core.store.protocol import Store
 from shared_core.values import UNROUTED, Decision, Outcome, Route
@@ -76,6 +77,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
     run_inline = True
     engine: Engine
 
+    @with_options(EngineOptions)
     def __init__(
         self,
         store: Store | str | None = None,

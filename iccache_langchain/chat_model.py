@@ -38,6 +38,7 @@ from shared_core.adapters.options import RoutingOptions, read_options
 from shared_core.adapters.parameters import decision_id
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
+from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
 from shared_core.values import Decision, Request
 
@@ -110,6 +111,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
 
     _owns_engine: bool = PrivateAttr(default=True)
 
+    @with_options(ChatModelOptions, BaseChatModel.model_fields)
     def __init__(
         self,
         *,

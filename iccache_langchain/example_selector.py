@@ -17,6 +17,7 @@ from iccache_langchain.messages import normalised
 from shared_core.adapters.factory import example_engine
 from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.requests import Requests
+from shared_core.adapters.signatures import with_options
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
@@ -67,6 +68,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
 
     engine: Engine
 
+    @with_options(EngineOptions)
     def __init__(
         self,
         store: Store | str | None = None,

@@ -30,6 +30,7 @@ from shared_core.adapters.options import RoutingOptions, read_options
 from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
+from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError, ExtraIsMissing
 from shared_core.values import Decision, Outcome, Request
@@ -117,6 +118,7 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
 
     engine: Engine
 
+    @with_options(RoutingOptions)
     def __init__(
         self,
         *,

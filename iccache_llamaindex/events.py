@@ -39,6 +39,7 @@ from shared_core.adapters.lifecycle import EngineOwner
 from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.provenance import PROVENANCE, is_trusted, named_model
 from shared_core.adapters.requests import Requests
+from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError, NotFromICCache
 from shared_core.store.protocol import Store
@@ -130,6 +131,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
     _engine: Engine = PrivateAttr()
     _owns_engine: bool = PrivateAttr(default=True)
 
+    @with_options(EngineOptions)
     def __init__(
         self,
         store: Store | str | None = None,

@@ -44,6 +44,7 @@ from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.options import RoutingOptions, read_options
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
+from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
 from shared_core.values import Decision, Request
@@ -114,6 +115,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
     _owns_engine: bool = PrivateAttr(default=True)
     _bound: Context = PrivateAttr(default=Context())
 
+    @with_options(LLMOptions, LLM.model_fields)
     def __init__(
         self,
         *,

@@ -21,6 +21,7 @@ from iccache_llamaindex.source_nodes import ROLE, clean_sources, is_example
 from shared_core.adapters.factory import DEFAULT_STORE, example_engine
 from shared_core.adapters.lifecycle import EngineOwner
 from shared_core.adapters.options import EngineOptions, read_options
+from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
 from shared_core.prompt import as_text
@@ -78,6 +79,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
     _chooser: Chooser = PrivateAttr()
     _owns_engine: bool = PrivateAttr(default=True)
 
+    @with_options(PostprocessorOptions, BaseNodePostprocessor.model_fields)
     def __init__(
         self,
         store: Store | str | None = None,

@@ -1,17 +1,27 @@
 """Misused constructor options are refused by every surface, in the same words and before anything is opened."""
 
+import inspect
+import pydoc
 import re
 
 import pytest
 from langchain_core.language_models import BaseChatModel
 from llama_index.core.llms import LLM
 
-from iccache_langchain import ICCache, ICCacheCallbackHandler, ICCacheExampleSelector
+from iccache_langchain import (
+    ICCache,
+    ICCacheCallbackHandler,
+    ICCacheChatModel,
+    ICCacheExampleSelector,
+    ICCacheMiddleware,
+)
 from iccache_langchain.options import ChatModelOptions
-from iccache_llamaindex import ICCacheEventHandler, ICCachePostprocessor
+from iccache_llamaindex import ICCacheEventHandler, ICCacheLLM, ICCachePostprocessor
 from iccache_llamaindex.llm import _ARM_FIELDS, LLMOptions
+from iccache_llamaindex.postprocessor import PostprocessorOptions
 from shared_core.adapters.options import EngineOptions, RoutingOptions, SettingsOptions, read_options
 from shared_core.errors import ConfigurationError
+from shared_core.settings import Settings
 
 EXAMPLE_SURFACES = [ICCache, ICCacheCallbackHandler, ICCacheEventHandler, ICCacheExampleSelector, ICCachePostprocessor]
 UNKNOWN = [
@@ -66,3 +76,41 @@ def test_each_option_is_described(options):
 def test_each_field_of_the_base_classes_is_typed():
     assert BaseChatModel.model_fields.keys() <= ChatModelOptions.__optional_keys__
     assert LLM.model_fields.keys() - _ARM_FIELDS.keys() - {"callback_manager"} <= LLMOptions.__optional_keys__
+
+
+OPTIONS = {
+    ICCache: EngineOptions,
+    ICCacheCallbackHandler: EngineOptions,
+    ICCacheChatModel: ChatModelOptions,
+    ICCacheEventHandler: EngineOptions,
+    ICCacheExampleSelector: EngineOptions,
+    ICCacheLLM: LLMOptions,
+    ICCacheMiddleware: RoutingOptions,
+    ICCachePostprocessor: PostprocessorOptions,
+}
+
+
+@pytest.mark.parametrize(("surface", "options"), OPTIONS.items(), ids=lambda part: part.__name__)
+def test_help_shows_what_the_constructor_takes(surface, options):
+    shown = inspect.signature(surface).parameters
+    declared = surface.__init__.__annotations__.keys() - {"options", "return"}
+    assert shown.keys() == declared | options.__annotations__.keys()
+    assert all(parameter.kind is not parameter.VAR_KEYWORD for parameter in shown.values())
+    assert {name: shown[name].default for name in Settings.model_fields} == {
+        name: field.default for name, field in Settings.model_fields.items()
+    }
+    first = pydoc.plain(pydoc.render_doc(surface)).split("\n")[3]
+    assert f"{surface.__name__}(" in first and "quality_target: 'float' = 0.9" in first
+
+
+def test_a_subclass_shows_its_own_constructor():
+    class Shared(ICCache):
+        def __init__(self, tenant: str):
+            super().__init__("memory://", scope=tenant)
+
+    class Routed(ICCacheChatModel):
+        def __init__(self, *, arms: dict, reference: str = "large"):
+            super().__init__(arms=arms, reference=reference)
+
+    assert list(inspect.signature(Shared).parameters) == ["tenant"]
+    assert list(inspect.signature(Routed).parameters) == ["arms", "reference"]
