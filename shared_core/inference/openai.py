@@ -58,6 +58,7 @@ class OpenAIModel(Model):
     ) -> None:
         try:
             import openai
+            import openai.resources.chat  # takes half a second, which would count as the first call's
         except ImportError as error:
             raise ExtraIsMissing("openai", "models") from error
         self._errors = openai.OpenAIError

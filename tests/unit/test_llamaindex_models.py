@@ -6,12 +6,16 @@ import threading
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, CompletionResponse, ImageBlock, LLMMetadata, TextBlock
+from llama_index.core.base.response.schema import Response
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
 from llama_index.core.llms import CustomLLM, MockLLM
 from llama_index.core.llms.callbacks import llm_completion_callback
 from pydantic import ValidationError
 
-from iccache_llamaindex import ICCacheLLM, LLMFromModel, as_model
+from iccache_llamaindex import ICCacheEventHandler, ICCacheLLM, LLMFromModel, as_model, events
+
 from shared_core.errors import ConfigurationError, ModelFailed
 from shared_core.values import Message
 from tests.embedding import Words
@@ -90,6 +94,22 @@ def test_the_callback_manager_does_not_see_the_call():
     as_model(llm).complete(TALK, max_tokens=7)
     assert len(debug.get_llm_inputs_outputs()) == 1
     assert llm.callback_manager.handlers == [debug]
+
+
+def test_no_answer_under_way_takes_the_call_for_its_own():
+    handler = ICCacheEventHandler("memory://", embedder=Words())
+    dispatcher = get_dispatcher()
+    dispatcher.add_event_handler(handler)
+    try:
+        handler.handle(SynthesizeStartEvent(query="heat it"))
+        as_model(Strict()).complete(TALK, max_tokens=7)
+        assert events._current.get().last is None
+        Strict().complete("heat it")
+        assert events._current.get().last.text == "100 0.7 heat it"
+    finally:
+        handler.handle(SynthesizeEndEvent(query="heat it", response=Response("warm")))
+        dispatcher.event_handlers.remove(handler)
+        handler.close()
 
 
 def test_what_is_no_llm_is_refused():
