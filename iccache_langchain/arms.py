@@ -68,7 +68,7 @@ def shared_profile(arms: Sequence[ArmModel]) -> ModelProfile | None:
 
 
 def can_stream(arm: ArmModel, kwargs: Mapping[str, Any]) -> bool:
-    """True if the arm streams its answer to this call, so that a finish reason comes at the end."""
+    """True if the arm streams its answer to this call, and so sends a finish reason at the end."""
     if not isinstance(arm, BaseChatModel) or arm.disable_streaming is True:
         return False
     if arm.disable_streaming == "tool_calling" and kwargs.get("tools"):

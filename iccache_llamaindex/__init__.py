@@ -3,7 +3,7 @@ examples in query and chat engines, `with_examples` in workflows; `ICCacheEventH
 `LLMFromModel` makes an arm of a `Model`, such as `HuggingFaceModel`; `as_model` makes a `Model` of an LLM.
 
 Names are imported on first use, because LlamaIndex takes seconds to import. The settings are called `ICCacheSettings`
-here, because LlamaIndex has a `Settings` of its own.
+here, because LlamaIndex has its own `Settings`.
 """
 
 from typing import TYPE_CHECKING, Final

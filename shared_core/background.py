@@ -26,7 +26,7 @@ _open: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()  # drained when the pr
 
 
 def yield_to_requests() -> None:
-    """Release the GIL briefly so that waiting requests can run; call between chunks of long work.
+    """Release the GIL briefly for waiting requests; call between chunks of long work.
 
     Python takes the GIL from a busy thread only every 5 ms, and a request needs it several times. ``time.sleep(0)`` is
     not enough: the thread gets the GIL back before another thread wakes up.

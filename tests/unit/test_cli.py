@@ -81,7 +81,7 @@ def test_importing_the_command_line_is_quick_and_pulls_no_framework_and_no_model
         ("", "is empty"),
         ("\n\n", "is empty"),
         ('{"request": "a"}\nnonsense\n', "line 2 is not JSON"),
-        ('["a"]\n', "line 1 is no JSON object"),
+        ('["a"]\n', "line 1 is not a JSON object"),
         ('{"prompt": "a"}\n', 'line 1 has no text in the field "request"'),
         ('{"request": "  "}\n', 'line 1 has no text in the field "request"'),
         ('{"request": 3}\n', 'line 1 has no text in the field "request"'),

@@ -123,7 +123,7 @@ def test_the_fields_may_have_other_names(monkeypatch, capsys, server, tmp_path):
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps({"prompt": p.request, "output": p.answer}) + "\n" for p in PAIRS[:3]))
     line = refused(monkeypatch, capsys, *arguments(server, file))
-    assert 'its fields are: "prompt", "output"; name the right one with --field' in line
+    assert 'its fields are: "prompt", "output"; choose another one with --field' in line
     assert call(monkeypatch, *arguments(server, file, "--field", "prompt", "--answer-field", "output")) == 0
     assert "equality with the answer in the file" in says(capsys)[0]
 

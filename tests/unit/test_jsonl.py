@@ -50,11 +50,14 @@ def test_an_optional_field_that_says_nothing_is_left_out(tmp_path, value):
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        ('[{"request": "a"}]', "line 1 is no JSON object, but looks like a JSON array (jq -c '.[]' writes its lines)"),
+        (
+            '[{"request": "a"}]',
+            "line 1 is not a JSON object, but looks like a JSON array (jq -c '.[]' writes its lines)",
+        ),
         ('[\n  {"request": "a"}\n]', "line 1 is not JSON, but looks like a JSON array"),
-        ("request,answer\na,b\n", "line 1 is not JSON, but looks like CSV; expected one JSON object a line, such as"),
+        ("request,answer\na,b\n", "line 1 is not JSON, but looks like CSV; expected one JSON object per line, e.g."),
         ("request\tanswer\n", "looks like CSV"),
-        ("how do I\n", 'line 1 is not JSON; expected one JSON object a line, such as {"request": "…"}'),
+        ("how do I\n", 'line 1 is not JSON; expected one JSON object per line, e.g. {"request": "…"}'),
         (
             '{\n  "request": "a"\n}',
             "line 1 is not JSON (Expecting property name",
@@ -68,10 +71,10 @@ def test_an_optional_field_that_says_nothing_is_left_out(tmp_path, value):
         ('{"request": ["a"]}', 'has no text in the field "request", which holds a list'),
         ('{"request": null}', "which holds null"),
         ('{"request": true}', "which holds true or false"),
-        ('{"request": "a", "answer": 3}', 'the field "answer" must hold a text, or be left out'),
+        ('{"request": "a", "answer": 3}', 'the field "answer" must be a string, or be left out'),
         ('{"request": "a", "answer": "\\udc00"}', 'line 1: the field "answer" holds half a character'),
-        (b"\x1f\x8b\x08\x00cut", "is a gzip file that is damaged or cut"),
-        (gzip.compress(LINES.encode())[:-9], "is a gzip file that is damaged or cut"),
+        (b"\x1f\x8b\x08\x00cut", "is a damaged or truncated gzip file"),
+        (gzip.compress(LINES.encode())[:-9], "is a damaged or truncated gzip file"),
         (LINES.encode("utf-16"), "is not UTF-8 text"),
     ],
 )
@@ -83,7 +86,7 @@ def test_what_is_wrong_is_said_once_with_the_line(tmp_path, data, complaint):
 
 
 def test_a_wrong_key_names_the_option_where_there_is_one(tmp_path):
-    with pytest.raises(ConfigurationError, match="name the right one with --field$"):
+    with pytest.raises(ConfigurationError, match="choose another one with --field$"):
         read(tmp_path, '{"prompt": "a"}', request="--field")
 
 
