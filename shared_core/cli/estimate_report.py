@@ -33,8 +33,8 @@ from shared_core.records import Vector
 BATCH: Final = 64
 READS: Final = 1_000  # characters of English in the 256 word pieces that MiniLM reads, roughly
 _CHANCES: Final = (
-    "This counts chances, not successes. A near neighbour can show the small model how to answer; whether it then "
-    "answers well enough, only your models can tell: try iccache demo --data on this file."
+    "This counts chances, not successes. A near neighbour can show the small model how to answer. Whether it then "
+    "answers well enough depends on your models: try iccache demo --data on this file."
 )
 _ALIKE: Final = (
     "Many random pairs of this file look alike to the embedder, so the share near an earlier request means little. An "
@@ -96,7 +96,7 @@ def picture(result: Estimate, embedder: str, cut: int = 0) -> RenderableType:
     for share, meaning in (
         (result.repeated, "asked before, word for word: the exact tier answers, no model is asked"),
         (result.near, f"near an earlier request (similarity {NEAR} or more){but}"),
-        (1 - result.repeated - result.near, "far from every earlier request: the large model's, at first"),
+        (1 - result.repeated - result.near, "far from every earlier request: the large model answers, at first"),
     ):
         shares.add_row(Text(f"{share:6.1%}", style="bold"), meaning)
     return Group(
@@ -130,22 +130,22 @@ def _histogram(result: Estimate) -> RenderableType:
 
 
 def _sentences(result: Estimate) -> str:
-    said = [
+    sentences = [
         _quantiles(result),
         _growth(result),
         _random(result),
         _CHANCES,
     ]
-    return "\n".join(sentence for sentence in said if sentence)
+    return "\n".join(sentence for sentence in sentences if sentence)
 
 
 def _quantiles(result: Estimate) -> str:
     levels = ", ".join(f"{q:.0%}: {v:.2f}" for q, v in zip(QUANTILES, result.quantiles, strict=False))
-    return f"Quantiles of the nearest similarity: {levels or 'none, for there is but one different request'}."
+    return f"Quantiles of the nearest similarity: {levels or 'none: there is only one different request'}."
 
 
 def _growth(result: Estimate) -> str:
-    """How the known share changed; nothing where there is no stream to speak of."""
+    """How the known share changed; empty for fewer than three different requests."""
     first, _, last = result.known_by_third
     if result.different < 3:
         return ""

@@ -114,7 +114,7 @@ def is_known(store: Store, reference: str) -> bool:
     named = sorted(arms - RESERVED - {""})
     if named and reference not in arms:
         raise ConfigurationError(
-            f"--reference {reference!r} is no arm of {store.label}, whose feedback is on {', '.join(map(repr, named))}; "
+            f"--reference {reference!r} is not an arm of {store.label}, whose feedback is on {', '.join(map(repr, named))}; "
             "name the reference as your chat model has it. If that is its name, rate some of its answers first"
         )
     return bool(named)

@@ -42,7 +42,7 @@ class Estimate:
         histogram: How many of the same requests are in each of `BINS` equal bins over [0, 1]; below 0 counts as 0.
         different: How many different requests.
         random_median: Median similarity of random pairs of different requests of this file: what "unrelated" means to
-            this embedder. None if there is but one request, as for the next two.
+            this embedder. None if there is only one request; so are the next two.
         random_upper: Their 0.95 quantile.
         random_high: Their 0.99 quantile.
     """
@@ -62,7 +62,7 @@ class Estimate:
     def looks_alike(self) -> bool:
         """True if random pairs are so similar that being near an earlier request means little.
 
-        So it is where all requests begin with the same instruction. A few requests may be alike by chance.
+        That happens where all requests begin with the same instruction. A few requests may be alike by chance.
         """
         if self.random_median is None or self.random_upper is None:
             return False
@@ -85,7 +85,7 @@ def nearest_earlier(vectors: Vector, advance: Callable[[int], None] = lambda _: 
 
     Args:
         vectors: Unit vectors of shape (n, dimension), in order of arrival.
-        advance: Told how many more requests are done.
+        advance: Called with how many more requests are done.
     """
     best = np.full(len(vectors), -1.0, dtype=np.float32)
     for start in range(0, len(vectors), BLOCK):
@@ -122,7 +122,7 @@ def estimated(texts: list[str], vectors: Vector, best: Floats) -> Estimate:
 
 
 def _random_pairs(vectors: Vector) -> Floats:
-    """Similarities of random pairs of different rows; none if there is but one row."""
+    """Similarities of random pairs of different rows; none if there is only one row."""
     n = len(vectors)
     if n < 2:
         return np.zeros(0, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""A file of right answers, which stands in for a large model where there is no such model.
+"""A file of right answers, which plays the large model where there is none.
 
 It answers from the file only: with the text there, or by calling the tool that is named there. After a tool's result
 it repeats that result.
@@ -112,5 +112,5 @@ class AnswerFile(Model):
 
 
 def tokens(messages: Sequence[Message], reply: Reply) -> tuple[int, int]:
-    """Tokens of a conversation and of its answer: estimates, since there is no tokenizer to ask."""
+    """Estimated tokens of a conversation and of its answer; the file has no tokenizer."""
     return sum(estimate_tokens(message.text) for message in messages), estimate_tokens(reply.text)

@@ -1,4 +1,4 @@
-"""The program behind `iccache demo`: sets the stage, runs, and reports."""
+"""Runs `iccache demo` from its options to its report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAX_TOKENS: Final = 32  # of the built-in task; its longest command takes about 
 def run(options: DemoOptions) -> None:
     """Run the demo on the built-in task, or on the user's data and endpoints, and print what it measured.
 
-    A run that is broken off prints what it measured until then.
+    A run that is stopped prints what it measured until then.
 
     Raises:
         ConfigurationError: An option, file or endpoint cannot be used.
@@ -73,15 +73,15 @@ def _perform(workload: Workload, models: AbstractContextManager[Models], options
                 demo.run(view)
         finally:  # what was measured cost time and money
             if demo.steps:
-                _tell(demo, console, round(time.monotonic() - began, 1), options)
+                _report(demo, console, round(time.monotonic() - began, 1), options)
         if console.is_terminal and sys.stdin.isatty():
             play(demo, console)
 
 
-def _tell(demo: Demo, console: Console, seconds: float, options: DemoOptions) -> None:
+def _report(demo: Demo, console: Console, seconds: float, options: DemoOptions) -> None:
     """Print the figures of the steps that were done."""
     steps, workload, final = demo.steps, demo.workload, report(demo.steps)
-    said = remarks(steps, workload.reward, options.max_tokens)
+    notes = remarks(steps, workload.reward, options.max_tokens)
     if options.as_json:
         about: dict[str, object] = {
             "requests": len(steps),
@@ -89,13 +89,13 @@ def _tell(demo: Demo, console: Console, seconds: float, options: DemoOptions) ->
             "seed": options.seed,
             "seconds": seconds,
         }
-        about |= {"about": workload.about, "remarks": said}
+        about |= {"about": workload.about, "remarks": notes}
         sys.stdout.write(json.dumps(about | final.as_json()) + "\n")
         return
     if len(steps) < len(workload.requests):
-        console.print(f"\nBroken off after {len(steps)} of {len(workload.requests)} requests.", highlight=False)
+        console.print(f"\nStopped after {len(steps)} of {len(workload.requests)} requests.", highlight=False)
     console.print(conclusion(final))
-    for sentence in said:
+    for sentence in notes:
         console.print(sentence, markup=False, highlight=False)
     console.print(f"The run took {seconds:.0f} seconds. {workload.about_time}")
 

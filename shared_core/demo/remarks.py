@@ -1,4 +1,4 @@
-"""What is said about a run beside its figures: why nothing was learned, and what to change. Pure functions."""
+"""Remarks on a run beside its figures: why nothing was learned, and what to change. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from shared_core.demo.options import Reward
 from shared_core.demo.results import Step
 
-EARLY: Final = 10  # requests after which a reward that is always 0 is no accident
+EARLY: Final = 10  # requests; a reward that was 0 until then will stay 0
 ENOUGH: Final = 40  # requests, of which the small model is given about a fifth (docs/decisions/0014-demo.md)
 POOR: Final = 0.5  # mean reward of the large model; examples whose own reward is below count for less, at 0 for nothing
 
@@ -30,25 +30,25 @@ def remarks(steps: Sequence[Step], reward: Reward, max_tokens: int) -> tuple[str
     """Sentences for the end of a run of at least one step."""
     cut, unusable = (sum(step.flaw == flaw for step in steps) for flaw in ("cut", "unusable"))
     fallbacks = [step.fallback for step in steps if step.fallback]
-    said = []
+    notes = []
     if cut:
-        said.append(
+        notes.append(
             f"{cut} of {len(steps)} answers of the large model were cut at --max-tokens {max_tokens} and cannot be examples."
         )
     if unusable:
-        said.append(
-            f"{unusable} of {len(steps)} answers of the large model were empty or broken off and cannot be examples."
+        notes.append(
+            f"{unusable} of {len(steps)} answers of the large model were empty or incomplete and cannot be examples."
         )
     if fallbacks:
         first = fallbacks[0].removeprefix("fallback: ")
-        said.append(
+        notes.append(
             f"{len(fallbacks)} of {len(steps)} requests fell back on the large model; the first because {first}."
         )
     if not any(step.offloaded and step.examples for step in steps):
-        said.append(f"The small model was shown no examples: {_why_none(steps, reward, cut + unusable)}.")
+        notes.append(f"The small model was shown no examples: {_why_none(steps, reward, cut + unusable)}.")
     if not any(step.is_known for step in steps):
-        said.append("Always large agrees with itself, so its quality is 1 by definition.")
-    return tuple(said)
+        notes.append("Always large agrees with itself, so its quality is 1 by definition.")
+    return tuple(notes)
 
 
 def _why_none(steps: Sequence[Step], reward: Reward, flawed: int) -> str:

@@ -88,7 +88,7 @@ class Demo:
         seed: Of every random draw.
 
     Attributes:
-        steps: What happened so far; whole if a run is broken off.
+        steps: What happened so far, also of a run that was stopped.
     """
 
     def __init__(self, workload: Workload, models: Models, seed: int) -> None:
@@ -196,7 +196,7 @@ class Demo:
 
         def ask(decision: Decision) -> Answer:
             messages = inserted(request.messages, decision.insertion)
-            # The large model has just answered, so that a failure in here is the small one's.
+            # The large model has just answered, so a failure here is the small one's.
             return Answer(decision, self._ask(self._arms[decision.arm], messages, self._models.small_name))
 
         identity = decision_id(uuid5(NAMESPACE_OID, f"{self._seed}/{index}"))

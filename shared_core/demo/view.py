@@ -24,7 +24,7 @@ RIGHT: Final = 0.999  # a reward from which an answer is called right
 
 
 class View(Protocol):
-    """What a run tells whoever looks on. A context manager around the run."""
+    """Shows a run while it goes on. A context manager around the run."""
 
     def __enter__(self) -> Self: ...
 
@@ -39,7 +39,7 @@ class View(Protocol):
         """The `number`th request that is shown side by side: the small model alone and with examples."""
 
     def warn(self, text: str) -> None:
-        """Something that makes it vain to go on."""
+        """A reason why the rest of the run will show nothing."""
 
 
 class Silent:
@@ -153,7 +153,7 @@ class Picture:
 
 
 def introduction(workload: Workload) -> RenderableType:
-    """What the run is about, said before it starts."""
+    """What the run is about, shown before it starts."""
     return Panel(Text("\n".join(workload.about)), title="IC-Cache", title_align="left", border_style="cyan")
 
 
@@ -201,7 +201,7 @@ def _asked(step: Step) -> str:
 
 
 def _verdict_on(step: Step) -> str:
-    """The verdict on the answer that was given; the large model's own says nothing where it is the yardstick."""
+    """The verdict on the answer that was given; the large model's own has none where others are compared with it."""
     return _verdict(step.score, step.is_known) if step.is_known or step.offloaded else "-"
 
 
@@ -216,7 +216,7 @@ def _marked(answer: str, score: float, is_known: bool) -> Text:
 
 
 def _tokens(count: int | None) -> str:
-    return "tokens unknown, for it reports none" if count is None else f"about {count:,} tokens"
+    return "tokens unknown: it reports none" if count is None else f"about {count:,} tokens"
 
 
 def _share(value: float | None) -> ProgressBar:

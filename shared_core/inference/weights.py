@@ -14,9 +14,9 @@ from shared_core.errors import ExtraIsMissing
 def eight_bit(source: Path) -> Iterator[Path]:
     """The GGUF file `source` with its four-bit weights (Q4_1) as eight-bit ones (Q8_0), while the block runs.
 
-    The model stays what it is: every weight keeps its value to within 1/254 of the largest in its block of 32. But
-    llama.cpp multiplies whole prompts with Q8_0 in blocks and with Q4_1 row by row, so that prompts are read about 1.7
-    times as fast (docs/decisions/0014-demo.md).
+    Each weight keeps its value to within 1/254 of the largest in its block of 32. llama.cpp multiplies whole prompts
+    with Q8_0 in blocks, and with Q4_1 row by row. It reads prompts about 1.7 times as fast
+    (docs/decisions/0014-demo.md).
 
     Raises:
         ExtraIsMissing: gguf is not installed.

@@ -21,7 +21,12 @@ except ICCacheError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
 pytestmark = pytest.mark.timeout(300)  # twenty seconds each where nothing else runs; llama.cpp suffers from neighbours
-PROGRAM = "from shared_core.cli import main; main()"
+PROGRAM = """
+import sys
+sys.modules.update(langchain_core=None, langchain_openai=None, llama_index=None)  # as if they were not installed
+from shared_core.cli import main
+main()
+"""
 
 
 def iccache(*arguments, timeout):

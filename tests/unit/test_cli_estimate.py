@@ -62,7 +62,7 @@ def test_one_request_is_enough():
     assert result.quantiles == ()
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(picture(result, "my-embedder"))
-    assert "none, for there is but one different request" in console.export_text()
+    assert "none: there is only one different request" in console.export_text()
 
 
 def test_the_picture_says_what_the_figures_do_not_mean():

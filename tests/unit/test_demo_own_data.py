@@ -131,7 +131,7 @@ def test_the_fields_may_have_other_names(monkeypatch, capsys, server, tmp_path):
 def test_a_server_that_counts_no_tokens_is_not_said_to_use_none(monkeypatch, capsys, server, data):
     server.answer = lambda asked: Reply(apt(asked), usage=None)
     assert call(monkeypatch, *arguments(server, data(40))) == 0
-    assert "tokens unknown, for it reports none" in says(capsys)[0]
+    assert "tokens unknown: it reports none" in says(capsys)[0]
 
 
 @pytest.mark.parametrize(("model", "option"), [("big", "--large"), ("little", "--small")])
@@ -146,7 +146,7 @@ def test_a_model_that_fails_leaves_what_was_measured(monkeypatch, capsys, server
     given = ["--small", f"{address}#little", "--large", f"{address}#big"]
     assert call(monkeypatch, "demo", "--data", data(20), *given) == 2
     out, err = says(capsys)
-    assert "Broken off after 5 of 20 requests" in out
+    assert "Stopped after 5 of 20 requests" in out
     assert "copy nearest" in out
     assert f"iccache: {option} {server.url}#{model} gave no answer to " in err
     assert "scripted refusal" in err
