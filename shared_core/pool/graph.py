@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -20,13 +22,17 @@ log = get_logger("pool")
 Positions: TypeAlias = NDArray[np.int64]
 Source: TypeAlias = Callable[[Positions], Vector]
 
-RECALL: Final = 0.97  # recall@16 on vectors like the pool's that fixes how widely a search looks around
+RECALL: Final = 0.975  # recall@16 on rows that the graph has not seen, which fixes how widely a search looks around
 ENOUGH: Final = 0.95  # recall that is taken if more cannot be had
 LINKS: Final = 16  # of a vector to others, twice as many on the ground level: Malkov and Yashunin's M
-CANDIDATES: Final = 40  # among which the links of a new vector are chosen: their efConstruction
-WIDTHS: Final = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # of a search, of which one is chosen: their ef
+CANDIDATES: Final = 56  # among which the links of a new vector are chosen: their efConstruction
+WIDTHS: Final = (  # of a search, of which the least that finds enough is chosen: their ef
+    *(16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 96),
+    *(112, 128, 160, 192, 224, 256, 320, 384, 448, 512),
+)
 _NEIGHBOURS: Final = 16
-_PROBES: Final = 256  # vectors on which recall is measured
+_PROBES: Final = 1024  # rows on which recall is measured, at most a sixteenth of all
+_CONFIDENCE: Final = 2.326  # standard errors below a sample's mean, above which the true mean lies in 99 of 100 samples
 _BATCH: Final = 4096
 _ROUNDING: Final = 1e-5
 
@@ -76,10 +82,11 @@ class Graph:
     Equal rows and seed give an equal graph.
 
     Args:
-        source: Gives the unit vectors, shape (n, dimension), of n rows.
+        source: Gives the unit vectors, shape (n, dimension), of n rows. The last rows stand for new requests while the
+            width of searches is chosen, so rows must come in random order.
         count: How many rows there are.
         dimension: Length of a vector.
-        seed: Seed of the levels and of the sample on which recall is measured.
+        seed: Seed of the levels.
     """
 
     def __init__(self, source: Source, count: int, dimension: int, seed: int) -> None:
@@ -87,8 +94,11 @@ class Graph:
         self.alive = Alive(count)
         self._faiss = import_faiss()
         with one_thread(self._faiss):
-            self._index, self._storage, self._halves = self._built(source, dimension, seed)
-            self.width = self._enough_width(source, seed)
+            self._index, self._storage, self._halves = self._empty(source, dimension, seed)
+            seen = count - min(_PROBES, math.ceil(count / 16))
+            self._add(source, 0, seen)
+            self.width = self._enough_width(source(np.arange(seen, count)))
+            self._add(source, seen, count)
         self._parameters = self._faiss.SearchParametersHNSW(efSearch=self.width, sel=self.alive.selector)
         self._exhaustively = self._faiss.SearchParameters(sel=self.alive.selector)
 
@@ -112,8 +122,8 @@ class Graph:
         """The vectors of these rows, shape (len(rows), dimension)."""
         return self._halves[rows].astype(np.float32)
 
-    def _built(self, source: Source, dimension: int, seed: int) -> tuple[Any, Any, NDArray[np.float16]]:
-        """The graph, the vectors behind it, and a view of these, shape (count, dimension)."""
+    def _empty(self, source: Source, dimension: int, seed: int) -> tuple[Any, Any, NDArray[np.float16]]:
+        """A graph without rows, the storage of their vectors, and a view of all that will be there."""
         faiss = self._faiss
         half, product = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
         index = faiss.IndexHNSWSQ(dimension, half, LINKS, product)
@@ -123,26 +133,32 @@ class Graph:
         for vector, size in ((storage.codes, storage.code_size), (index.hnsw.neighbors, 2 * LINKS)):
             vector.resize(self.count * size)  # room at once, since a vector that grows ends up half empty
             vector.resize(0)
-        for start in range(0, self.count, _BATCH):
-            index.add(source(np.arange(start, min(start + _BATCH, self.count))))
         codes = faiss.rev_swig_ptr(storage.codes.data(), self.count * storage.code_size)
         return index, storage, codes.view(np.float16).reshape(self.count, dimension)
 
-    def _enough_width(self, source: Source, seed: int) -> int:
-        """How widely a search must look around to find `RECALL` of the true neighbours of vectors like the pool's.
+    def _add(self, source: Source, start: int, stop: int) -> None:
+        for first in range(start, stop, _BATCH):
+            self._index.add(source(np.arange(first, min(first + _BATCH, stop))))
+
+    def _enough_width(self, queries: Vector) -> int:
+        """How widely a search must look around to find `RECALL` of the true neighbours of `queries`, not yet rows.
 
         0 if no width is enough: many copies of one vector, say, are linked to each other and to little else.
         """
-        k = min(self.count, _NEIGHBOURS)
-        queries = self._like_requests(source, np.random.default_rng(seed))
-        true = self._storage.search(queries, k)[0][:, -1:] - _ROUNDING  # ties count as found
-        for width in WIDTHS:
+        k = min(self._index.ntotal, _NEIGHBOURS)
+        true = self._nearest(queries, k)[:, -1:] - _ROUNDING  # ties count as found
+
+        def recalls(width: int) -> NDArray[np.float64]:
             found = self._index.search(queries, k, params=self._faiss.SearchParametersHNSW(efSearch=width))[0]
-            recall = float(np.mean(found >= true))
-            if recall >= RECALL:
-                return width
+            shares: NDArray[np.float64] = np.mean(found >= true, axis=1)
+            return shares
+
+        least = bisect_left(WIDTHS, True, key=lambda width: lower_bound(recalls(width)) >= RECALL)
+        if least < len(WIDTHS):
+            return WIDTHS[least]
+        recall = float(recalls(WIDTHS[-1]).mean())
         if recall >= ENOUGH:
-            return width
+            return WIDTHS[-1]
         log.warning(
             "IC-Cache searches %d examples exactly, which takes longer: they are so alike that only %.0f %% of the "
             "nearest were found otherwise",
@@ -151,19 +167,19 @@ class Graph:
         )
         return 0
 
-    def _like_requests(self, source: Source, generator: np.random.Generator) -> Vector:
-        """Vectors as far from the pool as its own usually are from each other, which new requests turn out to be.
+    def _nearest(self, queries: Vector, k: int) -> Vector:
+        """The `k` greatest similarities of each query to the rows so far, descending: `search` for many, faster."""
+        best: Vector = np.full((len(queries), k), -np.inf, np.float32)
+        for start in range(0, self._index.ntotal, _BATCH):
+            rows = self._halves[start : min(start + _BATCH, self._index.ntotal)].astype(np.float32)
+            near = self._faiss.knn(queries, rows, min(k, len(rows)), metric=self._faiss.METRIC_INNER_PRODUCT)[0]
+            best = -np.sort(-np.hstack([best, near]), axis=1)[:, :k]
+        return best
 
-        The pool's own vectors would flatter the graph, whose links were chosen by searching for just these.
-        """
-        size = min(self.count, _PROBES)
-        own = source(np.sort(generator.choice(self.count, size, replace=False)))
-        nearest = float(np.clip(np.median(self._storage.search(own, min(self.count, 2))[0][:, -1]), -1, 1))
-        noise = generator.standard_normal(own.shape, np.float32)
-        noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-        moved = nearest * own + np.float32(np.sqrt(1 - nearest * nearest)) * noise
-        queries: Vector = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
-        return queries
+
+def lower_bound(shares: NDArray[np.float64]) -> float:
+    """What the mean of all is at least, with 99 % confidence, where these are a random sample, shape (n,), of them."""
+    return float(shares.mean() - _CONFIDENCE * shares.std() / np.sqrt(len(shares)))
 
 
 @contextmanager

@@ -137,6 +137,7 @@ class VectorIndex:
         """
         origin = self.positions()
         if len(origin) > EXACT_LIMIT:
+            origin = np.random.default_rng(seed).permutation(origin)  # the graph takes its last rows for a fair sample
             base = Graph(lambda rows: self.vectors(origin[rows]), len(origin), self.dimension, seed)
             return VectorIndex(self.dimension, base), origin
         index = VectorIndex(self.dimension)
@@ -154,7 +155,7 @@ class VectorIndex:
             For each position of this index, the position in `old`.
         """
         alive = old.positions()
-        late = alive[alive > origin[-1]] if len(origin) else alive
+        late = alive[alive > origin.max()] if len(origin) else alive
         for position in np.flatnonzero(~np.isin(origin, alive, assume_unique=True)):
             self.remove(int(position))
         self.add(old.vectors(late))

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 
+import faiss
 import numpy as np
 import pytest
 
+import shared_core.pool.graph as pool_graph
 from shared_core.errors import ExtraIsMissing, ConfigurationError
-from shared_core.pool.graph import WIDTHS, Graph
+from shared_core.pool.graph import WIDTHS, Graph, lower_bound
 from shared_core.pool.index import DEAD_LIMIT, EXACT_LIMIT, TAIL_LIMIT, VectorIndex
 from tests.unit.pool_world import units
 
@@ -16,14 +18,19 @@ BIG = EXACT_LIMIT + TAIL_LIMIT
 
 @pytest.fixture(scope="module")
 def built():
-    """20,000 vectors around 500 centres, and their index after rebuilding."""
+    """20,000 vectors around 500 centres, in the order of their index after rebuilding, and this index."""
     vectors = units(20_000, 64, clusters=500)
-    index = VectorIndex(64)
+    fresh, origin = rebuilt(vectors)
+    return vectors[origin], fresh
+
+
+def rebuilt(vectors, seed=0):
+    index = VectorIndex(vectors.shape[1])
     index.add(vectors)
     assert index.is_stale
-    fresh, origin = index.rebuilt(seed=0)
-    assert list(origin[:3]) == [0, 1, 2]
-    return vectors, fresh
+    fresh, origin = index.rebuilt(seed)
+    assert np.array_equal(np.sort(origin), np.arange(len(vectors)))
+    return fresh, origin
 
 
 def recall(index, vectors, queries, k=16):
@@ -71,9 +78,47 @@ def test_vector_of_another_dimension_is_refused():
         VectorIndex(16).search(units(1, 8)[0], 1)
 
 
-def test_graph_recalls_what_an_exact_search_finds(built):
+def test_graph_finds_97_of_100_neighbours_of_new_requests(built):
     vectors, index = built
-    assert recall(index, vectors, units(300, 64, seed=7, clusters=500)) >= 0.95
+    assert recall(index, vectors, units(500, 64, seed=7, clusters=500)) >= 0.97
+
+
+def test_newest_rows_that_are_easily_found_do_not_narrow_the_search():
+    """The width is chosen on rows that stand for new requests, which must not be the last ones of a sorted import."""
+    circle = np.pad(units(1500, 2, seed=3), ((0, 0), (0, 22)))
+    vectors = np.concatenate([units(18_000, 24), circle])
+    index, origin = rebuilt(vectors)
+    assert recall(index, vectors[origin], units(500, 24, seed=7)) >= 0.97
+
+
+def test_a_good_mean_of_few_probes_is_not_enough():
+    shares = np.array([1.0, 1.0, 1.0, 0.92])  # 0.98 on average
+    assert lower_bound(shares) < 0.96
+    assert 0.97 < lower_bound(np.tile(shares, 100)) < 0.98
+    assert lower_bound(np.ones(5)) == 1.0
+
+
+@pytest.mark.parametrize("target", [0.9, 0.95, 0.97])
+def test_the_width_is_about_the_least_that_finds_the_target(monkeypatch, target):
+    monkeypatch.setattr(pool_graph, "RECALL", target)
+    vectors, queries = units(6000, 24), units(500, 24, seed=7)
+    graph = Graph(lambda rows: vectors[rows], 6000, 24, seed=0)
+    true = np.sort(queries @ vectors.T, axis=1)[:, -16]
+
+    def found(width):
+        parameters = faiss.SearchParametersHNSW(efSearch=width)
+        return np.mean(
+            [graph._index.search(q[None], 16, params=parameters)[0] >= t - 1e-4 for q, t in zip(queries, true)]
+        )
+
+    assert found(WIDTHS[WIDTHS.index(graph.width) - 2]) < target <= found(graph.width)
+
+
+def test_doubt_about_the_recall_widens_the_search(monkeypatch):
+    vectors = units(6000, 24)
+    careful = Graph(lambda rows: vectors[rows], 6000, 24, seed=0)
+    monkeypatch.setattr(pool_graph, "_CONFIDENCE", 0.0)
+    assert Graph(lambda rows: vectors[rows], 6000, 24, seed=0).width < careful.width
 
 
 def test_a_search_looks_around_no_more_widely_than_it_must():
@@ -96,10 +141,8 @@ def test_copies_that_a_graph_loses_are_searched_exactly(caplog):
 
 
 def test_graph_is_the_same_for_the_same_seed(built):
-    vectors, index = built
-    again = VectorIndex(64)
-    again.add(vectors)
-    again, _ = again.rebuilt(seed=0)
+    _, index = built
+    again, _ = rebuilt(units(20_000, 64, clusters=500))
     for query in units(20, 64, seed=3, clusters=500):
         assert np.array_equal(index.search(query, 16).positions, again.search(query, 16).positions)
 
