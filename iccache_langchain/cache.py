@@ -28,8 +28,8 @@ from iccache_langchain.llm_string import Call, parse, read_messages
 from iccache_langchain.messages import normalised, outcome_of
 from iccache_langchain.near_tier import NearTier, is_answering, near_settings
 from shared_core.adapters import Context
-from shared_core.adapters.factory import example_engine, ready_embedder
-from shared_core.adapters.options import EngineOptions, Given, read_options
+from shared_core.adapters.factory import example_engine, loaded_embedder
+from shared_core.adapters.options import EngineOptions, ParsedOptions, read_options
 from shared_core.adapters.provenance import PROVENANCE, is_trusted
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.signatures import with_options
@@ -205,13 +205,13 @@ class ICCache(Rateable, BaseCache):
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _engine(self, store: Store | str | None, given: Given, threshold: float) -> Engine:
+    def _engine(self, store: Store | str | None, given: ParsedOptions, threshold: float) -> Engine:
         """An engine without arms, or with the small model as its only arm; it chooses examples, not arms."""
         if not self._owns_engine:
             return example_engine(store, given)
         options = dict(given.engine)
         embedder = options.pop("embedder", None)
-        options["embedder"] = ready_embedder(embedder) if self._collects else None
+        options["embedder"] = loaded_embedder(embedder) if self._collects else None
         options["settings"] = settings = options.get("settings") or read_settings()
         if self._small:
             options |= {"arms": [Arm(self._small, 1.0)], "reference": self._small}

@@ -131,7 +131,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         answer = first.message if isinstance(first, ChatGeneration) else None
         if not isinstance(answer, AIMessage) or PROVENANCE in answer.response_metadata:
             return
-        self.engine.submit(self._keep, run_id, call, answer, len(generations) == 1)
+        self.engine.submit(self._record, run_id, call, answer, len(generations) == 1)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:  # noqa: ARG002 - LangChain's
         """Forget a call that failed, or whose stream was not read to its end."""
@@ -153,7 +153,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _keep(self, run_id: UUID, call: _PendingCall, answer: AIMessage, is_only: bool) -> None:
+    def _record(self, run_id: UUID, call: _PendingCall, answer: AIMessage, is_only: bool) -> None:
         """Store an answer, on the engine's writer."""
         try:
             request = self._requests.request(call.messages, call.context, call.params, call.stop)

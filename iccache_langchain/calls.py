@@ -17,7 +17,7 @@ from langchain_core.utils.uuid import uuid7
 from shared_core.adapters import KEYS, Context, current_context, parameters
 
 RUN: Final = "iccache_run_id"
-OURS: Final = KEYS | {RUN}
+OWN_KEYS: Final = KEYS | {RUN}
 
 # Keys in the metadata of a model's run. They show the decision in traces and in the metadata of streamed tokens.
 DECISION: Final = "iccache_decision_id"

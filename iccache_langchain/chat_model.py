@@ -26,7 +26,7 @@ from iccache_langchain import arms as arm_calls
 from iccache_langchain.answers import ChatAnswers
 from iccache_langchain.arms import ArmModel
 from iccache_langchain.binding import rebound
-from iccache_langchain.calls import FREE, OURS, RUN, QueryFunction, call_context
+from iccache_langchain.calls import FREE, OWN_KEYS, RUN, QueryFunction, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
 from iccache_langchain.options import FIELDS, ChatModelOptions, without_client_options
@@ -263,7 +263,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
     ) -> _Call:
         """Read the arguments of a private method. Raises only `ConfigurationError` (invalid scope or task)."""
         context = call_context(kwargs, context_counts=not (streamed and self.strict_scope))
-        sent = self._defaults() | {name: value for name, value in kwargs.items() if name not in OURS}
+        sent = self._defaults() | {name: value for name, value in kwargs.items() if name not in OWN_KEYS}
         words = stop or sent.pop("stop", None)
         sent.pop("stop", None)
         return _Call(messages, words, sent, context, run.run_id if run else kwargs.get(RUN))

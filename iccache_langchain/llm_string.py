@@ -30,7 +30,7 @@ _TRANSPORT: Final = frozenset(
 _SAMPLING: Final = FREE | {"stop"}
 
 # Each of these in the model or the call means structured output or several answers.
-_BOUND: Final = re.compile(
+_NOT_PLAIN: Final = re.compile(
     r"""['"](?:tools|tool_choice|functions|function_call|response_format|response_schema|response_mime_type|"""
     r"""json_schema|json_mode|format|grammar|guided_\w+|structured_outputs?|ls_structured_output_format|"""
     r"""modalities|stop_sequences|best_of)['"]"""
@@ -86,7 +86,7 @@ def parse(llm_string: str) -> Call:
     return Call(
         fingerprint=fingerprint,
         writer=(named_model(params.get) or named_model(shaping.get)) if call is not None else "",
-        plain=known and _asks_for_one_text(shaping | params) and _BOUND.search(llm_string) is None,
+        plain=known and _asks_for_one_text(shaping | params) and _NOT_PLAIN.search(llm_string) is None,
         repeatable=_ADDRESS.search(llm_string) is None,
     )
 

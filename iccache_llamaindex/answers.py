@@ -58,7 +58,7 @@ class LLMTranscript(Generic[R]):
     def take(self, piece: R) -> R:
         """The piece to pass on. Every piece is marked: each holds the answer so far and may be read alone."""
         self._last = piece
-        self._info = self._info.then(ResponseInfo.of(piece))
+        self._info = self._info.merge(ResponseInfo.of(piece))
         return marked(piece, self._provenance)
 
     def outcome(self, *, ended: bool) -> Outcome | None:

@@ -173,13 +173,13 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
     def handle(self, event: BaseEvent, **_: Any) -> None:
         """Process an event. Never raises."""
         try:
-            self._take(event)
+            self._process(event)
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self._engine.failed("observe", error)
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _take(self, event: BaseEvent) -> None:
+    def _process(self, event: BaseEvent) -> None:
         if isinstance(event, SynthesizeStartEvent):
             chosen = current.get()
             handover = chosen if chosen and not chosen.answered else None
@@ -199,7 +199,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
             return
 
         def keep(text: str) -> None:
-            self._keep(synthesis, decision, response, text)
+            self._record(synthesis, decision, response, text)
 
         _set_provenance(response, decision.provenance())  # a stream's reader may need it before the end
         if isinstance(response, PydanticResponse):
@@ -219,7 +219,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
             return None
         return Decision(uuid4().hex, request, Route(UNROUTED, reason="observed"), created_at=time.time())
 
-    def _keep(self, synthesis: _Synthesis, decision: Decision, response: RESPONSE_TYPE, text: str) -> None:
+    def _record(self, synthesis: _Synthesis, decision: Decision, response: RESPONSE_TYPE, text: str) -> None:
         """Pass question and answer to the engine's writer."""
         if synthesis.last is None or synthesis.provenance is not None:
             _set_provenance(response, synthesis.provenance)  # no model was called, or `ICCacheLLM` records the answer
@@ -255,10 +255,10 @@ def _observe_call(synthesis: _Synthesis, event: BaseEvent) -> None:
             synthesis.info, synthesis.streamed = ResponseInfo(), False
             synthesis.messages = event.messages if isinstance(event, LLMChatStartEvent) else ()
         case LLMChatInProgressEvent() | LLMCompletionInProgressEvent():
-            synthesis.info = synthesis.info.then(ResponseInfo.of(event.response))
+            synthesis.info = synthesis.info.merge(ResponseInfo.of(event.response))
             synthesis.streamed = True
         case LLMChatEndEvent() | LLMCompletionEndEvent() if event.response is not None:
-            synthesis.info = synthesis.info.then(ResponseInfo.of(event.response))
+            synthesis.info = synthesis.info.merge(ResponseInfo.of(event.response))
             synthesis.last = event.response
             synthesis.provenance = None
         case ICCacheRouteEvent():  # comes after the events of the arm's model

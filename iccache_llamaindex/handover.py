@@ -86,7 +86,7 @@ class Handover:
             question, and then sends the user's own words to the model.
         turns: The turns of the prompt that are examples.
         answered: True once a synthesizer has answered; later events belong to another query.
-        placed: The returned list of nodes, if the examples' node must be removed from it after the answer.
+        returned_nodes: The returned list of nodes, if the examples' node must be removed from it after the answer.
     """
 
     chooser: Chooser
@@ -99,7 +99,7 @@ class Handover:
     shown_for: str | None = None
     turns: tuple[Message, ...] = ()
     answered: bool = False
-    placed: list[NodeWithScore] | None = None
+    returned_nodes: list[NodeWithScore] | None = None
 
     def is_for(self, question: str) -> bool:
         """True if the examples were chosen for the prompt that asks `question` now.

@@ -76,7 +76,7 @@ class ResponseInfo:
             len(choices),
         )
 
-    def then(self, later: ResponseInfo) -> ResponseInfo:
+    def merge(self, later: ResponseInfo) -> ResponseInfo:
         """Merge with a later piece of the same answer; later values win."""
         return ResponseInfo(
             later.reason or self.reason,

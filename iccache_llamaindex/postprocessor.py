@@ -200,7 +200,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
             if not nodes:  # without nodes, a synthesizer answers "Empty Response" without calling the model
                 nodes.append(example_node(handover.decision, NOTHING_FOUND))
         if not self.keep_sources:
-            handover.placed = nodes
+            handover.returned_nodes = nodes
 
 
 def _has_question(query: QueryBundle | None) -> TypeGuard[QueryBundle]:

@@ -26,7 +26,7 @@ from shared_core.values import Message
 
 log = get_logger("llamaindex")
 
-PLACE: Final = "few_shot_examples"  # the template variable, as LlamaIndex's own few-shot prompts call it
+EXAMPLES_VARIABLE: Final = "few_shot_examples"  # the template variable, as LlamaIndex's own few-shot prompts call it
 _LEADING: Final = frozenset({MessageRole.SYSTEM, MessageRole.DEVELOPER})
 
 Choose: TypeAlias = Callable[..., Sequence[ChatMessage]]
@@ -61,8 +61,8 @@ def few_shot_prompt(
     """
     template = PromptTemplate(template) if isinstance(template, str) else template or DEFAULT_TEXT_QA_PROMPT_SEL
     chooser = examples.chooser if examples else None
-    if isinstance(template, PromptTemplate) and PLACE in template.template_vars:
-        mappings = {**(template.function_mappings or {}), PLACE: _text_for(chooser, question)}
+    if isinstance(template, PromptTemplate) and EXAMPLES_VARIABLE in template.template_vars:
+        mappings = {**(template.function_mappings or {}), EXAMPLES_VARIABLE: _text_for(chooser, question)}
         return template.model_copy(update={"function_mappings": mappings})
     if question not in {*template.template_vars, *(template.template_var_mappings or {})}:
         raise ConfigurationError(
@@ -89,14 +89,14 @@ class FewShotPrompt(BasePromptTemplate):  # type: ignore[no-redef]  # the field 
             template_vars=template.template_vars,
             kwargs=template.kwargs,
             output_parser=template.output_parser,
-            function_mappings={PLACE: choose},
+            function_mappings={EXAMPLES_VARIABLE: choose},
         )
 
     def partial_format(self, **kwargs: Any) -> FewShotPrompt:
         """The prompt with some variables filled in. The question fixes the turns, because a streamed answer may be
         requested later by another task."""
         turns = self._turns(kwargs)
-        return FewShotPrompt(self.template.partial_format(**kwargs), _always(turns) if turns else self._choose)
+        return FewShotPrompt(self.template.partial_format(**kwargs), _constant(turns) if turns else self._choose)
 
     def format_messages(self, llm: BaseLLM | None = None, **kwargs: Any) -> list[ChatMessage]:
         """The template's messages, with the examples after the system messages."""
@@ -122,7 +122,7 @@ class FewShotPrompt(BasePromptTemplate):  # type: ignore[no-redef]  # the field 
 
     @property
     def _choose(self) -> Choose:
-        return (self.function_mappings or {})[PLACE]
+        return (self.function_mappings or {})[EXAMPLES_VARIABLE]
 
     def _turns(self, kwargs: Mapping[str, Any]) -> Sequence[ChatMessage]:
         return self._choose(**{**self.template.kwargs, **kwargs})
@@ -150,7 +150,7 @@ def _text_for(chooser: Chooser | None, question: str) -> Callable[..., str]:
     return few_shot_examples
 
 
-def _always(turns: Sequence[ChatMessage]) -> Choose:
+def _constant(turns: Sequence[ChatMessage]) -> Choose:
     return lambda **_: turns
 
 

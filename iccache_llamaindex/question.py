@@ -92,7 +92,7 @@ def _carried(
     pieces: list[str] = []
     with closing(stream):
         while True:
-            with _holding(variable, value):
+            with _set_temporarily(variable, value):
                 try:
                     piece = next(stream)
                 except StopIteration:
@@ -109,7 +109,7 @@ async def _acarried(
     pieces: list[str] = []
     async with aclosing(stream):
         while True:
-            with _holding(variable, value):
+            with _set_temporarily(variable, value):
                 try:
                     piece = await anext(stream)
                 except StopAsyncIteration:
@@ -121,7 +121,7 @@ async def _acarried(
 
 
 @contextmanager
-def _holding(variable: ContextVar[T], value: T) -> Iterator[None]:
+def _set_temporarily(variable: ContextVar[T], value: T) -> Iterator[None]:
     """Set the variable while the stream produces a piece, but not while its reader runs."""
     token = variable.set(value)
     try:

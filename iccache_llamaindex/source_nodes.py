@@ -42,17 +42,17 @@ class _SourceCleaner(BaseEventHandler):
         if not isinstance(event, SynthesizeEndEvent) or handover is None:
             return
         handover.answered = True
-        if handover.placed is not None:
-            _clean(event.response, handover.placed)
-            handover.placed = None
+        if handover.returned_nodes is not None:
+            _clean(event.response, handover.returned_nodes)
+            handover.returned_nodes = None
         if handover.by_prompt and handover.decision.given and not handover.shown:
             _warn_once(handover)
 
 
-def _clean(response: RESPONSE_TYPE, placed: list[NodeWithScore]) -> None:
+def _clean(response: RESPONSE_TYPE, returned_nodes: list[NodeWithScore]) -> None:
     for node in filter(is_example, response.source_nodes):
         (response.metadata or {}).pop(node.node.node_id, None)
-    for nodes in (response.source_nodes, placed):
+    for nodes in (response.source_nodes, returned_nodes):
         nodes[:] = [node for node in nodes if not is_example(node)]
 
 

@@ -34,7 +34,7 @@ from shared_core.values import EXACT, UNROUTED, Arm, Clock
 log = get_logger("assembly")
 
 RESERVED: Final = frozenset({EXACT, UNROUTED})  # values of `DecisionRecord.arm` without a chosen arm
-SERVED: Final = ("redis://", "rediss://", "unix://")  # stores that run in a server process
+SERVER_SCHEMES: Final = ("redis://", "rediss://", "unix://")  # stores that run in a server process
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def after_fork(spec: EngineSpec, counters: Counters) -> Components:
         StoreIsUnusable: The store cannot be opened again in a child. SQLite keeps its table of locks in the process;
             the child inherits it, and would treat its parent's locks as its own.
     """
-    if not (isinstance(spec.store, str) and spec.store.startswith(SERVED)):
+    if not (isinstance(spec.store, str) and spec.store.startswith(SERVER_SCHEMES)):
         raise StoreIsUnusable(
             "this engine was created before a fork, and only a Redis store can be opened again in the child; create "
             "the engine in the child (gunicorn: in post_fork, or without --preload; Celery: in worker_process_init)"
@@ -157,7 +157,7 @@ def after_fork(spec: EngineSpec, counters: Counters) -> Components:
     return Components(spec, counters)
 
 
-def specify(
+def engine_spec(
     store: Store | str,
     arms: Sequence[Arm],
     reference: str | None,

@@ -17,13 +17,13 @@ from types import MappingProxyType
 from typing import TypeVar
 from uuid import uuid4
 
-from shared_core.assembly import Components, after_fork, specify
+from shared_core.assembly import Components, after_fork, engine_spec
 from shared_core.errors import ConfigurationError, DependencyIsDown, DependencyIsSlow
 from shared_core.failures import Attempt, Failures
 from shared_core.guard import Deadline, Step, Steps
 from shared_core.inference import Embedder
 from shared_core.learning.learner import MaintainReport
-from shared_core.manager.admission import POOR
+from shared_core.manager.admission import POOR_SCORE
 from shared_core.manager.decisions import record_of
 from shared_core.manager.privacy import Redact, check_redact, redacted
 from shared_core.prompt import render
@@ -84,7 +84,7 @@ class Engine:
         self._redact = redact
         self._clock = clock
         self._lock = threading.Lock()
-        self._spec = specify(
+        self._spec = engine_spec(
             store,
             arms,
             reference,
@@ -308,7 +308,7 @@ class Engine:
         check_score(score)
         components = self._components()
         is_new = components.store.append_feedback(Feedback(decision_id, rater, float(score), self._clock()))
-        if score < POOR:
+        if score < POOR_SCORE:
             components.exact.retract(decision_id)
         if components.manager.judged(decision_id, score).example_id:
             components.wake()

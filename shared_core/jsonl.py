@@ -32,7 +32,7 @@ def read_jsonl(
         options: By field, the command's option that sets the field's name.
 
     Raises:
-        ConfigurationError: The file cannot be read or is empty, a line is not a JSON object, or a field is not a string.
+        ConfigurationError: The file is unreadable or empty, a line is not a JSON object, or a field is not a string.
     """
     name = called(path)
     found = False

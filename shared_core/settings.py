@@ -150,8 +150,8 @@ def read_settings(**given: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        complaints = [_complaint(str(e["loc"][0]), e["input"], given) for e in error.errors()]
-        raise ConfigurationError("; ".join(complaints)) from error
+        texts = [_error_text(str(e["loc"][0]), e["input"], given) for e in error.errors()]
+        raise ConfigurationError("; ".join(texts)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"{FILE} is not TOML: {error}; write one line per setting, e.g. max_examples = 3"
@@ -172,7 +172,7 @@ def _warn_of_misspelt(environment: Mapping[str, str]) -> None:
             log.warning("the environment variable %s is not a setting and has no effect; %s", variable, hint)
 
 
-def _complaint(key: str, value: object, given: Mapping[str, Any]) -> str:
+def _error_text(key: str, value: object, given: Mapping[str, Any]) -> str:
     """The message for an invalid setting `key` from code, a variable or the file."""
     source = "" if key in given else f"{FILE}: "
     allowed = Settings.model_json_schema()["properties"].get(key)

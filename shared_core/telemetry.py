@@ -82,24 +82,24 @@ class Counters:
         """All counters that are not zero, sorted, as ``name`` or ``name{label=value}``."""
         with self._lock:
             counts = list(self._counts.items())
-        return {_shown(key): n for key, n in sorted(counts) if n}
+        return {_as_text(key): n for key, n in sorted(counts) if n}
 
     def timings(self) -> Mapping[str, Timing]:
         """All timings, sorted, named as in `snapshot`."""
         with self._lock:
             timings = [(key, list(values)) for key, values in self._timings.items()]
         return {
-            _shown(key): Timing(int(values[0]), values[1], tuple(map(int, values[2:])))
+            _as_text(key): Timing(int(values[0]), values[1], tuple(map(int, values[2:])))
             for key, values in sorted(timings)
         }
 
 
-def _shown(key: _Key) -> str:
+def _as_text(key: _Key) -> str:
     name, labels = key
     return name + ("{" + ",".join(f"{label}={value}" for label, value in labels) + "}" if labels else "")
 
 
-class NotRepeated(logging.Filter):
+class RepeatFilter(logging.Filter):
     """Drops a warning that was logged in the last second; the next one states how many were dropped."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -130,16 +130,16 @@ class NotRepeated(logging.Filter):
             self._seen.clear()
 
 
-_not_repeated: Final = NotRepeated()
+_repeat_filter: Final = RepeatFilter()
 
 
 def get_logger(name: str) -> logging.Logger:
     """The logger ``iccache.<name>``; silencing ``iccache`` silences all of them."""
     found = logging.getLogger(f"iccache.{name}")
-    found.addFilter(_not_repeated)  # idempotent
+    found.addFilter(_repeat_filter)  # idempotent
     return found
 
 
 def forget_warnings() -> None:
     """Forget which warnings were logged, as in a new process."""
-    _not_repeated.forget()
+    _repeat_filter.forget()

@@ -17,7 +17,7 @@ def fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def same_text(text: str) -> str:
+def canonical_text(text: str) -> str:
     """The normal form in which two requests are compared: NFC, without insignificant white space.
 
     A text of one line is folded. In a text of several lines, indentation and spacing may be code or a table, so only

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from shared_core.records import ExactAnswer, Vector
-from shared_core.text import digest, same_text
+from shared_core.text import canonical_text, digest
 
 Clock: TypeAlias = Callable[[], float]
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
@@ -75,8 +75,8 @@ class Request:
 
     @property
     def exact_key(self) -> str:
-        """SHA-256 of scope, conversation (in the form of `same_text`) and fingerprint."""
-        turns = [[m.role, same_text(m.text), m.extra] for m in self.messages]
+        """SHA-256 of scope, conversation (in the form of `canonical_text`) and fingerprint."""
+        turns = [[m.role, canonical_text(m.text), m.extra] for m in self.messages]
         return digest([self.scope, turns, self.fingerprint])
 
     @property

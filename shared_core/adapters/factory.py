@@ -8,7 +8,7 @@ from functools import lru_cache
 from numbers import Real
 from typing import Final, get_args
 
-from shared_core.adapters.options import Given
+from shared_core.adapters.options import ParsedOptions
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
 from shared_core.inference import Embedder
@@ -19,7 +19,7 @@ from shared_core.values import Arm, Style
 DEFAULT_STORE: Final = "sqlite:///iccache.db"
 
 
-def routing_engine(names: Sequence[str], reference: str, given: Given) -> Engine:
+def routing_engine(names: Sequence[str], reference: str, given: ParsedOptions) -> Engine:
     """The given engine if it routes between these arms; a new one if none is given.
 
     Raises:
@@ -33,11 +33,11 @@ def routing_engine(names: Sequence[str], reference: str, given: Given) -> Engine
         check_shared(engine, names, options)
         return engine
     arms = core_arms(names, reference, *(options.pop(name, None) for name in ("costs", "styles", "example_budgets")))
-    store, embedder = options.pop("store", DEFAULT_STORE), ready_embedder(options.pop("embedder", None))
+    store, embedder = options.pop("store", DEFAULT_STORE), loaded_embedder(options.pop("embedder", None))
     return Engine(store=store, arms=arms, reference=reference, embedder=embedder, background=background, **options)
 
 
-def example_engine(store: Store | str | None, given: Given) -> Engine:
+def example_engine(store: Store | str | None, given: ParsedOptions) -> Engine:
     """The given engine, or a new one for a surface that chooses examples but no model.
 
     Raises:
@@ -49,11 +49,11 @@ def example_engine(store: Store | str | None, given: Given) -> Engine:
     if engine is not None:
         _refuse_doubles(options if store is None else {"store": store, **options})
         return engine
-    embedder = ready_embedder(options.pop("embedder", None))
+    embedder = loaded_embedder(options.pop("embedder", None))
     return Engine(store=DEFAULT_STORE if store is None else store, embedder=embedder, **options)
 
 
-def ready_embedder(given: object | None) -> Embedder:
+def loaded_embedder(given: object | None) -> Embedder:
     """The user's embedder with its model loaded; for None all-MiniLM-L6-v2, loaded once per process. Takes seconds.
 
     Loading early answers the first request in time, reports a wrong model name at construction, and lets a short script

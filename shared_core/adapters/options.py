@@ -100,7 +100,7 @@ class RoutingOptions(EngineOptions, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ParsedOptions:
     """A surface's keyword arguments, by destination.
 
     Attributes:
@@ -120,7 +120,7 @@ class Given:
 
 def read_options(
     options: Mapping[str, Any], kind: type[EngineOptions], surface: str, fields: Collection[str] = ()
-) -> Given:
+) -> ParsedOptions:
     """Split the arguments of a surface, and refuse contradictions before a store is opened.
 
     Args:
@@ -143,7 +143,7 @@ def read_options(
     engine = {name: value for name, value in ours.items() if value is not None}
     if knobs := {name: value for name, value in options.items() if name in settings}:
         engine["settings"] = with_knobs(engine.get("settings"), knobs)
-    return Given(engine, scope, strict_scope, task, {n: v for n, v in options.items() if n not in known})
+    return ParsedOptions(engine, scope, strict_scope, task, {n: v for n, v in options.items() if n not in known})
 
 
 def with_knobs(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings:

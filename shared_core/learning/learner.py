@@ -21,7 +21,7 @@ log = get_logger("learning")
 LEASE: Final = "learner"
 LEASE_SECONDS: Final = 60.0  # a round takes well under a second; after a crash, other learners wait this long
 BATCH: Final = 250  # feedback entries per round, which are published together
-PIECE: Final = 10  # entries between two releases of the GIL for requests
+CHUNK: Final = 10  # entries between two releases of the GIL for requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Learner:
         if ignored:
             log.warning("IC-Cache ignored %d unusable entries of checkpoint %d", ignored, checkpoint.version)
         offset, consumed = checkpoint.offset, 0
-        while consumed < BATCH and (entries := self._store.feedback(offset, min(PIECE, BATCH - consumed))):
+        while consumed < BATCH and (entries := self._store.feedback(offset, min(CHUNK, BATCH - consumed))):
             self._fold(round_, [feedback for _, feedback in entries])
             offset, consumed = entries[-1][0], consumed + len(entries)
             yield_to_requests()

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from shared_core.values import Outcome, Request
 
-POOR: Final = 0.5  # an answer below this is wrong: its exact answer is deleted, its example may be replaced
+POOR_SCORE: Final = 0.5  # an answer below this is wrong: its exact answer is deleted, its example may be replaced
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from typing import Final
 from shared_core.records import DecisionRecord
 from shared_core.values import Decision, Outcome
 
-UNSEEN: Final = Outcome("")  # stands for an unknown answer
+UNKNOWN_OUTCOME: Final = Outcome("")  # stands for an unknown answer
 
 
 def record_of(
-    decision: Decision, outcome: Outcome = UNSEEN, *, exact_key: str = "", admitted_id: str = ""
+    decision: Decision, outcome: Outcome = UNKNOWN_OUTCOME, *, exact_key: str = "", admitted_id: str = ""
 ) -> DecisionRecord:
     """The record of a decision.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from shared_core.errors import ConfigurationError, EmbedderDiffers
 from shared_core.inference import Embedder
-from shared_core.manager.admission import POOR
+from shared_core.manager.admission import POOR_SCORE
 from shared_core.manager.privacy import Redact, redacted
 from shared_core.records import Entry, Example, Source, Texts, Vector
 from shared_core.settings import Settings
@@ -108,7 +108,7 @@ class Examples:
         if not rows:
             return False
         quality = rows[0].entry.statistics.quality
-        return quality.count == 0 or quality.value >= POOR
+        return quality.count == 0 or quality.value >= POOR_SCORE
 
 
 def example_id(scope: str, task: str, query: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from shared_core.guard import Steps
 from shared_core.records import Texts, Vector
 
-LEARNED: Final = np.dtype(
+STATISTICS_DTYPE: Final = np.dtype(
     [
         ("quality", np.float32),
         ("quality_count", np.int32),
@@ -37,7 +37,7 @@ class Candidates:
         ids: Ids of the k examples.
         similarity: Cosines of shape (k,).
         vectors: Unit vectors of shape (k, dimension).
-        statistics: Statistics of shape (k,) and dtype `LEARNED`.
+        statistics: Statistics of shape (k,) and dtype `STATISTICS_DTYPE`.
     """
 
     ids: tuple[str, ...]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from shared_core.errors import ConfigurationError
 from shared_core.pool.graph import Alive, Graph, Positions, import_faiss
-from shared_core.pool.memory import room
+from shared_core.pool.memory import allocate
 from shared_core.records import Vector
 
 EXACT_LIMIT: Final = 16_384  # rows; an exact search of that many MiniLM vectors takes about a millisecond
@@ -83,7 +83,7 @@ class VectorIndex:
 
     def remove(self, position: int) -> None:
         """Tombstone one position (idempotent)."""
-        alive, row = self._place(position)
+        alive, row = self._locate(position)
         if alive[row]:
             alive.drop(row)
             self._dead += 1
@@ -161,7 +161,7 @@ class VectorIndex:
         self.add(old.vectors(late))
         return np.concatenate([origin, late])
 
-    def _place(self, position: int) -> tuple[Alive, int]:
+    def _locate(self, position: int) -> tuple[Alive, int]:
         if not 0 <= position < self.rows:
             raise IndexError(f"position {position} does not exist; the index has {self.rows}")
         if self._base and position < self._offset:
@@ -169,7 +169,7 @@ class VectorIndex:
         return self._alive, position - self._offset
 
     def _grow(self, count: int) -> None:
-        tail = room(max(count, len(self._tail) * 2), self.dimension)
+        tail = allocate(max(count, len(self._tail) * 2), self.dimension)
         tail[: self._count] = self._tail[: self._count]
         self._alive = Alive(len(tail), self._alive)
         self._tail = tail

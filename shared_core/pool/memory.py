@@ -15,7 +15,7 @@ import numpy as np
 from shared_core.records import Vector
 
 
-def room(rows: int, dimension: int) -> Vector:
+def allocate(rows: int, dimension: int) -> Vector:
     """Zeros of shape (rows, dimension) in a separate memory mapping, resident only where written."""
     private = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
     pages = mmap.mmap(-1, rows * dimension * np.dtype(np.float32).itemsize, **private)

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_core.pool import LEARNED, Candidates
+from shared_core.pool import STATISTICS_DTYPE, Candidates
 from shared_core.pool.graph import Positions
 from shared_core.pool.index import VectorIndex
 from shared_core.records import Entry, Statistics, Vector
@@ -26,15 +26,15 @@ class _Table:
     def __init__(self, index: VectorIndex, ids: list[str], learned: NDArray[np.void]) -> None:
         self.index = index
         self.ids = ids
-        self.learned = learned  # of dtype `LEARNED` and shape (at least len(ids),)
+        self.learned = learned  # of dtype `STATISTICS_DTYPE` and shape (at least len(ids),)
 
     def append(self, rows: Sequence[Row]) -> None:
         count = len(self.ids) + len(rows)
         if count > len(self.learned):
-            grown = np.empty(max(count, len(self.learned) * 3 // 2), LEARNED)
+            grown = np.empty(max(count, len(self.learned) * 3 // 2), STATISTICS_DTYPE)
             grown[: len(self.ids)] = self.learned[: len(self.ids)]
             self.learned = grown
-        self.learned[len(self.ids) : count] = np.array([_columns(row.entry) for row in rows], LEARNED)
+        self.learned[len(self.ids) : count] = np.array([_columns(row.entry) for row in rows], STATISTICS_DTYPE)
         self.ids.extend(row.entry.id for row in rows)
         self.index.add(np.stack([row.vector for row in rows]))
 
@@ -50,7 +50,7 @@ class Partition:
     def __init__(self, dimension: int, seed: int) -> None:
         self._seed = seed
         self._lock = threading.Lock()
-        self._table = _Table(VectorIndex(dimension), [], np.empty(0, LEARNED))
+        self._table = _Table(VectorIndex(dimension), [], np.empty(0, STATISTICS_DTYPE))
         self._positions: dict[str, int] = {}
         self._cosines: NDArray[np.float32] = np.empty(0, np.float32)
         self._sampled_at = 0
@@ -133,7 +133,7 @@ class Partition:
 
 
 def _columns(entry: Entry) -> tuple[float, ...]:
-    """One row of dtype `LEARNED`."""
+    """One row of dtype `STATISTICS_DTYPE`."""
     return (*_learned(entry.statistics), entry.size, entry.created_at)
 
 

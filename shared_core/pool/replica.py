@@ -17,7 +17,7 @@ from typing_extensions import override
 from shared_core.background import yield_to_requests
 from shared_core.errors import FeedWasTrimmed, ScopeIsCold
 from shared_core.guard import Step, Steps, immediately
-from shared_core.pool import LEARNED, Candidates, Pool
+from shared_core.pool import STATISTICS_DTYPE, Candidates, Pool
 from shared_core.pool.graph import import_faiss
 from shared_core.pool.memory import return_memory
 from shared_core.pool.scope import LoadedScope
@@ -30,7 +30,7 @@ from shared_core.telemetry import Counters, get_logger
 log = get_logger("pool")
 
 BATCH: Final = 50  # changes or rows between two releases of the GIL for requests
-LOADS: Final = 3  # attempts at a load during which the feed is trimmed
+LOAD_ATTEMPTS: Final = 3  # attempts at a load during which the feed is trimmed
 
 
 class Replica(Pool):
@@ -138,7 +138,7 @@ class Replica(Pool):
         partition = loaded.partitions.get(task)
         if partition is None:
             none = np.empty(0, np.float32)
-            return Candidates((), none, np.empty((0, len(vector)), np.float32), np.empty(0, LEARNED))
+            return Candidates((), none, np.empty((0, len(vector)), np.float32), np.empty(0, STATISTICS_DTYPE))
         return partition.nearest(vector, k)
 
     def _want(self, scope: str) -> None:
@@ -162,14 +162,14 @@ class Replica(Pool):
                 scope = next(iter(self._wanted), None)
 
     def _load(self, scope: str) -> None:
-        for attempt in range(LOADS):
+        for attempt in range(LOAD_ATTEMPTS):
             start = self._store.position()
             loaded = self._read(scope)
             with self._following:
                 try:
                     self._catch_up(scope, loaded, start)
                 except FeedWasTrimmed:
-                    if attempt == LOADS - 1:
+                    if attempt == LOAD_ATTEMPTS - 1:
                         raise
                     continue
                 loaded.sample()
@@ -234,12 +234,12 @@ class Replica(Pool):
                 self._texts.forget(scope, ids)
         for (scope, kind), ids in work.items():
             if kind == "put":
-                self._take(scope, scopes[scope], ids)
+                self._put_rows(scope, scopes[scope], ids)
             elif kind == "statistics":
                 self._learn(scope, scopes[scope], ids)
             scopes[scope].sample()
 
-    def _take(self, scope: str, loaded: LoadedScope, ids: Sequence[str]) -> None:
+    def _put_rows(self, scope: str, loaded: LoadedScope, ids: Sequence[str]) -> None:
         rows = self._store.rows(scope, ids)
         loaded.remove(set(ids) - {row.entry.id for row in rows})
         self._count_unusable(loaded.put(rows))
@@ -250,7 +250,7 @@ class Replica(Pool):
         loaded.remove(set(ids) - learned.keys())
         missed = loaded.learn(learned)
         if missed:
-            self._take(scope, loaded, missed)
+            self._put_rows(scope, loaded, missed)
 
     def _count_unusable(self, skipped: int) -> None:
         if skipped:

@@ -4,11 +4,11 @@ Raw features, all but the last group in [0, 1] (a similarity below 0 counts as 0
 
 ====== ==============================================================================================
 0      1, the bias
-1      number of examples; 1 for `FULL` or more
+1      number of examples; 1 for `FULL_EXAMPLES` or more
 2, 3   greatest and mean similarity of the examples
 4, 5   greatest and mean utility of the examples
 6      twice the standard deviation of their utilities
-7      logarithm of the conversation's length; 1 for `LONG` characters or more
+7      logarithm of the conversation's length; 1 for `LONG_CHARACTERS` or more
 8-15   random projection of the request's unit vector, of norm about 1 (Johnson and Lindenstrauss 1984)
 ====== ==============================================================================================
 
@@ -32,8 +32,8 @@ FEATURES: Final = "summary-projection-1"  # version of the features: change it w
 PROJECTED: Final = 8
 DIMENSION: Final = 8 + PROJECTED
 SCALE: Final = 0.5
-FULL: Final = 8  # examples
-LONG: Final = 32_768  # characters
+FULL_EXAMPLES: Final = 8
+LONG_CHARACTERS: Final = 32_768
 _PROJECTION_SEED: Final = 20_251_013
 
 
@@ -41,7 +41,7 @@ def contexts(request: Request, selection: Selection, arms: Sequence[Arm]) -> tup
     """The context vector of each of `arms` for this request and the examples it would be shown, (DIMENSION,)."""
     plain = np.zeros(DIMENSION)
     plain[0] = 1.0
-    plain[7] = min(1.0, math.log1p(_length(request)) / math.log1p(LONG))
+    plain[7] = min(1.0, math.log1p(_length(request)) / math.log1p(LONG_CHARACTERS))
     if selection.vector is not None:
         plain[8:] = _projection(len(selection.vector)) @ selection.vector
     plain *= SCALE
@@ -62,7 +62,7 @@ def _summary(examples: Sequence[ScoredExample]) -> tuple[float, ...]:
     utilities = [e.utility for e in examples]
     mean = sum(utilities) / n
     deviation = math.sqrt(sum((u - mean) ** 2 for u in utilities) / n)
-    return min(1.0, n / FULL), max(similarities), sum(similarities) / n, max(utilities), mean, 2 * deviation
+    return min(1.0, n / FULL_EXAMPLES), max(similarities), sum(similarities) / n, max(utilities), mean, 2 * deviation
 
 
 def _length(request: Request) -> int:

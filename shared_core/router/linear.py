@@ -47,7 +47,7 @@ class _Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
+class _Evaluation:
     """The evaluation of the arms for one request; every tuple has one entry per arm.
 
     Plain numbers, because there are few arms: a NumPy call takes longer than the loop that it replaces.
@@ -96,7 +96,7 @@ class LinearRouter(Router):
         self._can_learn = can_learn
         self._warning = threading.Lock()
         self._warned = False
-        self._snapshot = self._believe({}, 0)
+        self._snapshot = self._snapshot_of({}, 0)
 
     @override
     def adopt(self, checkpoint: Checkpoint) -> None:
@@ -104,7 +104,7 @@ class LinearRouter(Router):
         posteriors, ignored = state.read(checkpoint)
         if ignored:
             self._counters.count("router.state_ignored", ignored)
-        self._snapshot = self._believe(posteriors, checkpoint.version)
+        self._snapshot = self._snapshot_of(posteriors, checkpoint.version)
 
     @override
     def route(self, request: Request, selection: Selection, decision_id: str) -> Steps[Route]:
@@ -114,21 +114,21 @@ class LinearRouter(Router):
         snapshot = self._snapshot
         rng = _generator(self._settings.seed, decision_id)
         turn = rng.random()
-        standing = self._stand(snapshot, request, selection, rng)
-        tried = _tried(standing.shares, turn)
-        explored = tried is not None
-        chosen = _best(standing) if tried is None else tried
+        evaluation = self._evaluate(snapshot, request, selection, rng)
+        explored_arm = _explored_arm(evaluation.shares, turn)
+        explored = explored_arm is not None
+        chosen = _best_arm(evaluation) if explored_arm is None else explored_arm
         return Route(
             arm=self._arms[chosen].name,
-            scores=self._explain(standing),
-            propensity=self._propensity(standing, chosen),
+            scores=self._explain(evaluation),
+            propensity=self._propensity(evaluation, chosen),
             explored=explored,
-            reason=self._reason(snapshot, standing, chosen, explored),
-            features=tuple(standing.contexts[chosen].tolist()),
+            reason=self._reason(snapshot, evaluation, chosen, explored),
+            features=tuple(evaluation.contexts[chosen].tolist()),
             version=snapshot.version,
         )
 
-    def _believe(self, posteriors: Mapping[str, Posterior], version: int) -> _Snapshot:
+    def _snapshot_of(self, posteriors: Mapping[str, Posterior], version: int) -> _Snapshot:
         heads = tuple(
             solve(posteriors.get(arm.name) or state.initial(reference=i == self._reference))
             for i, arm in enumerate(self._arms)
@@ -137,9 +137,9 @@ class LinearRouter(Router):
         shares = exploration_shares([head.count for head in heads], explorable, self._settings.explore)
         return _Snapshot(heads, shares, sum(p.count for p in posteriors.values()), version)
 
-    def _stand(
+    def _evaluate(
         self, snapshot: _Snapshot, request: Request, selection: Selection, rng: np.random.Generator
-    ) -> _Standing:
+    ) -> _Evaluation:
         seen = contexts(request, selection, self._arms)
         means, stds = zip(*(predict(head, x) for head, x in zip(snapshot.heads, seen, strict=True)), strict=True)
         if not all(map(math.isfinite, means + stds)):
@@ -150,7 +150,7 @@ class LinearRouter(Router):
         else:
             eligible = tuple(i == self._reference for i in range(len(means)))  # a prior is not evidence
         scores = tuple(sample - cost for sample, cost in zip(samples, self._costs, strict=True))
-        return _Standing(seen, means, stds, samples, scores, eligible, self._shares(snapshot, selection))
+        return _Evaluation(seen, means, stds, samples, scores, eligible, self._shares(snapshot, selection))
 
     def _shares(self, snapshot: _Snapshot, selection: Selection) -> tuple[float, ...]:
         if not snapshot.rated and not self._can_learn:
@@ -159,17 +159,26 @@ class LinearRouter(Router):
         shown = (selection.for_arm(arm.name) for arm in self._arms)
         return tuple(share if examples else 0.0 for share, examples in zip(snapshot.shares, shown, strict=True))
 
-    def _propensity(self, standing: _Standing, chosen: int) -> float:
-        share = standing.shares[chosen]
-        if not standing.eligible[chosen]:
+    def _propensity(self, evaluation: _Evaluation, chosen: int) -> float:
+        share = evaluation.shares[chosen]
+        if not evaluation.eligible[chosen]:
             return share
-        among = [i for i, may in enumerate(standing.eligible) if may]
-        wins = win_probabilities([standing.means[i] - self._costs[i] for i in among], [standing.stds[i] for i in among])
-        return (1.0 - sum(standing.shares)) * wins[among.index(chosen)] + share
+        among = [i for i, may in enumerate(evaluation.eligible) if may]
+        wins = win_probabilities(
+            [evaluation.means[i] - self._costs[i] for i in among], [evaluation.stds[i] for i in among]
+        )
+        return (1.0 - sum(evaluation.shares)) * wins[among.index(chosen)] + share
 
-    def _explain(self, standing: _Standing) -> tuple[ArmScore, ...]:
+    def _explain(self, evaluation: _Evaluation) -> tuple[ArmScore, ...]:
         rows = zip(
-            *(self._arms, standing.means, standing.stds, standing.samples, standing.eligible, standing.scores),
+            *(
+                self._arms,
+                evaluation.means,
+                evaluation.stds,
+                evaluation.samples,
+                evaluation.eligible,
+                evaluation.scores,
+            ),
             strict=True,
         )
         return tuple(
@@ -177,17 +186,17 @@ class LinearRouter(Router):
             for arm, mean, std, sample, eligible, score in rows
         )
 
-    def _reason(self, snapshot: _Snapshot, standing: _Standing, chosen: int, explored: bool) -> str:
+    def _reason(self, snapshot: _Snapshot, evaluation: _Evaluation, chosen: int, explored: bool) -> str:
         name, reference = self._arms[chosen].name, self._arms[self._reference].name
         if explored:
-            share, count = standing.shares[chosen], snapshot.heads[chosen].count
+            share, count = evaluation.shares[chosen], snapshot.heads[chosen].count
             return f"{name} gets {share:.1%} of the requests with examples, to learn about it ({count} rewards so far)."
         if not snapshot.rated:
             return f"Nothing has been rated yet, so the reference {reference} answers."
-        bar = f"{self._settings.quality_target:.0%} of {reference}'s expected {standing.means[self._reference]:.2f}"
-        if sum(standing.eligible) == 1:
+        bar = f"{self._settings.quality_target:.0%} of {reference}'s expected {evaluation.means[self._reference]:.2f}"
+        if sum(evaluation.eligible) == 1:
             return f"No other arm reaches {bar} with enough confidence."
-        mean, std = standing.means[chosen], standing.stds[chosen]
+        mean, std = evaluation.means[chosen], evaluation.stds[chosen]
         if chosen == self._reference:
             return f"{name} scored best, cost counted, among the arms that reach {bar} with enough confidence."
         return f"{name} is expected to reach {mean:.2f} ± {std:.2f}, enough for {bar}, and scored best, cost counted."
@@ -204,15 +213,15 @@ class LinearRouter(Router):
         )
 
 
-def _tried(shares: Sequence[float], turn: float) -> int | None:
+def _explored_arm(shares: Sequence[float], turn: float) -> int | None:
     """The arm whose share contains `turn`, in [0, 1); the shares are laid end to end from 0."""
     return next((i for i, end in enumerate(accumulate(shares)) if turn < end), None)
 
 
-def _best(standing: _Standing) -> int:
+def _best_arm(evaluation: _Evaluation) -> int:
     """The eligible arm with the greatest score; the first of equal ones."""
-    among = [i for i, may in enumerate(standing.eligible) if may]
-    return max(among, key=standing.scores.__getitem__)
+    among = [i for i, may in enumerate(evaluation.eligible) if may]
+    return max(among, key=evaluation.scores.__getitem__)
 
 
 class _Stream(threading.local):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shared_core.records import Vector
 
-SAME: Final = 5  # decimals; an embedder's vector of a text depends on its batch, but by less than that
+TIE_DECIMALS: Final = 5  # decimals; an embedder's vector of a text depends on its batch, but by less than that
 ROUNDING: Final = 1e-4  # in half precision, a unit vector's cosine with itself may be this much below 1
 
 
@@ -20,7 +20,7 @@ def by_utility(utility: NDArray[np.float32], similarity: NDArray[np.float32], id
     Numbers that differ only by rounding are ties. An embedder may treat two queries that differ in case or white space
     as one text; the choice between them must not depend on the batch in which either was embedded.
     """
-    first, second = (-utility.round(SAME)).tolist(), (-similarity.round(SAME)).tolist()
+    first, second = (-utility.round(TIE_DECIMALS)).tolist(), (-similarity.round(TIE_DECIMALS)).tolist()
     ranked = sorted(zip(first, second, ids, range(len(ids)), strict=True))
     return tuple([position for _, _, _, position in ranked])
 

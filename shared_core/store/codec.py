@@ -26,7 +26,7 @@ from shared_core.records import (
     Texts,
     Vector,
 )
-from shared_core.store.fields import MAX_VALUE_BYTES, Fields, Unreadable, dump, raw_bytes, within
+from shared_core.store.fields import MAX_VALUE_BYTES, Fields, Unreadable, check_size, dump, raw_bytes
 from shared_core.store.protocol import Change, ChangeKind, Row
 
 MAX_ARRAYS_BYTES: Final = 256 * 2**20  # weights of one checkpoint; half the size limit of a Redis value
@@ -196,7 +196,7 @@ def encode_exact(answer: ExactAnswer) -> bytes:
             "created_at": answer.created_at,
         }
     )
-    return within(head + b"\n" + answer.payload)
+    return check_size(head + b"\n" + answer.payload)
 
 
 def decode_exact(key: str, data: object) -> ExactAnswer:
@@ -310,7 +310,7 @@ def encode_checkpoint(checkpoint: Checkpoint) -> EncodedCheckpoint:
     """
     head = dump({"version": checkpoint.version, "offset": checkpoint.offset, "meta": dict(checkpoint.meta)})
     arrays = {name: np.asarray(array, dtype="<f8", order="C") for name, array in checkpoint.arrays.items()}
-    return EncodedCheckpoint(head, within(save(arrays), MAX_ARRAYS_BYTES))
+    return EncodedCheckpoint(head, check_size(save(arrays), MAX_ARRAYS_BYTES))
 
 
 def decode_checkpoint(head: object, arrays: object) -> Checkpoint:

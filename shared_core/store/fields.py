@@ -26,10 +26,10 @@ def dump(fields: Mapping[str, object]) -> bytes:
         ValueError: A number is not finite, or the JSON is too large to be decoded.
         TypeError: A value is not JSON.
     """
-    return within(_ENCODER.encode({"v": SCHEMA, **fields}).encode("utf-8", "surrogatepass"))
+    return check_size(_ENCODER.encode({"v": SCHEMA, **fields}).encode("utf-8", "surrogatepass"))
 
 
-def within(data: bytes, limit: int = MAX_VALUE_BYTES) -> bytes:
+def check_size(data: bytes, limit: int = MAX_VALUE_BYTES) -> bytes:
     """`data`, or ValueError if it has more than `limit` bytes."""
     if len(data) > limit:
         raise ValueError(f"a value of {len(data)} bytes cannot be stored; the limit is {limit}")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared_core.guard import Deadline, Guard
 from shared_core.prompt import example_tokens
-from shared_core.selector.combination import ROUNDING, SAME, by_utility, without_duplicates
+from shared_core.selector.combination import ROUNDING, TIE_DECIMALS, by_utility, without_duplicates
 from shared_core.selector.local import LocalSelector
 from shared_core.selector.utility import utility
 from shared_core.settings import Settings
@@ -66,7 +66,7 @@ def test_a_selection_keeps_its_promises(guard, rows, here, threshold, most, budg
         assert one.answer == known[one.id].answer
         assert one.similarity >= threshold - 1e-6
         assert 0 <= one.utility <= max(one.similarity, 0) + 1e-6
-    rounded = [round(e.utility, SAME) for e in chosen]
+    rounded = [round(e.utility, TIE_DECIMALS) for e in chosen]
     assert rounded == sorted(rounded, reverse=True)
     for a, first in enumerate(chosen):
         for second in chosen[a + 1 :]:

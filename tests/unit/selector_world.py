@@ -7,7 +7,7 @@ import numpy as np
 
 from shared_core.errors import ScopeIsCold
 from shared_core.guard import Step, immediately
-from shared_core.pool import LEARNED, Candidates
+from shared_core.pool import STATISTICS_DTYPE, Candidates
 from shared_core.records import Texts
 
 
@@ -43,7 +43,7 @@ class ListPool:
             raise ScopeIsCold(scope)
         own = [e for e in self.kept if (e.scope, e.task) == (scope, task)]
         own = sorted(own, key=lambda e: -float(e.vector @ vector))[:k]
-        statistics = np.zeros(len(own), LEARNED)
+        statistics = np.zeros(len(own), STATISTICS_DTYPE)
         statistics["quality"] = [e.quality for e in own]
         found = Candidates(
             ids=tuple(e.id for e in own),

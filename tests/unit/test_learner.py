@@ -171,7 +171,7 @@ class TestPosteriors:
     def test_a_long_log_leaves_requests_the_interpreter_time_and_again(self, store, learner, monkeypatch):
         left = []
         monkeypatch.setattr(module, "yield_to_requests", lambda: left.append(learner))
-        made = traffic(store, 5 * module.PIECE)
+        made = traffic(store, 5 * module.CHUNK)
         assert learner.round().consumed == len(made)
         assert len(left) == 5
         assert_learned_exactly(store, made)

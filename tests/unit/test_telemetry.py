@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import shared_core
-from shared_core.telemetry import BUCKETS, Counters, NotRepeated, get_logger
+from shared_core.telemetry import BUCKETS, Counters, RepeatFilter, get_logger
 
 
 def test_labels_are_told_apart_and_summed():
@@ -71,7 +71,7 @@ def record(text, level=logging.WARNING):
 
 def test_the_same_warning_is_not_said_twice_a_second_and_then_says_how_often_it_was_dropped():
     now = [100.0]
-    quiet = NotRepeated(lambda: now[0])
+    quiet = RepeatFilter(lambda: now[0])
     assert quiet.filter(record("down"))
     assert not quiet.filter(record("down"))
     assert quiet.filter(record("another"))

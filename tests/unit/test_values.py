@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_core.text import same_text
+from shared_core.text import canonical_text
 from shared_core.values import Message, Request
 
 LOOP = "for x in xs:\n    total += x\nprint(total)"
@@ -46,9 +46,9 @@ def test_what_may_mean_something_does(one, other):
 
 @given(st.text())
 def test_evening_out_twice_changes_nothing(text):
-    assert same_text(same_text(text)) == same_text(text)
+    assert canonical_text(canonical_text(text)) == canonical_text(text)
 
 
 @given(st.text(st.sampled_from("ab \t\n")))
 def test_only_white_space_is_ever_left_out(text):
-    assert "".join(same_text(text).split()) == "".join(text.split())
+    assert "".join(canonical_text(text).split()) == "".join(text.split())
