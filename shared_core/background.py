@@ -45,7 +45,8 @@ class Writer:
     def __init__(self, counters: Counters, drain: float) -> None:
         self._counters = counters
         self._drain = drain
-        self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue(PENDING_LIMIT)
+        # Its `put` is reentrant: the garbage collector may close a stream, and so submit a record, meanwhile.
+        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="iccache-writer", daemon=True)
         self._thread.start()
@@ -53,13 +54,9 @@ class Writer:
 
     def submit(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Queue ``function(*args)``; never blocks and never raises. False if the job was dropped."""
-        if not self._closed:
-            try:
-                self._jobs.put_nowait(lambda: function(*args, **kwargs))
-            except queue.Full:
-                pass
-            else:
-                return True
+        if not self._closed and self._jobs.qsize() < PENDING_LIMIT:
+            self._jobs.put(lambda: function(*args, **kwargs))
+            return True
         self._counters.count("writer.dropped")
         return False
 
@@ -70,12 +67,8 @@ class Writer:
         if not self._thread.is_alive():
             return True  # closed, and all jobs have run
         done = threading.Event()
-        end = time.monotonic() + (self._drain if timeout is None else timeout)
-        try:
-            self._jobs.put(done.set, timeout=max(0.0, end - time.monotonic()))
-        except queue.Full:
-            return False
-        return done.wait(max(0.0, end - time.monotonic()))
+        self._jobs.put(done.set)
+        return done.wait(self._drain if timeout is None else max(0.0, timeout))
 
     def close(self) -> None:
         """Refuse further jobs and drain within the limit; the remaining jobs are counted as dropped."""

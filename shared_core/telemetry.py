@@ -46,7 +46,8 @@ class Counters:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant, and iterated as copies: the garbage collector may close a stream, which counts, in any statement here.
+        self._lock = threading.RLock()
         self._counts: Counter[_Key] = Counter()
         self._timings: dict[_Key, list[float]] = {}  # count, sum, then one number per bucket
 
@@ -61,9 +62,7 @@ class Counters:
         key = name, tuple(labels.items())
         bucket = 2 + bisect_left(BUCKETS, seconds)
         with self._lock:
-            timing = self._timings.get(key)
-            if timing is None:
-                timing = self._timings[key] = [0.0] * (len(BUCKETS) + 3)
+            timing = self._timings.get(key) or self._timings.setdefault(key, [0.0] * (len(BUCKETS) + 3))
             timing[0] += 1
             timing[1] += seconds
             timing[bucket] += 1
@@ -72,7 +71,8 @@ class Counters:
         """The counter's value, summed over the labels that are not given."""
         wanted = labels.items()
         with self._lock:
-            return sum(n for (known, has), n in self._counts.items() if known == name and wanted <= dict(has).items())
+            counts = dict(self._counts)
+        return sum(n for (known, has), n in counts.items() if known == name and wanted <= dict(has).items())
 
     def __getitem__(self, name: str) -> int:
         """The counter's value, summed over all labels."""
@@ -81,13 +81,13 @@ class Counters:
     def snapshot(self) -> Mapping[str, int]:
         """All counters that are not zero, sorted, as ``name`` or ``name{label=value}``."""
         with self._lock:
-            counts = list(self._counts.items())
-        return {_as_text(key): n for key, n in sorted(counts) if n}
+            counts = dict(self._counts)
+        return {_as_text(key): n for key, n in sorted(counts.items()) if n}
 
     def timings(self) -> Mapping[str, Timing]:
         """All timings, sorted, named as in `snapshot`."""
         with self._lock:
-            timings = [(key, list(values)) for key, values in self._timings.items()]
+            timings = [(key, list(values)) for key, values in dict(self._timings).items()]
         return {
             _as_text(key): Timing(int(values[0]), values[1], tuple(map(int, values[2:])))
             for key, values in sorted(timings)

@@ -11,7 +11,9 @@ class CallsInFlight:
     """Counts the running calls to each arm. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = (
+            threading.RLock()
+        )  # reentrant: the garbage collector may close a stream, and so end a call, meanwhile
         self._calls: Counter[str] = Counter()
 
     def started(self, arm: str) -> None:
@@ -33,4 +35,5 @@ class CallsInFlight:
     def snapshot(self) -> Mapping[str, int]:
         """The number of running calls, by arm; arms without calls are left out."""
         with self._lock:
-            return dict(sorted(self._calls.items()))
+            calls = dict(self._calls)
+        return dict(sorted(calls.items()))

@@ -2,7 +2,7 @@
 
 import threading
 
-from shared_core.background import Periodic, Writer
+from shared_core.background import PENDING_LIMIT, Periodic, Writer
 from shared_core.telemetry import Counters, forget_warnings
 
 
@@ -47,6 +47,17 @@ def test_flush_gives_up_in_time_and_close_counts_what_is_lost():
     writer.close()
     assert counters["writer.dropped"] >= 1
     release.set()
+
+
+def test_a_writer_that_is_far_behind_takes_no_more():
+    counters, release = Counters(), threading.Event()
+    writer = Writer(counters, drain=5)
+    writer.submit(release.wait)
+    taken = sum(writer.submit(list) for _ in range(PENDING_LIMIT + 5))
+    assert PENDING_LIMIT <= taken + 1 <= PENDING_LIMIT + 2
+    assert counters["writer.dropped"] == PENDING_LIMIT + 5 - taken
+    release.set()
+    writer.close()
 
 
 def test_after_close_nothing_is_taken():

@@ -1,0 +1,97 @@
+"""The garbage collector may close a stream that its reader dropped, and so end a call, in any statement of a thread:
+also while that thread counts, looks at the calls in flight, or submits a record."""
+
+import gc
+import threading
+
+from shared_core.background import Writer
+from shared_core.router.load import CallsInFlight
+from shared_core.telemetry import Counters
+
+ROUNDS = 120
+
+
+class Dropped:
+    """Garbage in a cycle, with a stream in it that its reader left: only the collector finds it."""
+
+    def __init__(self, at_close):
+        self.itself = self
+        self.stream = self._pieces(at_close)
+        next(self.stream)
+
+    @staticmethod
+    def _pieces(at_close):
+        try:
+            yield
+        finally:
+            at_close()
+
+
+def closed_meanwhile(act, at_close):
+    """Call `act` while the collector closes a stream, each time at another of its statements; False if it hangs."""
+
+    def work():
+        for number in range(ROUNDS):
+            gc.collect()
+            Dropped(at_close)
+            gc.set_threshold(number % 40 + 1)
+            gc.enable()
+            act()
+            gc.disable()
+        gc.collect()
+
+    threshold, was_enabled = gc.get_threshold(), gc.isenabled()
+    thread = threading.Thread(target=work, daemon=True)
+    gc.disable()
+    gc.freeze()  # what the other tests have left need not be looked through each time
+    try:
+        thread.start()
+        thread.join(20)
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*threshold)
+        if was_enabled:
+            gc.enable()
+    return not thread.is_alive()
+
+
+def test_while_a_thread_counts():
+    counters, names = Counters(), iter(range(10_000))
+
+    def act():
+        counters.observe(f"seconds{next(names)}", 1.0)
+        counters.count("decided", arm=str(next(names)))
+        counters.snapshot()
+        counters.timings()
+        counters.value("decided")
+
+    def at_close():
+        counters.observe("arm.seconds", 1.0)
+        counters.count("ended", number=str(next(names)))
+
+    assert closed_meanwhile(act, at_close)
+    assert counters["ended"] == counters.timings()["arm.seconds"].count == ROUNDS
+
+
+def test_while_a_thread_looks_at_the_calls_in_flight():
+    calls = CallsInFlight()
+    for _ in range(ROUNDS):
+        calls.started("left")
+
+    def act():
+        for arm in ("small", "large"):
+            calls.started(arm)
+        calls.snapshot()
+        for arm in ("small", "large"):
+            calls.ended(arm)
+
+    assert closed_meanwhile(act, lambda: calls.ended("left"))
+    assert calls.snapshot() == {}
+
+
+def test_while_a_thread_submits_a_record():
+    writer, recorded = Writer(Counters(), drain=5), []
+    assert closed_meanwhile(lambda: [writer.submit(list) for _ in range(3)], lambda: writer.submit(recorded.append, 1))
+    assert writer.flush(5)
+    assert len(recorded) == ROUNDS
+    writer.close()
