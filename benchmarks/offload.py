@@ -33,7 +33,7 @@ from benchmarks.statistics import paired_difference, share
 from benchmarks.tasks import SEED, TASKS, Item, Task
 from iccache_langchain import ICCacheChatModel
 from shared_core.prompt import render
-from shared_core.selector.combination import SAME
+from shared_core.selector.combination import TIE_DECIMALS
 from shared_core.values import Message, Request, ScoredExample
 
 LARGE = "qwen-coder-1.5b"
@@ -198,7 +198,7 @@ class Bench:
     def _copy(self, pool: Sequence[Item]) -> list[Answer]:
         vectors = self.embeddings.embed([i.request for i in pool])
         queries = self.embeddings.embed([i.request for i in self.task.requests])
-        nearest = np.argmax(np.round(queries @ vectors.T, SAME), axis=1)  # of equally near ones the first
+        nearest = np.argmax(np.round(queries @ vectors.T, TIE_DECIMALS), axis=1)  # of equally near ones the first
         return [
             Answer(self.task.score(pool[n].answer, item.answer), "copy", 0, 0, 0.0)
             for item, n in zip(self.task.requests, nearest, strict=True)
