@@ -94,7 +94,7 @@ def test_server_that_lost_everything_makes_replicas_reload() -> None:
         assert [change.id for change in store.changes(0)] == ["new"]
 
 
-def test_replica_that_slept_past_the_feeds_end_is_told_to_reload(redis_url: str) -> None:
+def test_a_replica_behind_the_trimmed_feed_must_reload(redis_url: str) -> None:
     store = RedisStore.open(redis_url, settings=Settings(), clock=time.time, feed_length=200)
     record(store, "first")
     asleep = store.position()

@@ -234,7 +234,7 @@ def test_the_papers_single_prompt_replaces_the_users_turn_on_the_wire_alone(buil
 # models -------------------------------------------------------------------------------------------------------
 
 
-async def test_none_is_the_agents_own_model_whoever_chose_it(build, agent, model, server):
+async def test_none_is_the_agents_own_model(build, agent, model, server):
     middleware = build()
     fallback = ModelFallbackMiddleware(model("spare"))
     server.answer = failing("large")
@@ -323,7 +323,7 @@ async def test_the_reference_answers_for_an_arm_that_fails(helped, agent, server
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
-async def test_a_failing_reference_is_the_callers_to_know_and_asked_once(build, agent, server, way):
+async def test_a_failing_reference_raises_after_one_call(build, agent, server, way):
     server.answer = failing("large")
     with pytest.raises(Exception, match="scripted refusal"):
         await run(agent(build()), way, "hello")
@@ -343,7 +343,7 @@ class Asking(AgentMiddleware):
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
-async def test_an_interrupt_is_no_failure(helped, agent, server, way):
+async def test_an_interrupt_is_not_a_failure(helped, agent, server, way):
     config = {"configurable": {"thread_id": "1"}}
     asking = agent(helped, Asking(), checkpointer=InMemorySaver())
     state = await run(asking, way, "heat the kitchen", config)

@@ -184,7 +184,7 @@ class TestQueryEngine:
 
     @pytest.mark.parametrize("how", WAYS)
     @pytest.mark.parametrize("show", ["nodes", "turns"])
-    def test_without_documents_the_model_is_asked_with_examples(self, llm, server, make, how, show):
+    def test_without_documents_the_model_is_called_with_examples(self, llm, server, make, how, show):
         template = few_shot_prompt() if show == "turns" else None
         engine = query_engine(llm, make(show=show), [], streaming="stream" in how, text_qa_template=template)
         response = ask(engine, QUESTION, how)
@@ -197,7 +197,7 @@ class TestQueryEngine:
         assert str(response) == "Empty Response"
         assert server.count() == 0
 
-    def test_sources_are_kept_where_asked(self, llm, server, make):
+    def test_keep_sources_keeps_the_examples_node(self, llm, server, make):
         response = query_engine(llm, make(keep_sources=True)).query(QUESTION)
         (node,) = [n for n in response.source_nodes if n.node.metadata.get("iccache_role") == "example"]
         assert len(node.node.metadata["iccache_example_ids"]) == 1
@@ -440,13 +440,13 @@ class TestWhatIsKept:
         "reply", [Reply("half", finish_reason="length"), Reply(""), Reply("x", finish_reason="content_filter")]
     )
     @pytest.mark.parametrize("how", ["sync", "async"])
-    def test_an_answer_that_did_not_end_well_is_no_example(self, llm, server, handler, reply, how):
+    def test_an_incomplete_answer_does_not_become_an_example(self, llm, server, handler, reply, how):
         server.answer = lambda asked: reply
         ask(query_engine(llm, None), QUESTION, how)
         assert handler.flush(20)
         assert held(handler) == {}
 
-    def test_an_empty_response_is_no_answer(self, llm, handler):
+    def test_an_empty_response_is_not_an_answer(self, llm, handler):
         for streaming in (False, True):
             response = query_engine(llm, None, [], streaming=streaming).query(QUESTION)
             assert "Empty Response" in (str(response) if not streaming else "".join(response.response_gen))
@@ -454,7 +454,7 @@ class TestWhatIsKept:
         assert handler.flush(20)
         assert held(handler) == {}
 
-    def test_a_stream_that_is_left_or_cut_is_no_example(self, llm, server, handler):
+    def test_an_incomplete_stream_does_not_become_an_example(self, llm, server, handler):
         response = query_engine(llm, None, streaming=True).query(QUESTION)
         next(response.response_gen)
         response.response_gen.close()
@@ -514,7 +514,7 @@ class TestWhatIsKept:
         assert handler.flush(20)
         assert set(held(handler)) == {QUESTION, "what colour is the fan"}
 
-    def test_a_stream_belongs_to_the_scope_that_asked(self, llm, handler):
+    def test_a_stream_belongs_to_its_callers_scope(self, llm, handler):
         with iccache_context(scope="acme"):
             response = query_engine(llm, None, streaming=True).query(QUESTION)
         with iccache_context(scope="other"):

@@ -75,7 +75,7 @@ def test_corrupt_records_are_skipped_and_counted(tmp_path):
     llm.close()
 
 
-def test_an_unreadable_checkpoint_is_told_once_and_neither_forgotten_nor_overwritten(tmp_path, caplog):
+def test_an_unreadable_checkpoint_is_logged_once_and_never_overwritten(tmp_path, caplog):
     path = tmp_path / "pool.db"
     llm = chat(f"sqlite:///{path}")
     llm.add_examples([("alpha beta", "1")])

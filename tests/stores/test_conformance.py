@@ -302,7 +302,7 @@ def test_an_exact_answer_is_served_until_it_expires(store: Store, clock: FakeClo
     assert store.exact("k1") is None
 
 
-def test_an_exact_answer_is_replaced_and_lives_anew(store: Store, clock: FakeClock) -> None:
+def test_a_replaced_exact_answer_gets_a_new_time_to_live(store: Store, clock: FakeClock) -> None:
     store.record(exact=make_exact("k1", payload=b"old"))
     clock.advance(EXACT_TTL - 1)
     newer = make_exact("k1", payload=b"new", created_at=clock.now)

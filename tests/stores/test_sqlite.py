@@ -123,13 +123,13 @@ def test_a_missing_folder_is_not_made(tmp_path: Path, settings: Settings) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_database_is_left_alone(path: Path, settings: Settings) -> None:
+def test_a_file_that_is_not_a_database_is_refused_unchanged(path: Path, settings: Settings) -> None:
     path.write_bytes(b"precious notes " * 300)
     path.chmod(0o644)
     unusable(path, settings, "is not a SQLite database; use another path")
 
 
-def test_a_folder_is_no_database(tmp_path: Path, settings: Settings) -> None:
+def test_a_folder_is_refused(tmp_path: Path, settings: Settings) -> None:
     unusable(tmp_path, settings, "cannot be opened")
 
 
@@ -368,7 +368,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_after_a_fork_the_child_is_told_what_to_do(path: Path) -> None:
+def test_after_a_fork_the_error_names_the_remedy(path: Path) -> None:
     done = run_python(FORK, path)
     assert done.returncode == 0, done.stderr
 

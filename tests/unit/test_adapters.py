@@ -114,7 +114,7 @@ class TestSelect:
         engine.close()
 
     @pytest.mark.parametrize("name", ["exact", "unrouted"])
-    def test_no_arm_may_take_the_name_of_what_is_no_arm(self, name):
+    def test_reserved_names_are_refused(self, name):
         with pytest.raises(ConfigurationError, match=name):
             Engine(store="memory://", arms=[Arm(name, 0.1), Arm("large", 1.0)], reference="large")
 
@@ -141,7 +141,7 @@ class TestConstruction:
         with pytest.raises(ConfigurationError, match="routes between"):
             routing_engine(["tiny", "large"], "large", given(engine=engine))
 
-    def test_an_engine_of_its_own(self):
+    def test_a_surface_builds_its_own_engine(self):
         options = given(store="memory://", embedder=Words().embed, costs={"small": 0.2}, background=False, explore=0.3)
         built = routing_engine(["small", "large"], "large", options)
         assert {arm.name: (arm.cost, arm.uses_examples) for arm in built.arms.values()} == {
@@ -151,7 +151,7 @@ class TestConstruction:
         assert built.settings.explore == 0.3
         built.close()
 
-    def test_an_arm_may_have_a_budget_of_its_own(self):
+    def test_an_arm_may_have_its_own_budget(self):
         arms = core_arms(["small", "large"], "large", {"small": 0.1}, None, {"small": 300})
         assert {arm.name: arm.example_tokens for arm in arms} == {"small": 300, "large": None}
 
@@ -170,7 +170,7 @@ class TestConstruction:
         with pytest.raises(ConfigurationError, match="deadline"):
             with_knobs(None, {"deadline": -1})
 
-    def test_options_are_told_apart(self):
+    def test_options_are_split_by_destination(self):
         options = {"scope": "acme", "costs": {"small": 0.1}, "tags": ["a"], "max_examples": 2, "embedder": None}
         read = read_options(options, RoutingOptions, "ICCacheChatModel", {"tags"})
         assert (read.scope, read.strict_scope, read.task, read.base) == ("acme", False, None, {"tags": ["a"]})
@@ -184,7 +184,7 @@ class TestConstruction:
         with pytest.raises(ConfigurationError, match="scope= has no effect with strict_scope=True; pass only one"):
             read_options({"scope": "acme", "strict_scope": True}, RoutingOptions, "ICCacheChatModel")
 
-    def test_each_setting_is_an_option_of_its_own_type(self):
+    def test_each_setting_is_an_option_with_the_same_type(self):
         hints = get_type_hints(SettingsOptions)
         assert hints == {name: field.annotation for name, field in Settings.model_fields.items()}
 
@@ -245,7 +245,7 @@ class TestOffLoop:
             await off_loop(lambda: 1 / 0)
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-    async def test_a_forked_child_has_threads_of_its_own(self):
+    async def test_a_forked_child_has_its_own_threads(self):
         await off_loop(lambda: None)
         child = os.fork()
         if child == 0:

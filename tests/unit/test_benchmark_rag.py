@@ -93,7 +93,7 @@ class TestRecordings:
             answers(tmp_path)
 
 
-def test_both_below_one_alone_is_said(live):
+def test_both_worse_than_one_alone_is_reported(live):
     arms, _ = live
     assert [bound["holds"] for bound in must_show(arms)] == [True, True]
     assert [bound["holds"] for bound in must_show(arms | {BOTH: arms["no help"]})] == [False, True]

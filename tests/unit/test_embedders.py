@@ -109,7 +109,7 @@ def test_an_embedder_is_taken_as_it_is_and_may_be_renamed():
     np.testing.assert_array_equal(renamed.embed(["abc"]), ours.embed(["abc"]))
 
 
-def test_what_is_no_embedder_is_refused():
+def test_something_that_is_not_an_embedder_is_refused():
     with pytest.raises(ConfigurationError, match="int is no embedder"):
         as_embedder(7)
     with pytest.raises(ConfigurationError, match="tag"):
@@ -134,7 +134,7 @@ def test_a_model_that_cannot_be_loaded_is_named_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_folders_of_the_same_name_are_told_apart_by_their_files(tmp_path):
+def test_folders_of_the_same_name_are_distinguished_by_their_files(tmp_path):
     tags = set()
     for place, weights in (("one", b"a" * 300_000), ("two", b"a" * 299_999 + b"b"), ("three", b"a" * 300_000)):
         folder = tmp_path / place / "model"

@@ -230,7 +230,7 @@ def test_a_step_may_fail_and_the_request_go_on():
     guard.close()
 
 
-def test_closing_ends_the_threads_that_are_free_at_once_and_the_others_later():
+def test_closing_ends_idle_threads_now_and_busy_ones_later():
     guard, release, before = Guard(2, time.monotonic), threading.Event(), set(guard_threads())
     at_work = threading.Thread(target=guard.call, args=("a", soon(), release.wait, 10))
     at_work.start()

@@ -359,7 +359,7 @@ async def test_a_dead_store_never_fails_the_call(build, model):
         handler.close()
 
 
-def test_a_call_whose_end_is_never_told_is_forgotten_in_time(build):
+def test_a_call_without_a_reported_end_is_forgotten(build):
     handler = build()
     for n in range(1030):
         handler.on_chat_model_start({}, [[HumanMessage("hello")]], run_id=UUID(int=n))

@@ -176,7 +176,7 @@ def test_without_langchain_the_import_says_what_to_install():
     assert done.stderr.splitlines()[-1].endswith("pip install 'iccache[langchain]'")
 
 
-def test_a_form_is_whatever_may_bind_the_answer():
+def test_every_parameter_that_may_bind_the_answer_is_part_of_the_form():
     assert form_of({"temperature": 0.5, "max_tokens": 9, "timeout": 3, "tools": []}, None, free=FREE) == ""
     forms = [
         form_of({"tools": [{"a": 1}]}, None),

@@ -129,7 +129,7 @@ def test_the_request_may_be_messages(build):
     assert selector.engine.counters["fallback.unreadable_call"] == 1
 
 
-def test_other_variables_are_none_of_its_business(build):
+def test_other_variables_are_ignored(build):
     examples = FewShotChatMessagePromptTemplate(
         example_selector=build(input_key="question"),
         example_prompt=ChatPromptTemplate.from_messages([("human", "{input}"), ("ai", "{output}")]),
@@ -140,7 +140,7 @@ def test_other_variables_are_none_of_its_business(build):
     assert len(turns(prompted)) == 2 + 2 * len(EXAMPLES)
 
 
-def test_a_template_without_the_variable_is_told_which_it_has(build):
+def test_the_error_for_a_missing_variable_lists_the_templates_variables(build):
     selector = build(input_key="question")
     with pytest.raises(ConfigurationError, match=r"input_key='question'.*\['chat_history', 'input'\]"):
         selector.select_examples({"input": "x", "chat_history": []})

@@ -102,7 +102,7 @@ def test_a_decision_is_found_by_message_run_or_id():
         decision_id_of(AIMessage("x"))
 
 
-def test_a_speakers_name_is_no_picture():
+def test_a_speakers_name_is_not_a_picture():
     [named, picture] = normalised(
         [
             HumanMessage("hi", name="bob"),

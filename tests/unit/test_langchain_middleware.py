@@ -183,7 +183,7 @@ def test_a_model_that_may_stream_require_finish_reason_it_stopped(build):
     assert middleware.engine.counters["admitted"] == 1
 
 
-def test_usage_that_counts_costs_alone_is_no_failure(build):
+def test_usage_with_costs_only_is_not_a_failure(build):
     answer = AIMessage("answer", usage_metadata={"input_tokens": 1, "output_tokens": 1, "total_tokens": 2})
     answer.usage_metadata = {"total_cost": 0}  # what a hit of LangChain's own caches has
     assert mark(build().wrap_model_call(asked(HumanMessage("x")), lambda request: answer))["arm"] == "large"
@@ -208,7 +208,7 @@ iccache_langchain.ICCacheMiddleware
     assert done.stderr.splitlines()[-1].endswith("pip install 'iccache[agents]'")
 
 
-def test_the_package_imports_no_agents_before_they_are_asked_for():
+def test_the_package_imports_agents_on_first_use():
     code = """
 import sys
 import iccache_langchain

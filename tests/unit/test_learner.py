@@ -154,7 +154,7 @@ def killed(store, *, before):
 
 
 class TestPosteriors:
-    def test_they_equal_one_pass_whatever_the_rounds(self, store, learner):
+    def test_several_rounds_equal_one_pass(self, store, learner):
         made = []
         for n in (1, 5, 0, 17, 3):
             made += traffic(store, n, first=len(made))
@@ -223,7 +223,7 @@ class TestOrphans:
         assert learner.round().orphans == 1
 
     @pytest.mark.parametrize("score", [math.nan, -0.1, 1.1])
-    def test_a_score_that_is_no_reward_is_counted_and_passed(self, store, clock, score):
+    def test_an_invalid_score_is_counted_and_skipped(self, store, clock, score):
         made = traffic(store, 1)
         store_ = Disturbed(store)
         bad = replace(made[0][1], score=score)
@@ -340,7 +340,7 @@ class TestStatistics:
         assert statistics(store, "e2").offload_value == 0.5
         assert statistics(store, "e1").offload_at == NOW
 
-    def test_a_poor_answer_is_no_successful_offload(self, store, learner):
+    def test_a_poor_answer_is_not_a_successful_offload(self, store, learner):
         assert self.offload_value(store, learner, "small", 0.53) == 0.0
 
     def test_the_reference_offloads_nothing(self, store, learner):

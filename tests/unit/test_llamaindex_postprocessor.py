@@ -54,7 +54,7 @@ class TestConfiguration:
         assert again.settings.example_tokens == again.engine.settings.example_tokens == 77
         assert ICCachePostprocessor.from_json(examples.to_json(), embedder=Words()).to_dict() == data
 
-    def test_pickle_opens_the_store_anew(self, tmp_path, monkeypatch):
+    def test_pickle_opens_the_store_again(self, tmp_path, monkeypatch):
         monkeypatch.setattr("shared_core.adapters.factory.default_embedder", Words)
         examples = ICCachePostprocessor(f"sqlite:///{tmp_path}/pool.db", settings=PATIENT)
         examples.engine.add_examples([("stop the pump", "press STOP")], scope="default", task=TASK)

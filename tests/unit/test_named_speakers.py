@@ -55,5 +55,5 @@ def test_a_picture_with_a_name_still_does(messages):
 
 
 @pytest.mark.parametrize("mark", ["once upon a time", "[" * 100_000, "7", '"name"'])
-def test_a_mark_that_is_no_json_object_is_not_text(mark):
+def test_an_extra_that_is_not_a_json_object_is_not_text(mark):
     assert not Message("user", "", extra=mark).is_text

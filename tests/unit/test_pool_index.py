@@ -195,7 +195,7 @@ def test_an_index_is_stale_when_its_tail_or_its_tombstones_have_grown(built):
     assert not small.is_stale
 
 
-def test_missing_faiss_is_named_with_its_mend(monkeypatch):
+def test_missing_faiss_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ExtraIsMissing, match=r"faiss is not installed; run: pip install 'iccache\[cpu\]'"):
         VectorIndex(16)

@@ -227,7 +227,7 @@ class TestDeterminism:
         assert [json.loads(line) for line in out.stdout.splitlines()] == here
         assert len({row[0] for row in here}) == 2
 
-    def test_the_stream_is_philoxs_own_whatever_was_drawn_before(self):
+    def test_the_stream_is_philoxs_own_after_any_draws(self):
         for number in range(50):
             fresh = np.random.Generator(np.random.Philox(key=int(digest([3, str(number)])[:32], 16)))
             used = _generator(3, str(number))
@@ -304,7 +304,7 @@ class TestAdopt:
 
 
 class TestMisuse:
-    def test_a_reference_that_is_no_arm(self):
+    def test_a_reference_that_is_not_an_arm(self):
         with pytest.raises(ConfigurationError, match="'huge' is not one of the arms"):
             LinearRouter([SMALL, LARGE], "huge", Settings(), Counters())
 
@@ -323,7 +323,7 @@ class TestContext:
         assert x.shape == (DIMENSION,)
         assert x[0] == 0.5
 
-    def test_an_arm_without_examples_sees_none_of_them(self):
+    def test_an_arm_without_examples_gets_none(self):
         with_examples, without = (
             context(REQUEST, selection(), LARGE),
             context(REQUEST, Selection(vector=unit(0)), LARGE),

@@ -12,7 +12,7 @@ import shared_core
 from shared_core.telemetry import BUCKETS, Counters, RepeatFilter, get_logger
 
 
-def test_labels_are_told_apart_and_summed():
+def test_labels_are_counted_separately_and_summed():
     counters = Counters()
     counters.count("decided", arm="small")
     counters.count("decided", 2, arm="large")
@@ -69,7 +69,7 @@ def record(text, level=logging.WARNING):
     return logging.LogRecord("iccache.x", level, __file__, 1, text, (), None)
 
 
-def test_the_same_warning_is_not_said_twice_a_second_and_then_says_how_often_it_was_dropped():
+def test_a_repeated_warning_is_dropped_for_a_second_and_then_states_how_often():
     now = [100.0]
     quiet = RepeatFilter(lambda: now[0])
     assert quiet.filter(record("down"))

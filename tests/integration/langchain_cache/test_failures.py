@@ -149,7 +149,7 @@ class TestFailures:
         assert cache.counters["update.unstorable.failed"] == 2
         assert cache.counters["update.failed"] == 0
 
-    def test_arguments_that_are_no_strings_raise_nothing(self, cache):
+    def test_arguments_that_are_not_strings_do_not_raise(self, cache):
         assert cache.lookup(None, None) is None
         cache.update(None, None, None)
         assert cache.counters["lookup.failed"] == cache.counters["update.failed"] == 1

@@ -52,7 +52,7 @@ async def test_a_failing_reference_is_the_callers_to_know(helped, server):
     assert server.count("large") - before == 3
 
 
-async def test_the_reference_is_asked_once(build, server):
+async def test_the_reference_is_called_once(build, server):
     server.answer = failing("large")
     model = build()
     with pytest.raises(Exception, match="scripted refusal"):

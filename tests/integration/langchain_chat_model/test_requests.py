@@ -76,7 +76,7 @@ def test_an_argument_that_cannot_be_read_costs_no_answer(build, store):
     assert admitted(model, store) == 0
 
 
-def test_several_answers_to_one_call_are_no_examples(build, store):
+def test_several_answers_to_one_call_do_not_become_examples(build, store):
     model = build()
     result = model.generate([[HumanMessage("heat the kitchen")]], n=2)
     assert len(result.generations[0]) == 2

@@ -37,7 +37,7 @@ def test_a_stream_that_was_cut_short_by_the_model_becomes_none(build, store, ser
     assert model.engine.counters.value("refused", reason="unfinished") == 1
 
 
-def test_a_connection_that_breaks_is_no_end(build, store, server):
+def test_a_lost_connection_is_not_the_end_of_an_answer(build, store, server):
     server.answer = lambda asked: Reply(["half ", "an answer"], cut=True)
     model = build()
     with pytest.raises(Exception, match="(?i)connection"):

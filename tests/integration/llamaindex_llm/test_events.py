@@ -51,7 +51,7 @@ def test_the_users_arms_are_left_as_they_are(build, arm):
     assert {name: one.callback_manager for name, one in given.items()} == managers
 
 
-def test_an_arm_with_callbacks_of_its_own_is_refused_by_name(build, arm):
+def test_an_arm_with_its_own_callbacks_is_refused_by_name(build, arm):
     manager = CallbackManager([TokenCountingHandler()])
     arms = {"small": arm("small", callback_manager=manager), "large": arm("large")}
     with pytest.raises(ConfigurationError, match="'small' has its own"):

@@ -35,7 +35,7 @@ async def test_the_reference_answers_for_an_arm_that_fails_before_its_first_word
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_failing_reference_is_the_callers_to_know_and_asked_once(helped, server, way):
+async def test_a_failing_reference_raises_after_one_call(helped, server, way):
     server.answer = failing("small", "large")
     with pytest.raises(Exception, match="scripted refusal"):
         await ask(helped, way, "heat the kitchen now")

@@ -104,7 +104,7 @@ def test_what_binds_an_answer_is_another_task(build, server):
     assert "iccache_scope" not in str(server.asked[-1].body)
 
 
-def test_several_answers_to_one_call_are_no_examples(build, store):
+def test_several_answers_to_one_call_do_not_become_examples(build, store):
     model = build()
     model.chat([user("heat the kitchen")], n=2)
     assert admitted(model, store) == 0

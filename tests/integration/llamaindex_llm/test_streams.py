@@ -37,7 +37,7 @@ async def test_a_stream_that_did_not_end_by_itself_becomes_no_example(build, sto
     assert model.engine.counters.value("refused", reason="unfinished") == 1
 
 
-async def test_a_connection_that_breaks_is_no_end_and_no_other_model_goes_on(helped, store, server):
+async def test_a_lost_connection_is_not_the_end_and_no_other_model_goes_on(helped, store, server):
     server.answer = lambda asked: Reply(["half ", "an answer"], cut=True)
     heard = []
     with pytest.raises(Exception, match="(?i)connection|incomplete|peer"):

@@ -62,7 +62,7 @@ def test_a_reward_function_that_would_have_to_be_awaited_is_refused(build):
         build(reward=reward)
 
 
-def test_a_rewarded_answer_of_another_arm_is_admitted_at_once(build):
+def test_a_rewarded_answer_of_another_arm_is_admitted_immediately(build):
     engine = build(reward=lambda request, answer: 1.0 if "good" in answer else 0.0)
     engine.add_examples([("alpha beta", "x")], scope="default", task="t")
     for text, answer in (("alpha gamma", "good"), ("alpha delta", "bad")):

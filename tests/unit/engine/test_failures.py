@@ -67,7 +67,7 @@ def test_a_blocked_embedder_costs_one_deadline_and_a_bounded_number_of_threads(b
         engine.close()
 
 
-def test_what_a_person_must_mend_is_said_once(build, caplog):
+def test_a_permanent_error_is_logged_once(build, caplog):
     store = open_store("memory://", settings=FULL)
     engine = build(store=store)
     store.close()

@@ -24,7 +24,7 @@ def in_a_child(work):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_works_on_redis_with_threads_and_connections_of_its_own(build, redis_url):
+def test_a_forked_child_works_on_redis_with_its_own_threads_and_connections(build, redis_url):
     engine = build(store=redis_url, background=True)
     engine.add_examples([("alpha beta", "1")], scope="default", task="t")
 
