@@ -9,7 +9,7 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from iccache_langchain import ICCacheChatModel
 from shared_core.errors import CheckpointIsUnreadable
 from tests.servers import RedisServer
-from tests.unit.test_engine import Words
+from tests.unit.engine.world import Words
 
 
 def chat(store, **more):

@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 
 from shared_core.engine import Engine
-from tests.unit.test_engine import ARMS, FULL, Words, ask
+from tests.unit.engine.world import ARMS, FULL, Words, ask
 
 OTHER = """
 import sys
 from shared_core.engine import Engine
-from tests.unit.test_engine import ARMS, FULL, Words
+from tests.unit.engine.world import ARMS, FULL, Words
 
 engine = Engine(store=sys.argv[1], arms=ARMS, reference="large", embedder=Words(), settings=FULL)
 for line in sys.stdin:

@@ -18,7 +18,7 @@ from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 from shared_core.values import Arm, Outcome
-from tests.unit.test_engine import Words, ask
+from tests.unit.engine.world import Words, ask
 
 
 @pytest.fixture

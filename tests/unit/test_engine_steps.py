@@ -11,7 +11,7 @@ from shared_core.engine import Engine
 from shared_core.guard import Step, immediately
 from shared_core.settings import Settings
 from shared_core.values import Arm, Message, Outcome, Request, Route
-from tests.unit.test_engine import ARMS, FULL, Words, ask
+from tests.unit.engine.world import ARMS, FULL, Words, ask
 
 QUICK = Settings(relevance_quantile=0.0, explore=1.0, deadline=0.1)
 
