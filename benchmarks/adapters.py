@@ -1,12 +1,12 @@
-"""What each adapter adds to a call, beside the decision itself, against a local server that answers at once.
+"""The overhead of each adapter, beyond the decision itself, against a local server that answers immediately.
 
     python -m benchmarks.adapters               # about six minutes on two idle cores
     python -m benchmarks.adapters --calls 200   # a first look
 
-Every surface is called as its users call it, sync and async, one call at a time and 64 at once, in turns with the
-bare model so that a drift of the machine falls on both. The server runs in a process of its own. Each surface is also
-held against the engine's own part (`decide`, say) followed by the bare call: what it takes more than those two in a row
-is the adapter's. Nothing else should keep the machine busy meanwhile.
+Every surface is called as its users call it, sync and async, one call at a time and 64 concurrently. Calls alternate
+with those of the bare model, so a drift of the machine affects both. The server is a separate process. Each surface is
+also compared with the engine's own part (e.g. `decide`) followed by the bare call; the difference is the adapter's
+overhead. The machine should be idle otherwise.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class Measured:
 
 
 def typical_difference(own: Sequence[float], other: Sequence[float]) -> list[float]:
-    """Median of what `own` has more than `other` in the same turn, with its 95 % bootstrap interval.
+    """Median difference of `own` and `other` in the same turn, with its 95 % bootstrap interval.
 
-    By turn, so that a machine that is fast in one minute and slow in the next is so for both.
+    Differences are taken by turn, so changes of the machine's speed affect both.
     """
     differences = np.array(own) - np.array(other)
     draws = np.random.default_rng(SEED).choice(differences, (1000, len(differences)))
@@ -91,7 +91,7 @@ def typical_difference(own: Sequence[float], other: Sequence[float]) -> list[flo
 
 @contextmanager
 def zero_server() -> Iterator[str]:
-    """The base URL of a server that answers at once."""
+    """The base URL of a server that answers immediately."""
     command = [sys.executable, "-m", "benchmarks.zero_server"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
@@ -117,7 +117,7 @@ def accounted(into: Turn) -> Iterator[None]:
 
 
 def in_threads(call: Callable[[str], object], queries: Sequence[str], threads: int) -> list[float]:
-    """Seconds of each call, `threads` at once."""
+    """Seconds of each call, from `threads` threads."""
 
     def one(query: str) -> float:
         begun = time.perf_counter()
@@ -131,7 +131,7 @@ def in_threads(call: Callable[[str], object], queries: Sequence[str], threads: i
 
 
 async def in_tasks(call: Callable[[str], object], queries: Sequence[str], tasks: int) -> list[float]:
-    """Seconds of each call, `tasks` at once on one event loop."""
+    """Seconds of each call, from `tasks` concurrent tasks on one event loop."""
     gate = asyncio.Semaphore(tasks)
 
     async def one(query: str) -> float:

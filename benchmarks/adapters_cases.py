@@ -1,8 +1,8 @@
 """What benchmarks/adapters.py compares: each surface of both adapters, and the same call without it.
 
-A longer prompt costs a client more, whoever lengthened it, and a framework takes time for whatever is plugged into it.
-So each surface is compared with a call whose prompt holds as many examples of the same length, and in which a stand-in
-that does nothing is plugged in where the surface would be. The call without the stand-in is there as well.
+A longer prompt takes a client longer, and a framework takes time for every plug-in. So each surface is compared with a
+call whose prompt holds as many examples of the same length, and which has a plug-in that does nothing in place of the
+surface. The call without any plug-in is measured as well.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def llamaindex(base_url: str, store: Callable[[], str], queries: list[str]) -> I
     from shared_core.values import ScoredExample
 
     class Fixed(BaseRetriever):
-        """Always the same nodes, so that no retriever is measured."""
+        """Always the same nodes, to exclude the retriever from the measurement."""
 
         def __init__(self, texts: list[str]) -> None:
             self._texts = texts

@@ -23,7 +23,7 @@ def timed(function: Callable[..., object], arguments: Sequence[tuple]) -> list[f
 
 
 def timed_at(rate: float, function: Callable[..., object], arguments: Sequence[tuple]) -> list[float]:
-    """The same at `rate` calls a second, each timed from when it was due, so that falling behind counts."""
+    """The same at `rate` calls a second, each timed from its due time, so falling behind counts."""
     seconds, begun = [], time.perf_counter()
     for number, each in enumerate(arguments):
         due = begun + number / rate

@@ -1,12 +1,12 @@
 """Does a small model with IC-Cache's examples reach the large one? NL2Bash (token F1) and CLINC150 (exact).
 
-Every answer comes from a live model that was called through `ICCacheChatModel` (or plainly, for the baselines) and
-recorded as hash → output, so that the tables are recomputed without a model:
+Every answer comes from a live model, called through `ICCacheChatModel` (or directly, for the baselines). Answers are
+recorded as hash → output, so the tables can be recomputed without a model:
 
     python -m benchmarks.offload                 # from the recordings, about two minutes
     python -m benchmarks.offload --live qwen-coder-0.5b=http://127.0.0.1:8102/v1 …    # fills what is missing
 
-The pool of the rows "by the large model" holds what Qwen2.5-Coder-1.5B itself answered; that is the paper's claim.
+The pool of the rows "by the large model" holds the answers of Qwen2.5-Coder-1.5B, as in the paper's claim.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Bench:
         }
 
     def written(self) -> list[Item]:
-        """The pool that the large model wrote, without answers that were cut."""
+        """The pool that the large model wrote, without truncated answers."""
         pool = []
         for item in track(self.asked, f"{self.task.name}: pool by the large model"):
             call = self.large.recorded(self._messages(item))
@@ -264,7 +264,7 @@ def row(answers: Sequence[Answer], baseline: Sequence[Answer]) -> dict[str, obje
 
 
 def must_show(answers: Mapping[str, Sequence[Answer]]) -> list[dict[str, object]]:
-    """The two bounds that the claim stands on: with examples above the large model alone, and above copying."""
+    """The two bounds of the claim: with examples, the small model beats the large model alone, and beats copying."""
     ours = np.array([a.quality for a in answers["small + IC-Cache's examples (reference answers)"]])
     bounds = []
     for label, policy in (("the 1.5B model alone", "always large"), ("copying", "copy nearest (reference answers)")):

@@ -1,11 +1,11 @@
-"""What IC-Cache adds to a request: time of each step, memory of an example, recall, next to GPTCache's manager.
+"""The overhead of IC-Cache: time of each step, memory per example, recall; compared with GPTCache's manager.
 
     python -m benchmarks.overhead                  # everything; about 25 minutes on two idle cores
     python -m benchmarks.overhead --sizes 1000     # a first look
 
-Real MiniLM vectors of the query texts in ``$ICCACHE_DATA`` (embedded once, see benchmarks/vectors.py); 500 of them are
-asked, the others are the pool. Each store and size runs in a process of its own; GPTCache runs in an environment of
-its own, made under .cache/. Nothing else should keep the machine busy meanwhile: the result says how busy it was.
+Real MiniLM vectors of the query texts in ``$ICCACHE_DATA`` (embedded once, see benchmarks/vectors.py); 500 are queries,
+the others are the pool. Each store and size runs in a separate process; GPTCache runs in a separate environment under
+.cache/. The machine should be idle otherwise; the result states its load.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BYTES = 2_500
 
 
 def prepare(folder: Path) -> None:
-    """Write the pool and the questions, drawn from all texts, where the children read them."""
+    """Write the pool and the queries, sampled from all texts, for the child processes."""
     every = texts()
     embedded = vectors(every)
     order = np.random.default_rng(SEED).permutation(len(every))
@@ -48,7 +48,7 @@ def prepare(folder: Path) -> None:
 
 
 def child(module: str, *arguments: object, python: str = sys.executable) -> dict:
-    """Run a measurement in a process of its own; returns what it printed."""
+    """Run a measurement in a separate process; returns its output."""
     start = ["-m", f"benchmarks.{module}"] if python == sys.executable else [f"benchmarks/{module}.py"]
     command = [python, *start, *map(str, arguments)]
     print(" ".join(command[1:]), flush=True)
@@ -84,7 +84,7 @@ def gptcache(folder: Path, sizes: Sequence[int]) -> dict[int, dict]:
 
 
 def embedding_alone(folder: Path) -> dict[str, list[float]]:
-    """What the packaged MiniLM itself takes for one request, for scale."""
+    """The packaged MiniLM's own time for one request, for comparison."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from shared_core.inference.embedders import packaged_minilm
 

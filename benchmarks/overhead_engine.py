@@ -1,7 +1,7 @@
 """One measurement of benchmarks/overhead.py: every step of `lookup`, `decide` and `record` on one store and pool size.
 
-A process of its own, so that threads and memory are its own. The embedder looks vectors up that were computed before:
-what is measured is everything but the embedding. Prints JSON.
+Runs in a separate process, with its own threads and memory. The embedder looks up precomputed vectors, so the embedding
+itself is not measured. Prints JSON.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Bench:
         learner.run_until_drained()
 
     def cold(self) -> None:
-        """Forget the texts that were read, so that they are read from the store again."""
+        """Clear the cached texts, so they are read from the store again."""
         self.engine._components().pool._texts.clear()
 
     @contextmanager

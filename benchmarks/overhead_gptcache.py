@@ -1,4 +1,4 @@
-"""GPTCache's FAISS + SQLite data manager on the same vectors, in an environment of its own; prints JSON.
+"""GPTCache's FAISS + SQLite data manager on the same vectors, in a separate environment; prints JSON.
 
 Its steps are named after ours: search (16 nearest), text (of the nearest one, which is all that
 GPTCache reads), record (one save). It writes its FAISS file only when it is flushed or closed, so its record is not
@@ -21,7 +21,7 @@ K, RECORDED, BATCH = 16, 300, 4096
 
 
 def check(manager, vectors, queries):
-    """Refuse to time a manager that does not hold the whole pool, or does not find what an exact search finds."""
+    """Refuse to measure a manager that lacks part of the pool, or whose results differ from an exact search."""
     held = manager.v.count()
     if held != len(vectors):
         raise SystemExit(f"GPTCache holds {held} of {len(vectors)} vectors; figures would be of another pool")

@@ -1,7 +1,7 @@
 """Bytes an example takes in a replica's memory, after one-by-one adds and after rebuilding. Prints JSON.
 
-Counted is anonymous resident memory (``RssAnon``), so that the file of vectors that is read does not count. What FAISS
-allocates once, whatever the size of the pool, is allocated before the count begins.
+The measure is anonymous resident memory (``RssAnon``), which excludes the file of vectors. FAISS's fixed allocations are
+made before the measurement begins.
 """
 
 from __future__ import annotations

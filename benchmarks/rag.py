@@ -1,8 +1,8 @@
 """Do retrieved documents and past answers help together? A small model in a LlamaIndex query engine (paper: Fig. 15).
 
 NL2Bash requests over the GNU manuals, token F1, the same held-out requests and pool of reference answers as in
-benchmarks/offload.py. Every arm is a `RetrieverQueryEngine` over the same index, every answer is one of a live model
-behind `OpenAILike`, recorded as hash → output so that the table is recomputed without a model:
+benchmarks/offload.py. Every arm is a `RetrieverQueryEngine` over the same index. Every answer comes from a live model
+behind `OpenAILike`. Answers are recorded as hash → output, so the table can be recomputed without a model:
 
     python -m benchmarks.rag                                              # from the recordings
     python -m benchmarks.rag --live qwen-coder-0.5b=http://127.0.0.1:8102/v1          # fills what is missing
@@ -248,7 +248,7 @@ def qualities(answers: Sequence[Answer]) -> NDArray[np.float64]:
 
 
 def must_show(arms: Mapping[str, Sequence[Answer]]) -> list[dict[str, object]]:
-    """Both together not below either alone: the mean of the paired difference is not negative."""
+    """Both together are not worse than either alone: the mean of the paired difference is not negative."""
     bounds = []
     for alone in (ICCACHE, RAG):
         difference = paired_difference(qualities(arms[BOTH]), qualities(arms[alone]))

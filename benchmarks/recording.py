@@ -1,7 +1,7 @@
-"""Model outputs kept as hash → output, so that anyone recomputes the tables without running a model.
+"""Model outputs, stored as hash → output, to recompute the tables without running a model.
 
-The key is the SHA-256 of (model, messages, decoding parameters); no data-set text is stored, only what a model
-answered, its token counts and the seconds it took on the machine that recorded it.
+The key is the SHA-256 of (model, messages, decoding parameters). No text of a data set is stored, only a model's answer,
+its token counts, and its seconds on the recording machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "recorded"
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What one model call gave: the text, its token counts, and wall-clock seconds when it was recorded."""
+    """The result of one model call: the text, its token counts, and its wall-clock seconds when it was recorded."""
 
     output: str
     prompt_tokens: int
@@ -61,7 +61,7 @@ class Recordings:
         return self._known.get(key)
 
     def add(self, key: str, call: Recorded) -> None:
-        """Keep one call; it is in the journal when this returns."""
+        """Store one call; it is in the journal when this returns."""
         self._known[key] = call
         self._journal.parent.mkdir(parents=True, exist_ok=True)
         with self._journal.open("a", encoding="utf-8") as sink:

@@ -1,4 +1,4 @@
-"""The two checkable tasks of the offload benchmark: what is asked, which answer is right, how it is scored.
+"""The two checkable tasks of the offload benchmark: requests, reference answers, and scores.
 
 NL2Bash is scored by token F1 against the reference command, CLINC150 by exact match of the intent name.
 Texts are read from ``$ICCACHE_DATA`` and never written anywhere by this module.
@@ -56,7 +56,7 @@ def data_file(name: str) -> Path:
     """Path of one data file.
 
     Raises:
-        SystemExit: The file is absent; the message says which and where it was looked for.
+        SystemExit: The file is missing; the message names its path.
     """
     path = DATA / name
     if not path.exists():
@@ -65,7 +65,7 @@ def data_file(name: str) -> Path:
 
 
 def first_line(text: str) -> str:
-    """The first line of an answer that says something, code fences and back-ticks taken off."""
+    """The first non-empty line of an answer, without code fences and back-ticks."""
     lines = [line.strip() for line in text.strip().splitlines()]
     for line in lines:
         if line and not line.startswith(FENCE):

@@ -1,9 +1,9 @@
 """This tree against an earlier commit, in turns within one run: `decide` and every surface, sync and async.
 
-Run with ``python -m benchmarks.turns`` (``--ref`` names the commit). Each surface has a process of its own in either
-tree, with models that answer without delay, so what is measured is IC-Cache. The two processes make short blocks of
-calls in turns: the machine's speed changes within seconds, and this way it changes for both. Ratios are new / old; a
-pair of processes gives one ratio, and the table has the median over the pairs, the least and the greatest.
+Run with ``python -m benchmarks.turns`` (``--ref`` names the commit). Each surface runs in one process per tree. Its
+models answer without delay, so only IC-Cache is measured. The two processes make short blocks of calls in turns, because
+the machine's speed changes within seconds: this way the changes affect both. Ratios are new / old. A pair of processes
+gives one ratio; the table has the median over the pairs, the minimum and the maximum.
 """
 
 from __future__ import annotations

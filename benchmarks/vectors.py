@@ -31,7 +31,7 @@ PART = 2048  # texts between two saves, so that an interrupted run goes on where
 
 
 def texts() -> list[str]:
-    """The distinct query texts, sorted, so that the order depends on nothing but the files (91,635 of them)."""
+    """The distinct query texts, sorted, so the order depends only on the files (91,635 texts)."""
     found: set[str] = set()
     for name, columns in SOURCES.items():
         for row in _rows(name):

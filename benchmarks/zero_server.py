@@ -1,5 +1,5 @@
-"""An OpenAI-compatible server that answers at once, always the same, in a process of its own: what remains of a call's
-time is the client's. A GET tells how many bytes the last prompt had. Prints its port; ends with its standard input.
+"""An OpenAI-compatible server that always gives the same answer immediately, in a separate process. So a call's time is
+the client's. A GET returns the number of bytes of the last prompt. Prints its port; ends with its standard input.
 
     python -m benchmarks.zero_server
 """
