@@ -39,7 +39,7 @@ from shared_core.store.codec import (
 )
 from shared_core.store.database import Database
 from shared_core.store.fields import Unreadable
-from shared_core.store.protocol import Change, ChangeKind, Lease, Row, Store
+from shared_core.store.protocol import Change, Lease, Row, Store
 from shared_core.values import Clock
 
 P = ParamSpec("P")
@@ -417,7 +417,7 @@ def _put(connection: sqlite3.Connection, example: Example) -> None:
             encoded.texts,
         ),
     )
-    _feed(connection, "put", entry.scope, entry.id)
+    connection.execute("INSERT INTO changes (kind, scope, id) VALUES ('put', ?, ?)", (entry.scope, entry.id))
 
 
 def _remove(connection: sqlite3.Connection, condition: str, parameters: tuple[str, ...]) -> int:
@@ -425,7 +425,3 @@ def _remove(connection: sqlite3.Connection, condition: str, parameters: tuple[st
         f"INSERT INTO changes (kind, scope, id) SELECT 'delete', scope, id FROM examples WHERE {condition}", parameters
     )
     return connection.execute(f"DELETE FROM examples WHERE {condition}", parameters).rowcount
-
-
-def _feed(connection: sqlite3.Connection, kind: ChangeKind, scope: str, example_id: str) -> None:
-    connection.execute("INSERT INTO changes (kind, scope, id) VALUES (?, ?, ?)", (kind, scope, example_id))
