@@ -53,7 +53,7 @@ FOREIGN = frozenset(  # names of other projects that our code never says
     """
     set_llm_cache FunctionAgent VLLMOpenAI sys.setswitchinterval threading._register_atexit /v1/completions
     chunk_position total_cost add_messages get_usage_metadata_callback ModelFallbackMiddleware stream_mode
-    collect_runs FewShotPromptTemplate deepcopy default_headers refine_template output_cls
+    collect_runs FewShotPromptTemplate deepcopy default_headers refine_template
     """.split()
 )
 PACKAGES = ("shared_core", "iccache_langchain", "iccache_llamaindex", "benchmarks", "cookbooks")
