@@ -1,7 +1,7 @@
 """Bytes an example takes in a replica's memory, after one-by-one adds and after rebuilding. Prints JSON.
 
-The measure is anonymous resident memory (``RssAnon``), which excludes the file of vectors. FAISS's fixed allocations are
-made before the measurement begins.
+The measure is anonymous resident memory (``RssAnon``), which excludes the file of vectors. FAISS's fixed allocations
+are made before the measurement begins.
 """
 
 from __future__ import annotations

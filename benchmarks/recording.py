@@ -1,7 +1,7 @@
 """Model outputs, stored as hash → output, to recompute the tables without running a model.
 
-The key is the SHA-256 of (model, messages, decoding parameters). No text of a data set is stored, only a model's answer,
-its token counts, and its seconds on the recording machine.
+The key is the SHA-256 of (model, messages, decoding parameters). No text of a data set is stored, only a model's
+answer, its token counts, and its seconds on the recording machine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """This tree against an earlier commit, in turns within one run: `decide` and every surface, sync and async.
 
 Run with ``python -m benchmarks.turns`` (``--ref`` names the commit). Each surface runs in one process per tree. Its
-models answer without delay, so only IC-Cache is measured. The two processes make short blocks of calls in turns, because
-the machine's speed changes within seconds: this way the changes affect both. Ratios are new / old. A pair of processes
+models answer without delay, so only IC-Cache is measured. The two processes make short blocks of calls in turns: the
+machine's speed changes within seconds, and this way the changes affect both. Ratios are new / old. A pair of processes
 gives one ratio; the table has the median over the pairs, the minimum and the maximum.
 """
 

@@ -50,13 +50,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model says.
+    """The model's reply.
 
     Attributes:
         text: The answer, or its pieces one by one, each sent before the next is taken.
         tool_calls: (name, arguments) of each tool call.
         finish_reason: Why it stopped; by default "tool_calls" with tool calls, else "stop". Empty: it does not say.
-        cut: True breaks the connection after the last piece, before the stream says that it ended.
+        cut: True breaks the connection after the last piece, before the stream's end marker.
         usage: What is added to the counted tokens, such as ``{"prompt_tokens_details": {"cached_tokens": 7}}``; None: it counts none.
         logprobs: Of each token, in every choice; only for whole chat answers.
     """
@@ -130,7 +130,7 @@ def openai_server(answer: Answer | None = None) -> Iterator[OpenAIServer]:
 
 
 def obliging(asked: Asked) -> Reply:
-    """Does whatever the request asks for: calls the tool, fills the schema, or says something."""
+    """Does whatever the request asks for: calls the tool, fills the schema, or answers with text."""
     body = asked.body
     schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
     if schema:
@@ -295,7 +295,7 @@ def _head(asked: Asked, kind: str | None = None) -> dict[str, Any]:
 
 
 def _usage(asked: Asked, answer: str) -> dict[str, int]:
-    """Words count as tokens, so that a test can tell how many examples were sent."""
+    """Counts words as tokens, which shows how many examples were sent."""
     read = sum(len(text.split()) for _, text in asked.turns)
     written = max(1, len(answer.split()))
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Proxy:
-    """Passes bytes between Unix sockets until it is told to lose a reply.
+    """Passes bytes between Unix sockets; can lose a reply on request.
 
     Args:
         target: Socket of the server.

@@ -1,4 +1,4 @@
-"""A real redis-server for the tests: started in a folder of its own, killed at will, never outliving the tests."""
+"""A real redis-server for the tests: started in a separate folder, killed on request, stopped with the tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 # The shell holds a pipe from us: when we end, however we end, `cat` ends, and the server is killed.
-# The server logs to standard error, so that the first line of standard output is its process id.
+# The server logs to standard error; the first line of standard output is its process id.
 WITH_US = '"$@" >&2 & echo $!; cat >/dev/null; kill -9 $! 2>/dev/null; wait'
 START_SECONDS = 20.0
 
@@ -153,5 +153,5 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
-    """Address of an empty pool on the shared server: every test has a pool of its own."""
+    """Address of an empty pool on the shared server: every test has its own pool."""
     return redis_server.url()

@@ -1,4 +1,4 @@
-"""Drives steps without a guard: each call is made at once, in this thread."""
+"""Drives steps without a guard: each call is made directly, in this thread."""
 
 
 def result(steps):

@@ -103,13 +103,13 @@ def running(target: object, *args: str) -> Iterator[tuple[ForkServerProcess, Con
 
 
 def hear(line: Connection, timeout: float = 30.0) -> bytes:
-    """What the child says next; fails if it says nothing."""
+    """The child's next line of output; fails if there is none."""
     assert line.poll(timeout), "the child says nothing"
     return line.recv_bytes()
 
 
 def heard_until_the_end(line: Connection) -> Iterator[str]:
-    """Every name that the child still said before it ended."""
+    """The names that the child printed before it ended."""
     while True:
         try:
             yield line.recv_bytes().decode()

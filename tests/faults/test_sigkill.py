@@ -27,7 +27,7 @@ from tests.faults.children import (
 from tests.servers import RedisServer
 
 ROUNDS = 20
-MOST_WRITES = 40  # acknowledged before the kill; drawn anew for each round
+MOST_WRITES = 40  # acknowledged before the kill; drawn again for each round
 LONGEST_WRITE = 0.003  # seconds, about; how far into the writes after those the kill falls, drawn likewise
 
 
@@ -52,7 +52,7 @@ def acknowledged_before_the_kill(url: str, round_number: int, kill: Callable[[],
 
 
 def check_whole(store: Store, names: list[str], round_number: int) -> None:
-    """Every acknowledged name is there; whatever is there is there with all its parts, as it was written."""
+    """Every acknowledged name is stored, and every stored example has all its parts, as written."""
     held = store.oldest(SCOPE, 100_000)
     assert set(names) <= set(held)
     assert store.count(SCOPE) == len(held)

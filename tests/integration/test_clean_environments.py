@@ -1,4 +1,4 @@
-"""The built wheel in environments of its own: each adapter works where the other's framework is not installed."""
+"""The built wheel in clean environments: each adapter works where the other's framework is not installed."""
 
 from __future__ import annotations
 

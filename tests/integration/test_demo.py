@@ -30,7 +30,7 @@ main()
 
 
 def iccache(*arguments, timeout):
-    """Run the command in a process of its own, without network settings or terminal."""
+    """Run the command in a separate process, without network settings or terminal."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ICCACHE_", "OPENAI_"))}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],

@@ -18,7 +18,7 @@ REQUESTS = 40
 
 @pytest.mark.skipif(not (DATA / "nl2bash_train.jsonl.gz").exists(), reason="ICCACHE_DATA is not here")
 def test_every_call_behind_the_tables_is_recorded(tmp_path):
-    """The pool that the large model wrote, with vectors computed anew: the rows over the whole file take minutes."""
+    """The pool that the large model wrote, with newly computed vectors: the rows over the whole file take minutes."""
     task = TASKS["nl2bash"](REQUESTS)
     arms = [
         RecordedChat(model_name=name, max_tokens=task.max_tokens, recordings=Recordings(name))

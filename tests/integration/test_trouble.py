@@ -95,7 +95,7 @@ def test_an_unreadable_checkpoint_is_logged_once_and_never_overwritten(tmp_path,
     with sqlite3.connect(path) as database:
         assert database.execute("SELECT version, head FROM checkpoint").fetchall() == [(99, b"{}")]
         database.execute("DELETE FROM checkpoint")
-    assert teach(llm) >= 1  # the mend that the message names
+    assert teach(llm) >= 1  # the remedy that the message names
     llm.close()
 
 

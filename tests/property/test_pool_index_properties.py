@@ -27,7 +27,7 @@ steps = st.lists(
 
 @given(steps, st.integers(1, 40), st.integers(0, 10**6))
 def test_index_equals_brute_force(steps, k, seed):
-    """`start` begins a rebuilding that `rebuild` finishes, so that changes in between must be replayed."""
+    """`start` begins a rebuild that `rebuild` finishes; changes in between must be replayed."""
     index, known, added, begun = VectorIndex(8), {}, 0, None
     for step, n in steps:
         if step == "add":

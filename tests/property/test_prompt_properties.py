@@ -1,4 +1,4 @@
-"""Whatever an example says, it stays an example; whatever it costs, the budget holds."""
+"""An example of any content stays an example, and the budget holds for examples of any size."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Whatever the pool holds, a selection keeps its promises."""
+"""Every selection has the promised properties, for any pool."""
 
 import time
 

@@ -52,7 +52,7 @@ class RedisBackend:
         self._rewrite("changes", b"%d-0" % seq, part.encode(), data)
 
     def _rewrite(self, stream: str, entry: bytes, field: bytes, data: bytes) -> None:
-        """A stream's entries cannot be changed in place: write the whole stream anew."""
+        """A stream's entries cannot be changed in place: write the whole stream again."""
         log = f"{self.prefix}{stream}"
         entries = self.client.xrange(log)
         self.client.delete(log)

@@ -155,7 +155,7 @@ def test_a_checkpoint_that_cannot_be_read(backend: Backend, store: Store, part: 
 
 
 def test_bytes_of_another_example_are_not_this_one(backend: Backend, store: Store) -> None:
-    """A row, an answer or a decision that says that it is another one's never crosses scopes."""
+    """A row, an answer or a decision with another scope or id inside never crosses scopes."""
     store.record(make_decision("d1", "ours"), make_example("e1", "ours"), make_exact("k1", "ours"))
     store.record(make_decision("d2", "theirs"), make_example("e1", "theirs"), make_exact("k2", "theirs"))
     backend.damage("entry", backend.peek("entry", "e1", "theirs"), "e1", "ours")

@@ -1,4 +1,4 @@
-"""No item crosses scope, and rows keep their task, whatever is written in whatever order, over all stores."""
+"""No item crosses scopes, and rows keep their task, for any writes in any order, over all stores."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def store(path: Path, settings: Settings, clock: FakeClock) -> SqliteStore:
 
 
 def sql(path: Path, statement: str) -> list[tuple[object, ...]]:
-    """Run one statement on a connection of its own."""
+    """Run one statement on a separate connection."""
     connection = sqlite3.connect(path)
     with connection:
         rows = connection.execute(statement).fetchall()

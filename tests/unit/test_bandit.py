@@ -89,7 +89,7 @@ class TestWinProbabilities:
 
     @pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-5])
     def test_the_quadrature_agrees_with_the_closed_form_for_two(self, scale):
-        """A third arm that never wins sends two arms through the quadrature, whatever the ratio of deviations."""
+        """A third arm that never wins sends two arms through the quadrature, for any ratio of deviations."""
         locations, stds = np.array([0.5, 0.52, -1e3]), np.array([0.3, 0.3 * scale, 0.1])
         assert win_probabilities(locations, stds)[:2] == pytest.approx(
             win_probabilities(locations[:2], stds[:2]), abs=1e-8

@@ -1,4 +1,4 @@
-"""Pages that repeat what the code says."""
+"""Pages that repeat facts of the code."""
 
 import ast
 import re

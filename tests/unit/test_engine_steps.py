@@ -1,4 +1,4 @@
-"""Threads and event loops take a request the same way, and whatever hangs on it has the one deadline."""
+"""Threads and event loops run a request the same way, and one deadline bounds every part that hangs."""
 
 import asyncio
 import threading
@@ -75,7 +75,7 @@ async def test_a_hundred_decisions_on_one_loop_need_no_thread_each():
 
 
 class HangingRouter:
-    """Hangs where a remote router would: in a step of its own, or between two steps of others."""
+    """Hangs where a remote router would: in its own step, or between two steps of other parts."""
 
     def __init__(self, hang, *, in_a_step):
         self._hang, self._in_a_step = hang, in_a_step

@@ -114,7 +114,7 @@ def test_many_threads_share_the_guard():
         for i in range(50):
             try:
                 results.append(guard.call("a", soon(), lambda: n * 100 + i) == n * 100 + i)
-            except DependencyIsSlow:  # more callers than threads and places to wait: refused at once
+            except DependencyIsSlow:  # more callers than slots and queue places: refused immediately
                 results.append(True)
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
@@ -280,7 +280,7 @@ def test_many_requests_at_once_all_come_through():
 
 
 def calling(*calls):
-    """Steps through `calls`, each of which goes to a dependency of its own; their results."""
+    """Steps through `calls`, each of which goes to another dependency; returns their results."""
     results = []
     for n, call in enumerate(calls):
         results.append((yield Step(f"dependency {n}", call)))

@@ -1,4 +1,4 @@
-"""What `ICCacheChatModel` refuses when it is built, and what it says about itself."""
+"""What `ICCacheChatModel` refuses when it is built, and how it describes itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learner: what feedback teaches, and that each entry counts exactly once whatever happens."""
+"""The learner: what feedback teaches, and that each entry counts exactly once in every case."""
 
 import math
 from contextlib import closing
@@ -94,7 +94,7 @@ def traffic(store, n, first=0):
 
 
 def one_pass(made):
-    """The posteriors of a learner that saw everything at once and was never disturbed."""
+    """The posteriors of a learner that saw the whole log in one undisturbed pass."""
     posteriors = {}
     for record, feedback in made:
         before = posteriors.get(record.arm) or state.initial(reference=record.arm == "large")
@@ -413,7 +413,7 @@ def test_a_value_of_long_ago_is_worth_nothing():
 
 
 def test_a_learner_goes_on_after_the_store_has_lost_everything(clock):
-    """Redis emptied or restored from an older copy: the log begins anew, below what this learner has consumed."""
+    """Redis emptied or restored from an older copy: the log starts again, below this learner's offset."""
     with RedisServer() as server, closing(open_store(server.url(), settings=Settings(), clock=clock)) as store:
         learner = make(store, clock)
         traffic(store, 40)

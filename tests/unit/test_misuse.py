@@ -1,4 +1,4 @@
-"""Arguments that make no sense are refused where a surface is built, with the argument, the value and the mend."""
+"""Arguments that make no sense are refused where a surface is built, with the argument, the value and the remedy."""
 
 import pytest
 from langchain_core.language_models import FakeListChatModel

@@ -30,7 +30,7 @@ WRONG = {"CHAT": 'cost={"small": 0.1}', "CACHE": "exact_ttl='an hour'", "LLMS": 
 
 
 def checked(tmp_path, arguments):
-    """What mypy says of the three constructors with these arguments."""
+    """Mypy's messages about the three constructors with these arguments."""
     from mypy import api
 
     source = PREAMBLE

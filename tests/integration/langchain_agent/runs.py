@@ -11,7 +11,7 @@ WAYS = ["invoke", "ainvoke", "stream", "astream"]
 
 
 def answering(asked) -> Reply:
-    """Measures before it heats; whatever else is asked, the model answers with its name."""
+    """Measures before it heats; to every other request the model answers with its name."""
     if asked.body.get("tools") and asked.messages[-1]["role"] == "user" and "measure" in asked.query:
         return Reply("", [("temperature", {"room": "kitchen"})])
     return Reply(f"{asked.model} answers")
