@@ -1,4 +1,4 @@
-"""`ChatFromModel`: a `Model` of IC-Cache's, such as one of transformers, as a chat model of LangChain's."""
+"""`ChatFromModel`: an IC-Cache `Model`, e.g. a transformers model, as a LangChain chat model."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from shared_core.inference import Completion, Model
 
 
 class ChatFromModel(BaseChatModel):
-    """A chat model over any `Model`: for an arm that runs in this process, or for a `Model` of your own.
+    """A chat model over any `Model`: for an arm that runs in this process, or for your own `Model`.
 
     ```python
     small = ChatFromModel(model=HuggingFaceModel("HuggingFaceTB/SmolLM2-135M-Instruct"))
     llm = ICCacheChatModel(arms={"small": small, "large": ChatOpenAI(...)}, reference="large", costs={"small": 0.1})
     ```
 
-    It streams if the model does. It takes texts, and no images, tools or structured output. A call may name
-    `max_tokens`, `temperature`, `timeout`, `n` and `stop`; another argument is refused.
+    It streams if the model does. It supports text only, without images, tools or structured output. A call may set
+    `max_tokens`, `temperature`, `timeout`, `n` and `stop`; other arguments are refused.
 
     Args:
-        model: Answers.
-        max_tokens: Longest answer.
+        model: The model that answers.
+        max_tokens: Maximum length of an answer.
         temperature: 0 for the most probable answer.
-        timeout: Seconds until a call is given up.
-        stop: An answer ends before the first of these texts. It is then one chunk, since it is cut when it is whole.
+        timeout: Seconds after which a call fails.
+        stop: The answer ends before the first of these texts, and is not streamed.
     """
 
     model: Model = Field(exclude=True)
@@ -48,7 +48,7 @@ class ChatFromModel(BaseChatModel):
 
     @property
     def model_name(self) -> str:
-        """The name of the model behind it."""
+        """The name of the model."""
         return self.model.name
 
     @override
@@ -93,13 +93,13 @@ class ChatFromModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         chunks = self._stream(messages, stop, run_manager.get_sync() if run_manager else None, **kwargs)
-        async with aclosing(on_threads(chunks)) as made:  # a reader that leaves ends the generation
+        async with aclosing(on_threads(chunks)) as made:  # a reader that stops ends the generation
             async for chunk in made:
                 yield chunk
 
     @override
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> NoReturn:
-        raise NotImplementedError(f"{self.model_name!r} takes no tools and gives no structured output")
+        raise NotImplementedError(f"{self.model_name!r} supports neither tools nor structured output")
 
     @property
     @override
@@ -142,7 +142,7 @@ def _chunk(text: str) -> ChatGenerationChunk:
 
 
 def _usage(completion: Completion) -> UsageMetadata | None:
-    """The tokens of all answers, as OpenAI's integration has them in each; None if the model does not count them."""
+    """The tokens of all answers together, as in OpenAI's integration; None if the model does not count tokens."""
     read, written = completion.prompt_tokens, completion.completion_tokens
     if not read and not written:
         return None

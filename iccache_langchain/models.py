@@ -1,4 +1,4 @@
-"""LangChain's models as a `Model`: what IC-Cache asks off the request path, such as a judge."""
+"""LangChain models as a `Model`, for calls off the request path, e.g. of a judge."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ _WANTED: Final = ("max_tokens", "temperature", "timeout")
 
 
 def as_model(llm: Runnable[Any, Any], name: str | None = None) -> Model:
-    """A chat model or completion model of LangChain's as a `Model`.
+    """A LangChain chat model or completion model as a `Model`.
 
-    The calls are the model's own `_generate`: no cache, no callback and no surface of IC-Cache sees them. They may be
-    made from any thread, and from within an event loop, which they block.
+    The calls use the model's private `_generate`, so caches, callbacks and IC-Cache do not see them. Calls are allowed
+    from any thread, and within an event loop, which they block.
 
-    `max_tokens`, `temperature`, `n` and `timeout` go to the fields that the model has for them. A model without such a
-    field answers as it was built; n answers are then asked for one after the other. Arguments that are bound to the
-    model are sent with every call, and count before those of the call: ``as_model(llm.bind(temperature=1))``. `timeout`
-    holds for the caller in any case. A model that has no time limit of its own keeps the thread of a call that was given
-    up until it answers; so build it with one.
+    `max_tokens`, `temperature`, `n` and `timeout` are set on the model's own fields. Without such a field, the model
+    answers as it was built, and n answers take n calls. Arguments that are bound to the model are sent with every call
+    and override those of the call: ``as_model(llm.bind(temperature=1))``. `timeout` always holds for the caller. A
+    model without its own time limit blocks the thread of a timed-out call until it answers, so build it with one.
 
     Args:
-        llm: A chat model, a completion model, or one of these with arguments bound.
-        name: How it is named in records; by default as the model calls itself.
+        llm: A chat model, a completion model, or one of these with bound arguments.
+        name: Its name in records; by default the model's own name.
 
     Raises:
-        ConfigurationError: It is something else, or routes by itself.
+        ConfigurationError: It is something else, or a router.
     """
     model, bound = _unbound(llm, {})
     if isinstance(model, ChatFromModel) and not bound and name is None:
@@ -52,27 +51,25 @@ def as_model(llm: Runnable[Any, Any], name: str | None = None) -> Model:
 
 
 def _unbound(llm: object, bound: Mapping[str, Any]) -> tuple[ArmModel, Mapping[str, Any]]:
-    """The model within, and all that is bound to it; what was bound last counts."""
+    """The inner model, and its bound arguments; the latest binding wins."""
     if isinstance(llm, RunnableBinding):
         return _unbound(llm.bound, {**llm.kwargs, **bound})
     if isinstance(llm, EngineOwner):
-        raise ConfigurationError(
-            f"a {type(llm).__name__} routes, so it is not asked as one model; give one of its arms"
-        )
+        raise ConfigurationError(f"a {type(llm).__name__} is a router, not a single model; pass one of its arms")
     if not isinstance(llm, BaseChatModel | BaseLLM):
         raise ConfigurationError(
-            f"a {type(llm).__name__} is not a chat model or completion model of LangChain's; give the model itself, with "
-            "its retries set on it, without fallbacks and parsers"
+            f"a {type(llm).__name__} is not a LangChain chat model or completion model; pass the model itself, without "
+            "fallbacks and parsers, and set retries on it"
         )
     return llm, bound
 
 
 def _ask(model: ArmModel, bound: Mapping[str, Any], messages: Sequence[Message], wanted: Wanted) -> Completion:
     arguments = dict(bound)
-    if "request_timeout" in type(model).model_fields:  # OpenAI's client and its kin, built before the call
+    if "request_timeout" in type(model).model_fields:  # OpenAI's and similar clients, which exist before the call
         arguments.setdefault("timeout", wanted.timeout)
     stop = arguments.pop("stop", None)
-    takes_n = wanted.n > 1 and not getattr(model, "use_responses_api", False)  # OpenAI's Responses API knows no n
+    takes_n = wanted.n > 1 and not getattr(model, "use_responses_api", False)  # OpenAI's Responses API has no n
     fields = own_fields(model, wanted, (*_WANTED, "n") if takes_n else _WANTED)
     asked = model.model_copy(update=fields) if fields else model
     limiter = getattr(model, "rate_limiter", None)
@@ -82,7 +79,7 @@ def _ask(model: ArmModel, bound: Mapping[str, Any], messages: Sequence[Message],
 
 
 def _completion(result: ChatResult) -> Completion:
-    """The answers of one call; each of them names the tokens of all."""
+    """The answers of one call. Each answer's usage holds the tokens of all answers."""
     answers = [described(generation, result.llm_output) for generation in result.generations]
     outcomes = [outcome_of(answer) for answer in answers]
     logprobs = tuple(_logprobs(answer) for answer in answers)
@@ -98,7 +95,7 @@ def _completion(result: ChatResult) -> Completion:
 
 
 def _logprobs(answer: AIMessage) -> tuple[float, ...]:
-    """Of each token, as OpenAI's integration has them (a model built with ``logprobs=True``)."""
+    """Log-probabilities per token in the format of OpenAI's integration (a model built with ``logprobs=True``)."""
     found = answer.response_metadata.get("logprobs")
     content = found.get("content") if isinstance(found, dict) else None
     return tuple(token["logprob"] for token in content or ())

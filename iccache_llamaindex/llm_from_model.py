@@ -1,4 +1,4 @@
-"""`LLMFromModel`: a `Model` of IC-Cache's, such as one of transformers, as an LLM of LlamaIndex's."""
+"""`LLMFromModel`: an IC-Cache `Model`, e.g. a transformers model, as a LlamaIndex LLM."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from shared_core.inference import Completion, Model
 
 
 class LLMFromModel(LLM):
-    """An LLM over any `Model`: for an arm that runs in this process, or for a `Model` of your own.
+    """An LLM over any `Model`: for an arm that runs in this process, or for your own `Model`.
 
     ```python
     small = LLMFromModel(model=HuggingFaceModel("HuggingFaceTB/SmolLM2-135M-Instruct"), context_window=8192)
     llm = ICCacheLLM(arms={"small": small, "large": OpenAILike(...)}, reference="large", costs={"small": 0.1})
     ```
 
-    It streams if the model does. It takes texts, and no images, tools or structured output. A call may name
-    `max_tokens`, `temperature`, `timeout` and `stop`; another argument is refused.
+    It streams if the model does. It supports text only, without images, tools or structured output. A call may set
+    `max_tokens`, `temperature`, `timeout` and `stop`; other arguments are refused.
 
     Args:
-        model: Answers.
-        max_tokens: Longest answer.
+        model: The model that answers.
+        max_tokens: Maximum length of an answer.
         temperature: 0 for the most probable answer.
-        timeout: Seconds until a call is given up.
-        context_window: Tokens that prompt and answer may have together; LlamaIndex cuts documents to fit.
+        timeout: Seconds after which a call fails.
+        context_window: Maximum tokens of prompt and answer together; LlamaIndex shortens documents to fit.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)

@@ -1,4 +1,4 @@
-"""LlamaIndex's LLMs as a `Model`: what IC-Cache asks off the request path, such as a judge."""
+"""LlamaIndex LLMs as a `Model`, for calls off the request path, e.g. of a judge."""
 
 from __future__ import annotations
 
@@ -21,32 +21,29 @@ from shared_core.values import Message
 
 
 def as_model(llm: LLM, name: str | None = None) -> Model:
-    """An LLM of LlamaIndex's, for chats or for completions, as a `Model`.
+    """A LlamaIndex LLM, for chats or completions, as a `Model`.
 
-    Calls may be made from any thread, and from within an event loop, which they block. The LLM's callback manager does
-    not see them, and no surface of IC-Cache records them; LlamaIndex's event handlers see each once.
+    Calls are allowed from any thread, and within an event loop, which they block. The LLM's callback manager does not
+    see them, and IC-Cache does not record them; LlamaIndex's event handlers see each once.
 
-    `max_tokens` and `temperature` go to the fields that the LLM has for them; one without such a field answers as it
-    was built. LlamaIndex gives one answer a call, so n answers are asked for one after the other. `timeout` holds for
-    the caller in any case. An LLM that has no time limit of its own keeps the thread of a call that was given up until
-    it answers; so build it with one.
+    `max_tokens` and `temperature` are set on the LLM's own fields; without such a field, it answers as it was built.
+    LlamaIndex returns one answer per call, so n answers take n calls. `timeout` always holds for the caller. An LLM
+    without its own time limit blocks the thread of a timed-out call until it answers, so build it with one.
 
     Args:
         llm: Any LLM.
-        name: How it is named in records; by default as the LLM calls itself.
+        name: Its name in records; by default the LLM's own name.
 
     Raises:
-        ConfigurationError: It is something else, or routes by itself.
+        ConfigurationError: It is something else, or a router.
     """
     if isinstance(llm, EngineOwner):
-        raise ConfigurationError(
-            f"a {type(llm).__name__} routes, so it is not asked as one model; give one of its arms"
-        )
+        raise ConfigurationError(f"a {type(llm).__name__} is a router, not a single model; pass one of its arms")
     if not isinstance(llm, LLM):
-        raise ConfigurationError(f"a {type(llm).__name__} is not an LLM of LlamaIndex's")
+        raise ConfigurationError(f"a {type(llm).__name__} is not a LlamaIndex LLM; pass e.g. OpenAILike(…)")
     if isinstance(llm, LLMFromModel) and name is None:
         return llm.model
-    # A copy makes its own client with its first call, so the copy is kept for calls alike.
+    # A copy creates its own client at its first call, so copies are cached for calls with the same options.
     set_up = lru_cache(maxsize=8)(partial(_set_up, llm))
     return FrameworkModel(name or model_name(llm), partial(_ask, set_up), secrets_of(llm))
 
@@ -58,13 +55,13 @@ def _set_up(llm: LLM, max_tokens: int, temperature: float) -> LLM:
 
 def _ask(set_up: Callable[[int, float], LLM], messages: Sequence[Message], wanted: Wanted) -> Completion:
     llm = set_up(wanted.max_tokens, wanted.temperature)
-    takes_timeout = "reuse_client" in type(llm).model_fields  # OpenAI's LLM and its kin send what a call names
+    takes_timeout = "reuse_client" in type(llm).model_fields  # OpenAI's and similar LLMs send a call's arguments
     return _completion(llm.chat(as_messages(messages), **({"timeout": wanted.timeout} if takes_timeout else {})))
 
 
 def _completion(response: ChatResponse) -> Completion:
     info = ResponseInfo.of(response)
-    # Not from `response.logprobs`: OpenAI's LLM puts the likeliest tokens there, whichever was chosen.
+    # Not from `response.logprobs`, where OpenAI's LLM puts the likeliest tokens, not the chosen ones.
     tokens = _read(response.raw, "choices", 0, "logprobs", "content")
     logprobs = tuple(_read(token, "logprob") for token in tokens) if isinstance(tokens, list) else ()
     return Completion(
@@ -78,7 +75,7 @@ def _completion(response: ChatResponse) -> Completion:
 
 
 def _read(raw: Any, *path: str | int) -> Any:
-    """What stands at the end of `path` in a provider's answer, be it of objects or of mappings; None if nothing does."""
+    """The value at `path` in a provider's answer, which holds objects or mappings; None if there is none."""
     for step in path:
         if isinstance(step, int):
             raw = raw[step] if isinstance(raw, list) and len(raw) > step else None

@@ -1,4 +1,4 @@
-"""One arm, asked for one answer: in flight, timed, marked, recorded, and ended once."""
+"""One call of one arm: counted while in flight, timed, marked, recorded, and ended exactly once."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from shared_core.engine import Engine
 from shared_core.values import Clock, Decision, Outcome
 
 R = TypeVar("R")  # a framework's whole answer
-P = TypeVar("P")  # a piece of a streamed one
+P = TypeVar("P")  # a piece of a streamed answer
 
 
 class Transcript(Protocol[P]):
-    """A streamed answer as it passes by."""
+    """Collects the pieces of a streamed answer."""
 
     def take(self, piece: P) -> P:
-        """The piece to pass on, marked where the framework reads marks."""
+        """The piece to pass on, marked if the framework needs it."""
 
     def outcome(self, *, ended: bool) -> Outcome | None:
-        """How the answer ended; None if nothing was said. Called once.
+        """How the answer ended; None if the arm sent nothing. Called once.
 
         Args:
-            ended: True if the arm sent its last piece; False if it failed, or its reader left.
+            ended: True if the arm sent its last piece; False if it failed, or if its reader stopped.
         """
 
 
 class Answers(Protocol[R, P]):
-    """Reads the answers of a framework's models. An error of its own costs no user the answer: see `ArmAttempt`."""
+    """Reads the answers of a framework's models. If it fails, the user still gets the answer: see `ArmAttempt`."""
 
     def finished(self, decision: Decision, answer: R) -> tuple[R, Outcome | None]:
-        """The answer, saying how it came about, and how it ended; None if nothing is to be recorded."""
+        """The answer with its provenance, and how it ended; None to record nothing."""
 
     def has_begun(self, piece: P) -> bool:
-        """True if this piece says something: from then on, no other arm can answer instead."""
+        """True if this piece holds content. After that, no other arm can answer instead."""
 
     def transcript(self, decision: Decision) -> Transcript[P]:
-        """An empty one."""
+        """A new transcript."""
 
 
 class WholeAnswers(Answers[R, R]):
-    """Base of `Answers` where models answer in one piece: `RoutedCall` refuses to stream them."""
+    """Base class of `Answers` for models that do not stream: `RoutedCall` refuses to stream them."""
 
     @override
     def has_begun(self, piece: R) -> bool:
@@ -57,27 +57,27 @@ class WholeAnswers(Answers[R, R]):
 
 
 class ArmAttempt(Generic[R, P]):
-    """The context in which one arm is asked and its answer is read. However it is left, the call ends once.
+    """The context of one call of an arm. The call ends exactly once, however the context is left.
 
     * **In flight**: the call is in flight while the context is open, except while an opened stream waits for its
-      reader. A stream that nobody reads counts as no call.
-    * **The arm fails** if an exception leaves the context that is not one of `not_failures`. A reader who leaves, a
+      reader. A stream that is never read is not counted as a call.
+    * **The arm fails** if an exception leaves the context that is not one of `not_failures`. A reader that stops, a
       cancelled task and an interrupt are not failures: the outcome is broken off, and its error is empty.
-    * **Our own code fails** if `answers` raises. Then the user gets the answer or the piece as it came, the answer is not
-      recorded, and ``answer.failed`` counts it.
+    * **Our own code fails** if `answers` raises. Then the user gets the answer or piece unchanged, the answer is not
+      recorded, and ``answer.failed`` counts the error.
 
     Args:
-        engine: Hears of the start and of the end, and records.
+        engine: Gets the start and the end of the call, and records the answer.
         decision: Names the arm.
-        answers: Reads what the arm answers.
-        not_failures: Exceptions that say nothing about the arm.
+        answers: Reads the arm's answer.
+        not_failures: Exceptions that are not the arm's fault.
         clock: Seconds, monotonic.
-        replaceable: True if another arm may answer instead. Then a failure does not leave the context as long as the
-            arm has said nothing.
+        replaceable: True if another arm may answer instead. Then a failure before the first content does not leave the
+            context.
 
     Attributes:
-        decision: As given.
-        failure: Type of the exception that was kept inside, for the other arm to answer; empty if there was none.
+        decision: The given decision.
+        failure: Type of the suppressed exception, after which the other arm answers; empty if there was none.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ArmAttempt(Generic[R, P]):
         self._not_failures = not_failures
         self._clock = clock
         self._replaceable = replaceable
-        self._started_at = 0.0  # moved on by the time for which an opened stream waits
+        self._started_at = 0.0  # shifted by the time for which an opened stream waits
         self._is_waiting = False
         self._has_begun = False
         self._first_token: float | None = None
@@ -113,7 +113,7 @@ class ArmAttempt(Generic[R, P]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if self._is_waiting:  # nobody has read the stream
+        if self._is_waiting:  # the stream was never read
             return False
         has_failed = isinstance(error, Exception) and not isinstance(error, self._not_failures)
         name = type(error).__name__ if has_failed else ""
@@ -124,7 +124,7 @@ class ArmAttempt(Generic[R, P]):
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """An opened stream waits for its reader inside."""
+        """The time in which an opened stream waits for its reader."""
         since = self._clock()
         self._engine.paused(self.decision)
         self._is_waiting = True
@@ -140,15 +140,15 @@ class ArmAttempt(Generic[R, P]):
         return answer
 
     def take(self, piece: P) -> Iterator[P]:
-        """The pieces to pass on, marked. As long as another arm may answer, those that say nothing are held back."""
+        """The pieces to pass on, marked. Pieces without content are held back while another arm may still answer."""
         self._held.append(piece)
-        if self._first_token is None and self._says_something(piece):
+        if self._first_token is None and self._has_content(piece):
             self._first_token = self._seconds()
         if self._first_token is not None or not self._replaceable:
             yield from self.release()
 
     def release(self) -> Iterator[P]:
-        """The pieces that were held back, marked. From now on, no other arm may answer instead."""
+        """The held pieces, marked. After this, no other arm may answer instead."""
         if not self._has_begun:
             self._has_begun = True
             with self.fail_open():
@@ -158,7 +158,7 @@ class ArmAttempt(Generic[R, P]):
 
     @contextmanager
     def fail_open(self) -> Iterator[None]:
-        """What fails inside is counted, and costs the user nothing."""
+        """Count an error of our own code, and suppress it."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - fail open, counted
@@ -166,10 +166,10 @@ class ArmAttempt(Generic[R, P]):
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _says_something(self, piece: P) -> bool:
+    def _has_content(self, piece: P) -> bool:
         with self.fail_open():
             return self._answers.has_begun(piece)
-        return True  # it cannot be read, so the user gets it at once
+        return True  # unreadable, so it is passed on without delay
 
     def _marked(self, piece: P) -> P:
         if self._transcript is None:
@@ -177,7 +177,7 @@ class ArmAttempt(Generic[R, P]):
         try:
             return self._transcript.take(piece)
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self._transcript = None  # it lacks this piece
+            self._transcript = None  # incomplete without this piece
             self._engine.failed("answer", error)
             return piece
 

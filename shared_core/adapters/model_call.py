@@ -1,4 +1,4 @@
-"""A framework's call to a `Model`: read, refused where it asks for more than texts, and answered whole or in pieces."""
+"""A framework's call to a `Model`: parsed, checked (text only), and answered whole or in pieces."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ModelCall:
     """One call.
 
     Attributes:
-        messages: The conversation, texts only.
-        max_tokens: See `Model.complete`, as the next three.
+        messages: The conversation, text only.
+        max_tokens: See `Model.complete`, also for the next three.
         temperature: 0 or more.
         timeout: In seconds.
         n: 1 or more.
@@ -34,24 +34,24 @@ class ModelCall:
 
     @classmethod
     def read(cls, messages: Sequence[Message], arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> ModelCall:
-        """The call that a framework makes.
+        """Parse a framework's call.
 
         Args:
             messages: The conversation.
-            arguments: What the call names; None counts as not named.
-            defaults: What holds where it does not.
+            arguments: The call's arguments; None counts as absent.
+            defaults: Defaults of absent arguments.
 
         Raises:
-            NotImplementedError: It holds images, tool calls or an argument that a `Model` does not take.
+            NotImplementedError: The call has images, tool calls, or an argument that a `Model` does not support.
         """
         named = {name: value for name, value in arguments.items() if value is not None}
         unknown = sorted(named.keys() - _TAKEN)
         if unknown:
-            raise NotImplementedError(f"a Model takes {', '.join(sorted(_TAKEN))}, and not {', '.join(unknown)}")
+            raise NotImplementedError(f"a Model takes {', '.join(sorted(_TAKEN))}; got {', '.join(unknown)}")
         other = next((message for message in messages if not message.is_text), None)
         if other is not None:
             raise NotImplementedError(
-                f"a Model takes texts only; a message of the {other.role} holds an image, a file or a tool call"
+                f"a Model takes text only; a message of the {other.role} has an image, a file or a tool call"
             )
         chosen = {**{name: value for name, value in defaults.items() if value is not None}, **named}
         stop = chosen.pop("stop", ())
@@ -73,13 +73,13 @@ class ModelCall:
             finish_reasons=tuple(
                 reason if end < 0 else "stop" for reason, end in zip(whole.finish_reasons, ends, strict=True)
             ),
-            logprobs=(),  # of the tokens before the cut, which are not known
+            logprobs=(),  # unknown for the truncated texts
         )
 
     def stream(self, model: Model) -> Generator[str | Completion, None, None]:
-        """The pieces of one answer, and at the end the whole; a single piece if `model` does not stream.
+        """The pieces of one answer, then the whole completion; one piece if `model` does not stream.
 
-        An answer that ends before a stop text is a single piece, too: it is cut once it is whole.
+        With stop texts there is one piece, too, because the answer is truncated once it is complete.
         """
         if isinstance(model, StreamingModel) and not self.stop:
             yield (

@@ -1,7 +1,7 @@
-"""From a framework's call to its answer: decide, ask the arm, and ask the reference where the arm fails.
+"""From a framework's call to its answer: decide, call the arm, and call the reference if the arm fails.
 
-This is the only place that asks arms. A framework brings two things: a way to ask one of its models, and `Answers`,
-which read what such a model answered.
+This is the only place that calls arms. A framework provides two things: a way to call one of its models, and `Answers`,
+which read the model's answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
 from shared_core.values import Clock, Decision, Insertion, Request, Route
 
-_OPENED: Final[Any] = None  # what a stream yields before its pieces, to `stream` or `astream`
+_OPENED: Final[Any] = None  # yielded before the pieces, once a stream is open
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +26,23 @@ class Routing:
     """Decides the calls of one surface.
 
     Attributes:
-        engine: Decides, and keeps what comes of it.
-        reference: The arm that answers whenever nothing can be decided.
+        engine: Decides and records.
+        reference: The arm that answers if no decision can be made.
     """
 
     engine: Engine
     reference: str
 
     def decide(self, read: Callable[[], Request], identity: str | None = None, *, bypass: str = "") -> Decision:
-        """Which arm answers, and with which examples.
+        """Choose the arm that answers, and its examples.
 
         Args:
-            read: Makes the Request of the call. If it fails, the reference answers, and it is counted.
-            identity: The decision's id; None draws one.
-            bypass: Why this call is not routed, if it is not: then the reference answers and nothing is kept.
+            read: Builds the call's `Request`. If it fails, the error is counted, and the reference answers.
+            identity: The decision's id; None creates one.
+            bypass: Why this call is not routed; empty if it is. Then the reference answers, and nothing is stored.
 
         Raises:
-            ConfigurationError: The call names a scope or task that cannot be used: a misuse, not a failure.
+            ConfigurationError: The call has an invalid scope or task.
         """
         identity = identity or uuid4().hex
         request = self._read(read, identity, bypass)
@@ -51,7 +51,7 @@ class Routing:
     async def adecide(
         self, read: Callable[[], Request], identity: str | None = None, *, bypass: str = "", may_block: bool = False
     ) -> Decision:
-        """`decide` for event loops. `may_block` says that `read` calls a user's function, so it runs on a thread."""
+        """`decide` for event loops. With `may_block`, `read` runs on a thread, because it calls a user's function."""
         identity = identity or uuid4().hex
         if may_block:
             request = await off_loop(self._read, read, identity, bypass)
@@ -60,7 +60,7 @@ class Routing:
         return request if isinstance(request, Decision) else await self.engine.adecide(request, identity)
 
     def _read(self, read: Callable[[], Request], identity: str, bypass: str) -> Request | Decision:
-        """The request, or the decision where there is nothing to decide."""
+        """The request; or a decision, if the call is not routed."""
         try:
             request = read()
         except ConfigurationError:
@@ -81,15 +81,15 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class RoutedCall(Generic[R, P]):
-    """One call after its decision. If its arm fails before it has said anything, the reference answers.
+    """One call after its decision. If its arm fails before the first content, the reference answers.
 
-    `ArmAttempt` says what a failure is, and how a call ends.
+    `ArmAttempt` defines what a failure is and how a call ends.
 
     Attributes:
-        routing: The surface's.
-        decision: Which arm answers, with which examples.
-        answers: Reads what it answers.
-        not_failures: Exceptions that say nothing about the arm: they are raised at once.
+        routing: The surface's routing.
+        decision: The arm that answers, and its examples.
+        answers: Reads the answer.
+        not_failures: Exceptions that are not the arm's fault; they are raised without a second attempt.
         clock: Seconds, monotonic.
     """
 
@@ -114,21 +114,21 @@ class RoutedCall(Generic[R, P]):
         return answer
 
     def stream(self, ask: Callable[[Decision], Generator[P, None, None]]) -> Generator[P, None, None]:
-        """The answer in pieces. The arm is asked at once, within the caller's trace.
+        """The answer in pieces. The arm is called here, not at the first read, within the caller's trace.
 
         Raises:
             NotImplementedError: `answers` are `WholeAnswers`.
         """
         _check_streamed(self.answers)
         pieces = self._pieces(ask)
-        next(pieces)  # opens it
+        next(pieces)  # opens the stream
         return pieces
 
     async def astream(self, ask: Callable[[Decision], Awaitable[AsyncGenerator[P, None]]]) -> AsyncGenerator[P, None]:
         """`stream` with the arms' own async clients."""
         _check_streamed(self.answers)
         pieces = self._apieces(ask)
-        await anext(pieces)  # opens it
+        await anext(pieces)  # opens the stream
         return pieces
 
     # private --------------------------------------------------------------------------------------------------
@@ -150,9 +150,9 @@ class RoutedCall(Generic[R, P]):
         )
 
     def _pieces(self, ask: Callable[[Decision], Generator[P, None, None]]) -> Generator[P, None, None]:
-        """First `_OPENED`, once an arm's stream is open; then the answer.
+        """`_OPENED` once an arm's stream is open; then the answer.
 
-        One generator opens and reads: closing or dropping it closes the arm's stream, even if nobody has read it.
+        One generator opens and reads: closing or dropping it closes the arm's stream, even if it was never read.
         """
         is_open = False
         for attempt in self._attempts():
@@ -193,4 +193,4 @@ class RoutedCall(Generic[R, P]):
 
 def _check_streamed(answers: object) -> None:
     if isinstance(answers, WholeAnswers):
-        raise NotImplementedError(f"{type(answers).__name__} reads no streams; use RoutedCall.run or arun")
+        raise NotImplementedError(f"{type(answers).__name__} does not support streams; use RoutedCall.run or arun")

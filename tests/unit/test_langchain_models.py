@@ -141,9 +141,7 @@ def test_a_router_is_refused():
     options = {"costs": {"small": 0.1}, "store": "memory://", "embedder": Words(), "background": False}
     with ICCacheChatModelClosed(arms=arms, reference="large", **options) as router:
         for given in (router, router.bind(iccache_scope="acme")):
-            with pytest.raises(
-                ConfigurationError, match="routes, so it is not asked as one model; give one of its arms"
-            ):
+            with pytest.raises(ConfigurationError, match="is a router, not a single model; pass one of its arms"):
                 as_model(given)
 
 
@@ -327,7 +325,7 @@ def test_a_refusal_shows_nothing_of_the_message():
 
 def test_tools_and_structured_output_are_refused_when_they_are_bound():
     chat = ChatFromModel(model=Scripted("a"))
-    with pytest.raises(NotImplementedError, match="'scripted' takes no tools and gives no structured output"):
+    with pytest.raises(NotImplementedError, match="'scripted' supports neither tools nor structured output"):
         chat.bind_tools([print])
     with pytest.raises(NotImplementedError, match="takes no tools"):
         chat.with_structured_output({"title": "x", "type": "object", "properties": {}})

@@ -113,7 +113,7 @@ def test_no_answer_under_way_takes_the_call_for_its_own():
 
 
 def test_what_is_no_llm_is_refused():
-    with pytest.raises(ConfigurationError, match="a str is not an LLM of LlamaIndex's"):
+    with pytest.raises(ConfigurationError, match="a str is not a LlamaIndex LLM"):
         as_model("gpt-4")
     router = ICCacheLLM(
         arms={"small": Strict(), "large": Strict()}, reference="large", costs={"small": 0.1}, store="memory://",

@@ -73,7 +73,7 @@ async def test_answers_that_come_whole_refuse_to_be_streamed_by_name(colour):
     notes, arms = Notes(), Arms(small="yes")
     whole = replace(call(notes), answers=Whole())
     assert await colour.run(whole, arms) == "yes"
-    with pytest.raises(NotImplementedError, match="Whole reads no streams; use RoutedCall.run or arun"):
+    with pytest.raises(NotImplementedError, match="Whole does not support streams; use RoutedCall.run or arun"):
         await colour.open(whole, arms)
     assert len(arms.asked) == 1
     assert notes.is_balanced()
