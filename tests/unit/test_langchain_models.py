@@ -132,7 +132,9 @@ def test_what_is_bound_is_sent_and_counts_before_the_call():
     "wrapped", [lambda llm: llm.with_fallbacks([llm]), lambda llm: llm.with_retry(), lambda llm: llm | str]
 )
 def test_what_is_no_model_is_refused(wrapped):
-    with pytest.raises(ConfigurationError, match="is not a chat model or completion model.*give the model itself"):
+    with pytest.raises(
+        ConfigurationError, match="is not a LangChain chat model or completion model.*pass the model itself"
+    ):
         as_model(wrapped(Strict()))
 
 
@@ -301,11 +303,11 @@ def test_an_answer_is_cut_at_a_stop_text():
 @pytest.mark.parametrize(
     ("asked", "arguments", "refused"),
     [
-        ("x", {"tools": [{}]}, "and not tools"),
-        ("x", {"response_format": {}, "top_p": 0.5}, "and not response_format, top_p"),
-        ([HumanMessage([{"type": "image_url", "image_url": {"url": "data:"}}])], {}, "texts only; a message of the user"),
+        ("x", {"tools": [{}]}, "got tools"),
+        ("x", {"response_format": {}, "top_p": 0.5}, "got response_format, top_p"),
+        ([HumanMessage([{"type": "image_url", "image_url": {"url": "data:"}}])], {}, "text only; a message of the user"),
         ([AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}]), ToolMessage("1", tool_call_id="1")], {},
-         "texts only; a message of the assistant"),
+         "text only; a message of the assistant"),
     ],
 )  # fmt: skip
 def test_what_a_model_cannot_do_is_refused(asked, arguments, refused):
@@ -318,7 +320,7 @@ def test_what_a_model_cannot_do_is_refused(asked, arguments, refused):
 
 def test_a_refusal_shows_nothing_of_the_message():
     image = HumanMessage([{"type": "image_url", "image_url": {"url": "data:private"}}])
-    with pytest.raises(NotImplementedError, match="holds an image, a file or a tool call") as caught:
+    with pytest.raises(NotImplementedError, match="has an image, a file or a tool call") as caught:
         ChatFromModel(model=Scripted("a")).invoke([image])
     assert "private" not in str(caught.value)
 
@@ -327,7 +329,7 @@ def test_tools_and_structured_output_are_refused_when_they_are_bound():
     chat = ChatFromModel(model=Scripted("a"))
     with pytest.raises(NotImplementedError, match="'scripted' supports neither tools nor structured output"):
         chat.bind_tools([print])
-    with pytest.raises(NotImplementedError, match="takes no tools"):
+    with pytest.raises(NotImplementedError, match="supports neither tools"):
         chat.with_structured_output({"title": "x", "type": "object", "properties": {}})
 
 

@@ -120,7 +120,7 @@ def test_what_is_no_llm_is_refused():
         embedder=Words(), background=False,
     )  # fmt: skip
     for given in (router, router.bind(iccache_scope="acme")):
-        with pytest.raises(ConfigurationError, match="ICCacheLLM routes.*give one of its arms"):
+        with pytest.raises(ConfigurationError, match="ICCacheLLM is a router.*pass one of its arms"):
             as_model(given)
     router.close()
 
@@ -201,11 +201,11 @@ def test_an_answer_is_cut_at_a_stop_text():
 @pytest.mark.parametrize(
     ("asked", "arguments", "refused"),
     [
-        (ASKED, {"tools": [{}], "top_p": 0.5}, "and not tools, top_p"),
+        (ASKED, {"tools": [{}], "top_p": 0.5}, "got tools, top_p"),
         (
             [ChatMessage(role="user", blocks=[TextBlock(text="what?"), ImageBlock(url="http://x/y.png")])],
             {},
-            "texts only",
+            "text only",
         ),
     ],
 )
