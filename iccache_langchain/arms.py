@@ -38,8 +38,11 @@ def check(arms: Mapping[str, object], reference: str) -> None:
     check_arms(list(arms), reference)
     for name, arm in arms.items():
         if not isinstance(arm, BaseChatModel | BaseLLM):
-            bound = "; set its parameters on the model instead of binding them" if isinstance(arm, Runnable) else ""
-            raise ConfigurationError(f"arm {name!r} is a {type(arm).__name__}, not a chat or completion model{bound}")
+            is_bound = isinstance(arm, Runnable)
+            remedy = "set parameters on the model instead of binding them" if is_bound else "e.g. ChatOpenAI(…)"
+            raise ConfigurationError(
+                f"arm {name!r} is a {type(arm).__name__}; pass a LangChain chat or completion model ({remedy})"
+            )
         for attribute in _SKIPPED:
             if getattr(arm, attribute, None):
                 raise ConfigurationError(

@@ -118,7 +118,9 @@ class ICCache(Rateable, BaseCache):
                 "answer_with= cannot be combined with engine=, which has its own models; pass only one"
             )
         if answer_with is not None and not isinstance(answer_with, BaseChatModel | BaseLLM):
-            raise ConfigurationError(f"answer_with is a {type(answer_with).__name__}, not a chat or completion model")
+            raise ConfigurationError(
+                f"answer_with is a {type(answer_with).__name__}; pass a LangChain chat or completion model"
+            )
         self._reference = reference
         self._small = model_name(answer_with) if answer_with is not None else ""
         self._owns_engine = "engine" not in given.engine

@@ -183,6 +183,8 @@ def engine_spec(
         )
     if arms and reference not in names:
         raise ConfigurationError(f"reference={reference!r} is not one of the arms {names}")
-    if any(arm.cost < 0 for arm in arms):
-        raise ConfigurationError("costs must not be negative; use 1.0 for the reference and less for cheaper arms")
+    if negative := {arm.name: arm.cost for arm in arms if arm.cost < 0}:
+        raise ConfigurationError(
+            f"costs must not be negative; got {negative}; use 1.0 for the reference, less for others"
+        )
     return EngineSpec(store, tuple(arms), reference or "", embedder, settings, redact, rewarded, background, clock)

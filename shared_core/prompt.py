@@ -13,7 +13,7 @@ from typing import Final
 
 from shared_core.values import Insertion, Message, Request, ScoredExample, Style
 
-BYTES_PER_TOKEN: Final = 4  # English prose with usual vocabularies of 50k to 150k tokens; code and other scripts differ
+BYTES_PER_TOKEN: Final = 4  # English prose; in code and other scripts a token has fewer bytes
 TURN_TOKENS: Final = 5  # the overhead of one ChatML turn: <|im_start|>, the role, a newline, <|im_end|>, a newline
 
 # The control tokens of open models' chat templates and tokenizers; they hold no white space. Each alternative matches

@@ -48,8 +48,9 @@ class Examples:
         """
         if self._embedder is None:
             raise ConfigurationError("examples need an embedder; pass embedder= to the constructor")
-        if any(not query.strip() or not answer.strip() for query, answer in pairs):
-            raise ConfigurationError("an example needs a non-empty query and a non-empty answer")
+        for number, pair in enumerate(pairs, 1):
+            if not all(text.strip() for text in pair):
+                raise ConfigurationError(f"example {number} has an empty query or answer; both must be non-empty")
         texts = [Texts(redacted(query, self._redact), redacted(answer, self._redact)) for query, answer in pairs]
         vectors = self._embedder.embed([t.query for t in texts])
         claim_embedder(self._store, self._embedder)
