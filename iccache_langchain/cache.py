@@ -174,9 +174,11 @@ class ICCache(Rateable, BaseCache):
         with self._failing_open("update"):
             parsed = self._read(prompt, llm_string)
             if parsed.call.repeatable:
-                seen = self._observed(parsed, return_val)
+                observed = self._observed(parsed, return_val)
                 _mark(
-                    seen.messages, self.engine.observe(parsed.request, seen.outcome, **seen.options), parsed.call.writer
+                    observed.messages,
+                    self.engine.observe(parsed.request, observed.outcome, **observed.options),
+                    parsed.call.writer,
                 )
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
@@ -186,9 +188,9 @@ class ICCache(Rateable, BaseCache):
         with self._failing_open("update"):
             parsed = await self._aread(prompt, llm_string)
             if parsed.call.repeatable:
-                seen = self._observed(parsed, return_val)
-                decision_id = await self.engine.aobserve(parsed.request, seen.outcome, **seen.options)
-                _mark(seen.messages, decision_id, parsed.call.writer)
+                observed = self._observed(parsed, return_val)
+                decision_id = await self.engine.aobserve(parsed.request, observed.outcome, **observed.options)
+                _mark(observed.messages, decision_id, parsed.call.writer)
 
     def clear(self, **kwargs: Any) -> None:
         """Delete answers and examples of ``scope=…``, else of the current scope, else of all scopes.

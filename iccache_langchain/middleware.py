@@ -248,8 +248,8 @@ def _run_context(request: AgentRequest, *, context_counts: bool) -> Context:
     return context.over(current_context()) if context_counts else context
 
 
-def _response_format(wanted: object) -> object:
+def _response_format(requested: object) -> object:
     """The schema of a response format, without the functions that a strategy may hold."""
-    if isinstance(wanted, AutoStrategy | ProviderStrategy | ToolStrategy):
-        return [type(wanted).__name__, wanted.schema]
-    return wanted
+    if isinstance(requested, AutoStrategy | ProviderStrategy | ToolStrategy):
+        return [type(requested).__name__, requested.schema]
+    return requested

@@ -71,11 +71,11 @@ def _ask(model: ArmModel, bound: Mapping[str, Any], messages: Sequence[Message],
     stop = arguments.pop("stop", None)
     takes_n = wanted.n > 1 and not getattr(model, "use_responses_api", False)  # OpenAI's Responses API has no n
     fields = own_fields(model, wanted, (*_WANTED, "n") if takes_n else _WANTED)
-    asked = model.model_copy(update=fields) if fields else model
+    configured = model.model_copy(update=fields) if fields else model
     limiter = getattr(model, "rate_limiter", None)
     if limiter is not None:
         limiter.acquire(blocking=True)
-    return _completion(generate(asked, as_messages(messages), Insertion(), stop, None, **arguments))
+    return _completion(generate(configured, as_messages(messages), Insertion(), stop, None, **arguments))
 
 
 def _completion(result: ChatResult) -> Completion:

@@ -150,5 +150,5 @@ def _needs_history(request: Request) -> bool:
 
 
 def _generations(result: ChatResult) -> list[Generation] | None:
-    """What was accepted. An answer that could not be read is not marked, and does not stand in for the large model's."""
+    """The accepted answer. An unmarked answer could not be read, and does not replace the large model's."""
     return [g for g in result.generations if PROVENANCE in g.message.response_metadata] or None

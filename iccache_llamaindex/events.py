@@ -116,7 +116,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
     ``response.metadata["iccache"]`` holds the decision. Nothing waits or raises: slow work runs on the engine's writer.
 
     Args:
-        store: A URL (``sqlite:///iccache.db``, ``redis://…``) or an open store; ``sqlite:///iccache.db`` if left out.
+        store: A URL (``sqlite:///iccache.db``, ``redis://…``) or an open store; by default ``sqlite:///iccache.db``.
         reference: The model whose answers may become examples, as its LlamaIndex class names it; by default every model
             that gives its name. Answers of other models become examples only after good feedback.
         options: See `EngineOptions`. With `strict_scope`, queries without a scope are not stored. The `task` must equal

@@ -33,13 +33,13 @@ async def off_loop(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
 
 
 async def on_threads(pieces: Generator[T, None, None]) -> AsyncGenerator[T, None]:
-    """The pieces of a model's answer, each made on a thread of the loop's executor while the event loop goes on."""
+    """The pieces of a model's answer, each produced on a thread of the loop's executor, off the event loop."""
     end: Final = object()
     try:
         while (piece := await asyncio.to_thread(next, pieces, end)) is not end:
             yield cast("T", piece)
     finally:
-        with suppress(ValueError):  # a piece is still in the making: its thread then holds the last reference
+        with suppress(ValueError):  # a piece is still being produced; its thread holds the last reference
             pieces.close()
 
 

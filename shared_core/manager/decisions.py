@@ -7,7 +7,7 @@ from typing import Final
 from shared_core.records import DecisionRecord
 from shared_core.values import Decision, Outcome
 
-UNKNOWN_OUTCOME: Final = Outcome("")  # stands for an unknown answer
+UNKNOWN_OUTCOME: Final = Outcome("")  # an unknown answer
 
 
 def record_of(

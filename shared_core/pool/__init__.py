@@ -26,7 +26,7 @@ STATISTICS_DTYPE: Final = np.dtype(
         ("created_at", np.float64),
     ]
 )
-"""Columns that a utility may use besides vectors and texts: those of `Statistics`, then `Entry`'s size and age."""
+"""Columns that a utility may use, in addition to vectors and texts: `Statistics`, then size and age of `Entry`."""
 
 
 @dataclass(frozen=True, slots=True)
