@@ -51,7 +51,7 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What the `llm_string` says about a call.
+    """What the `llm_string` holds about a call.
 
     Attributes:
         fingerprint: The model and every parameter that affects the answer; equal for equal calls.

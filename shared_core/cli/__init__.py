@@ -1,6 +1,6 @@
 """The program `iccache`: finds the command, runs it, and turns errors into exit codes.
 
-Each command stands in a file of its own, with its options and its help. It imports what it needs when it is called.
+Each command has its own file, with its options and its help. It imports what it needs when it is called.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ app = typer.Typer(
 Try it in this order:
 
 1. `iccache demo` shows the idea with real models. It needs no server and no key.
-2. `iccache estimate FILE` reads your own requests and says how many have a neighbour to learn from.
+2. `iccache estimate FILE` reads your own requests and counts how many have a neighbour to learn from.
 3. `iccache demo --data FILE` runs on your own requests and models, before you change any code.
 
 In your code, `from iccache_langchain import ICCacheChatModel` stands where your chat model stands. With LlamaIndex it
 is `from iccache_llamaindex import ICCacheLLM`.
 
 In production, `iccache learn` learns from the feedback that your services log.""",
-    epilog="Exit code 2: a file, option, endpoint or model cannot be used; one line on stderr says which, and what to do. "
+    epilog="Exit code 2: a file, option, endpoint or model cannot be used; one line on stderr names it and what to do. "
     "Exit code 130: the command was interrupted.",
 )
 for command in (demo.demo, estimate.estimate, learn.learn, demo_models.demo_models):

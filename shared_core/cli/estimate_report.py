@@ -121,7 +121,7 @@ def _cut(cut: int, requests: int) -> str:
 
 def _histogram(result: Estimate) -> RenderableType:
     table = Table.grid(padding=(0, 2))
-    table.add_row("similarity", "requests that are no repeats, by their nearest earlier request", "")
+    table.add_row("similarity", "new requests, by their nearest earlier request", "")
     most = max(*result.histogram, 1)
     for i, count in reversed(list(enumerate(result.histogram))):
         label = f"{i / BINS:.1f} to {(i + 1) / BINS:.1f}"

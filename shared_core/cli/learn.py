@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from shared_core.store.protocol import Store
 
 LONGEST_PAUSE: Final = 86_400.0  # seconds
-LOOK: Final = 250  # log entries that are looked through at once for the reference
+LOOK: Final = 250  # log entries read in one go to look for the reference
 
 
 def learn(
@@ -42,7 +42,7 @@ def learn(
     their machines. Any number of learners may run: one at a time holds the lease. A learner that is killed loses
     nothing and counts nothing twice.
 
-    The setting `quality_target` says when an answer of another arm counts as good. It comes from
+    The setting `quality_target` decides when an answer of another arm counts as good. It comes from
     ICCACHE_QUALITY_TARGET or iccache.toml in this folder, and must be the one of your services.
 
     For example, once a minute until you stop it:
@@ -94,7 +94,7 @@ def _check(url: str, reference: str, *, once: bool, every: float | None) -> None
 
 
 def is_known(store: Store, reference: str) -> bool:
-    """True if the store names `reference` among the arms that were rated; False if it names none yet.
+    """True if the store names `reference` among the arms that were rated; False if it names no arm yet.
 
     Feedback is used up by learning, so a wrong reference must not come that far.
 
@@ -114,8 +114,8 @@ def is_known(store: Store, reference: str) -> bool:
     named = sorted(arms - RESERVED - {""})
     if named and reference not in arms:
         raise ConfigurationError(
-            f"--reference {reference!r} is not an arm of {store.label}, whose feedback is on {', '.join(map(repr, named))}; "
-            "name the reference as your chat model has it. If that is its name, rate some of its answers first"
+            f"--reference {reference!r} is not an arm of {store.label}, which has feedback on {', '.join(map(repr, named))}; "
+            "give the name that your chat model uses. If this is the name, rate some answers of that arm first"
         )
     return bool(named)
 
@@ -130,7 +130,7 @@ def _keep_going(
             report = learner.run_until_drained()
         except (OSError, sqlite3.Error) as error:
             if not is_out:
-                warn(f"the store fails, tried again every {every:g} s: {error}")
+                warn(f"the store failed, next try in {every:g} s: {error}")
             is_out = True
         else:
             is_out = False

@@ -18,7 +18,7 @@ NEAR: Final = 0.8  # where the paper draws the line (§2.3)
 PAPER_SHARE: Final = 0.7
 BINS: Final = 10
 QUANTILES: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
-BLOCK: Final = 512  # requests that are compared at once: (BLOCK, n) similarities are held
+BLOCK: Final = 512  # requests that are compared together: (BLOCK, n) similarities are held
 RANDOM_PAIRS: Final = 10_000
 # Median similarity of random pairs from which all requests look alike. With MiniLM: CLINC150 0.07, GSM8K 0.35, the
 # demo's task 0.20, and with an instruction of eight words before each of its requests 0.58.
@@ -28,7 +28,7 @@ FEW: Final = 20  # different requests; of fewer, one near pair is more than 5 % 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a file of requests says about in-context caching.
+    """What in-context caching could do for a file of requests.
 
     Shares are of all requests, in [0, 1].
 

@@ -1,4 +1,4 @@
-"""What commands print: lines on stdout at once, as services read them from a pipe, and complaints on stderr."""
+"""What commands print: results on stdout, flushed line by line for services that read a pipe, and errors on stderr."""
 
 from __future__ import annotations
 

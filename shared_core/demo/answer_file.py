@@ -84,7 +84,7 @@ class AnswerFile(Model):
     def reply(self, messages: Sequence[Message], tools: Collection[str] = ()) -> Reply:
         """The answer to one conversation.
 
-        The last user turn may hold more than the request (retrieved text, say): the request that it names last counts.
+        The last user turn may hold more than the request, such as retrieved text: the request that it names last counts.
 
         Args:
             messages: The conversation.

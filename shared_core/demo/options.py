@@ -21,7 +21,7 @@ class Reward(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """What `iccache demo` was called with; None where an option was left out. The help of each says what it does."""
+    """What `iccache demo` was called with; None where an option was left out. The help of each explains it."""
 
     data: Annotated[
         Path | None,

@@ -21,7 +21,7 @@ def early_warning(steps: Sequence[Step], reward: Reward) -> str | None:
     also = f" {flawed} of them were cut or empty: raise --max-tokens, too." if flawed else ""
     what = "equals the file's" if reward == Reward.EQUALITY else "has a word in common with the file's"
     return (
-        f"No answer of the large model to the first {len(steps)} requests {what}, so nothing can be learned: say with "
+        f"No answer of the large model to the first {len(steps)} requests {what}, so nothing can be learned: describe with "
         f"--system TEXT how to answer, or compare answers in free words with --reward f1.{also}"
     )
 
@@ -56,10 +56,12 @@ def _why_none(steps: Sequence[Step], reward: Reward, flawed: int) -> str:
         return "where it was to answer, the large model had to"
     mean = sum(step.large_score for step in steps) / len(steps)
     if flawed * 2 >= len(steps):
-        return "most answers of the large model were cut or empty; raise --max-tokens, or see what its endpoint says"
+        return (
+            "most answers of the large model were cut or empty; raise --max-tokens, or look at the log of its endpoint"
+        )
     if mean < POOR:
-        mend = "say how to answer with --system" + (", or try --reward f1" if reward == Reward.EQUALITY else "")
+        mend = "describe how to answer with --system" + (", or try --reward f1" if reward == Reward.EQUALITY else "")
         return f"the large model's own answers score {mean:.2f} on average, too little to be trusted; {mend}"
     if len(steps) < ENOUGH:
         return f"{len(steps)} requests are too few to learn from; have at least {ENOUGH}, better 120"
-    return "few requests were near enough to an earlier one (iccache estimate says how many)"
+    return "few requests were near enough to an earlier one (iccache estimate counts them)"

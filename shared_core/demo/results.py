@@ -34,7 +34,7 @@ class Step:
         large_score: Reward of the large model's own answer.
         copied: Reward of the answer to the most similar earlier request; None for the first request.
         alone: The small model without examples, where it was asked too.
-        tokens: What the large model reads and writes for this request; None if it does not say.
+        tokens: What the large model reads and writes for this request; None if it sends no count.
         flaw: Why the large model's answer cannot be an example.
         fallback: Why IC-Cache could not decide, or its choice not answer; empty if neither.
     """
@@ -84,7 +84,7 @@ class Report:
         with_examples: The small model's answers with examples, where IC-Cache asked it.
         large_calls: How often IC-Cache asked the large model.
         calls_avoided: How often it did not.
-        tokens_avoided: What the large model would have read and written for those; None if it does not say.
+        tokens_avoided: What the large model would have read and written for those; None if it sends no count.
     """
 
     rows: tuple[Row, Row, Row, Row]

@@ -44,7 +44,7 @@ QUALITY_TARGET: Final = 0.7
 CONFIDENCE: Final = 0.5
 COST_WEIGHT: Final = 0.4
 SMALL_COST: Final = 0.1
-CUT: Final = frozenset({"length", "max_tokens"})  # what servers say of an answer that reached the longest length
+CUT: Final = frozenset({"length", "max_tokens"})  # servers' words for an answer that reached the longest length
 DEADLINE: Final = 5.0  # seconds: on a busy machine, a run must not become another run
 
 

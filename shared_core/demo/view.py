@@ -158,7 +158,7 @@ def introduction(workload: Workload) -> RenderableType:
 
 
 def conclusion(final: Report) -> RenderableType:
-    """The final table, and what it does and does not say."""
+    """The final table, and what it does and does not show."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     for heading in ("offload", "quality", "1st third", "2nd third", "last third", "n"):

@@ -25,8 +25,8 @@ class Workload:
         system: The system message that every model sees; empty for none.
         reward: How an answer is compared with the right one.
         hint: A request that the user may try after the run.
-        about: What the screen says about task, models and reward, one sentence a line.
-        about_time: What it says about the seconds that the run took.
+        about: The lines on the screen about task, models and reward, one sentence a line.
+        about_time: The line about the seconds that the run took.
     """
 
     requests: tuple[str, ...]
@@ -77,7 +77,7 @@ def built_in(seed: int, size: int) -> Workload:
         "The large model is a file of the right answers; the reward is equality with it.",
         "The small model is SmolLM2-135M, served in this process.",
     )
-    about_time = "It claims no time saved: the large model is a file, which answers at once."
+    about_time = "It claims no time saved: the large model is a file, which answers without delay."
     return Workload(
         tuple(p.request for p in pairs),
         {p.request: p.answer for p in pairs},
@@ -112,7 +112,7 @@ def from_file(options: DemoOptions, path: Path) -> Workload:
         "The large model answers each of them once, asked by IC-Cache or not: the tables compare with it.",
         _about_reward(len(requests), len(answers), reward, options.answer_field),
     )
-    about_time = "That includes both models' answers to the same requests, so it says nothing about time saved."
+    about_time = "That includes both models' answers to the same requests, so it does not show time saved."
     system = (options.system or "").strip()
     return Workload(requests, answers, system, about, about_time, reward, hint=requests[-1])
 

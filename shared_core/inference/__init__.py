@@ -15,7 +15,7 @@ class Embedder(Protocol):
 
     @property
     def tag(self) -> str:
-        """Names the model, so that a pool is never searched with another one."""
+        """Names the model: a pool is never searched with another one."""
 
     def embed(self, texts: Sequence[str]) -> Vector:
         """Unit vectors of shape (len(texts), dimension), float32. Must be thread-safe."""
@@ -23,15 +23,15 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model answered to one conversation.
+    """A model's answers to one conversation.
 
     Attributes:
         texts: The n answers.
-        finish_reasons: Why each ended, in the provider's word; an empty text for one that did not say.
-        prompt_tokens: As the model counted them; 0 if it did not say.
-        completion_tokens: Of all answers together, counted alike.
-        cached_tokens: Those of the prompt that its prefix cache held.
-        seconds: From the call to the answer.
+        finish_reasons: Why each answer ended, as the provider names it; empty where it gave no reason.
+        prompt_tokens: Tokens of the prompt as the model counted them; 0 without a count.
+        completion_tokens: Tokens of all answers together; 0 without a count.
+        cached_tokens: Tokens of the prompt that came from the prefix cache.
+        seconds: Time from the call to the answer.
         logprobs: For each answer the natural logarithm of each token's probability; empty where the model gives none.
     """
 
@@ -46,11 +46,11 @@ class Completion:
 
 @runtime_checkable
 class Model(Protocol):
-    """A language model that IC-Cache asks itself: for a judge, a probe, a replay or the demo, or as an arm."""
+    """A language model that IC-Cache calls: for a judge, a probe, a replay or the demo, or as an arm."""
 
     @property
     def name(self) -> str:
-        """How it is named in records."""
+        """Its name in records."""
 
     def complete(
         self,
@@ -64,7 +64,7 @@ class Model(Protocol):
         """Answer a conversation. Blocks, and may be called from any thread.
 
         Args:
-            messages: The conversation; their texts are sent, and not their `extra`.
+            messages: The conversation. Roles and texts are sent, `extra` is not.
             max_tokens: Longest answer, at least 1.
             temperature: 0 for the most probable answer.
             n: How many answers.
@@ -77,17 +77,17 @@ class Model(Protocol):
 
 @runtime_checkable
 class StreamingModel(Model, Protocol):
-    """A model that can hand out its answer in pieces."""
+    """A model that can stream its answer."""
 
     def stream(
         self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0, timeout: float = 60.0
     ) -> Generator[str, None, Completion]:
-        """The pieces of one answer as they are made; the generator returns the whole `Completion`.
+        """Stream one answer piece by piece; the generator returns the whole `Completion`.
 
         The generation begins when the first piece is taken, and ends when the generator is closed.
 
         Raises:
-            ModelFailed: See `Model.complete`.
+            ModelFailed: As in `Model.complete`.
         """
 
 

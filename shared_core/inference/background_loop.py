@@ -1,6 +1,6 @@
-"""One event loop in a thread of its own, for calls that must end in time whatever a server does.
+"""One event loop on its own thread, for calls that must end in time even if a server never answers.
 
-A blocking client limits each read and each try, so a server that sends a byte now and then holds its caller for ever.
+A blocking client limits each read and each try, so a server that sends a byte now and then blocks its caller without end.
 A coroutine can be cancelled wherever it waits. One loop serves all calls of a process, and no call needs a thread.
 """
 
@@ -46,5 +46,5 @@ def _after_fork() -> None:
     _loop, _lock = None, threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):  # there is no fork on Windows
+if hasattr(os, "register_at_fork"):  # Windows has no fork
     os.register_at_fork(after_in_child=_after_fork)

@@ -1,6 +1,6 @@
 """Embedders: sentence-transformers models, LangChain's and LlamaIndex's embeddings, or any callable, all as unit vectors.
 
-Every embedder shortens long texts itself, so that whoever embeds a text gets the same vector for it.
+Every embedder shortens long texts itself: every caller gets the same vector for the same text.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class SentenceTransformerEmbedder:
     Args:
         model: A hub id, or a folder.
         tag: What pools remember this model by. By default the hub id, or the folder's name with a fingerprint of
-            its files, so that two models in folders of the same name differ.
+            its files: two models in folders of the same name get different tags.
 
     Raises:
         ExtraIsMissing: sentence-transformers is not installed.
@@ -63,7 +63,9 @@ class SentenceTransformerEmbedder:
             self._source = str(model)
             self._tag = tag or str(model)
         else:
-            raise ConfigurationError(f"there is no embedder in {str(model)!r}; give a folder that exists, or a hub id")
+            raise ConfigurationError(
+                f"{str(model)!r} does not hold an embedder; give a folder that exists, or a hub id"
+            )
         self._lock = threading.Lock()
         self._loaded: SentenceTransformer | None = None
 
@@ -87,7 +89,7 @@ class SentenceTransformerEmbedder:
         Raises:
             ConfigurationError: The model cannot be loaded, or gives no usable vectors.
         """
-        with self._lock:  # fast tokenizers refuse to be used by two threads at once
+        with self._lock:  # fast tokenizers refuse two threads at the same time
             model = self._model()
             short = [_fitted(text, model) for text in texts]
             return unit_vectors(model.encode(short, show_progress_bar=False), len(texts), self._tag)
@@ -154,7 +156,7 @@ class CallableEmbedder:
 
 
 def as_embedder(value: object, tag: str | None = None) -> Embedder:
-    """An `Embedder` of whatever names or is one.
+    """An `Embedder` made of a name, a folder, a callable, or an embedder of either framework.
 
     Args:
         value: A hub id, a folder, an `Embedder`, an object with LangChain's ``embed_documents`` or LlamaIndex's
@@ -163,7 +165,7 @@ def as_embedder(value: object, tag: str | None = None) -> Embedder:
 
     Raises:
         ExtraIsMissing: A model is named and sentence-transformers is not installed.
-        ConfigurationError: `value` is none of these, or cannot be named.
+        ConfigurationError: `value` is something else, or cannot be named.
     """
     if isinstance(value, str | Path):
         return SentenceTransformerEmbedder(value, tag)
@@ -177,7 +179,7 @@ def as_embedder(value: object, tag: str | None = None) -> Embedder:
     if callable(value):
         return CallableEmbedder(value, tag or _function_tag(value))
     raise ConfigurationError(
-        f"{type(value).__name__} is no embedder; give a hub id, a folder, LangChain's Embeddings, LlamaIndex's "
+        f"{type(value).__name__} is not an embedder; give a hub id, a folder, LangChain's Embeddings, LlamaIndex's "
         "BaseEmbedding, or a function from a list of texts to vectors"
     )
 
@@ -241,7 +243,7 @@ def unit_vectors(values: ArrayLike, count: int, who: str) -> Vector:
     largest = np.abs(raw).max(axis=1, keepdims=True)
     if not largest.all():
         raise EmbedderFailed(f"the embedder {who!r} returned a zero vector, which is similar to nothing")
-    scaled = raw / largest  # so that the squares neither overflow nor vanish
+    scaled = raw / largest  # then the squares neither overflow nor vanish
     unit: Vector = (scaled / np.linalg.norm(scaled, axis=1, keepdims=True)).astype(np.float32)
     return unit
 

@@ -21,7 +21,7 @@ from shared_core.values import Clock, Message
 
 T = TypeVar("T")
 
-# The names that the frameworks' integrations have for what `Model.complete` takes.
+# The frameworks' names for the arguments of `Model.complete`.
 _FIELDS: Final = {
     "max_tokens": {"max_tokens", "max_output_tokens", "max_new_tokens", "num_predict"},
     "temperature": {"temperature"},
@@ -43,20 +43,20 @@ class Wanted:
 
 
 Ask: TypeAlias = Callable[[Sequence[Message], Wanted], Completion]
-"""Asks a framework's model once; blocks. It returns one answer at least, and up to ``wanted.n``."""
+"""Asks a framework's model once; blocks. Returns from one to ``wanted.n`` answers."""
 
 
 class FrameworkModel(Model):
-    """A model that is asked through its framework, on a thread of its own for each call.
+    """A model that is asked through its framework, each call on a new thread.
 
-    The framework's time limit holds for a try, or for a read, or not at all. So the caller waits until `timeout` and
-    leaves the thread to its framework, which ends it when its own limit is reached. The thread starts with an empty
-    context: no callbacks, traces or scopes of the caller reach the call, and a running event loop does not matter.
+    A framework's time limit may hold for one try or one read only. So the caller stops waiting at `timeout`, and the
+    thread ends when the framework's own limit is reached. The thread starts with an empty context: callbacks, traces
+    and scopes of the caller do not reach the call, and it works under a running event loop.
 
     Args:
-        name: See `Model`.
+        name: Its name in records.
         ask: Asks the model; is called again until there are n answers.
-        secrets: Are left out of errors.
+        secrets: Texts that are replaced by *** in errors.
         clock: Monotonic, in seconds.
     """
 
@@ -91,7 +91,7 @@ class FrameworkModel(Model):
             while (missing := n - sum(len(part.texts) for part in parts)) > 0:
                 left = timeout - (self._clock() - begun)
                 if left <= 0:
-                    raise TimeoutError  # nobody waits any more
+                    raise TimeoutError  # the caller has given up
                 part = self._ask(messages, Wanted(max_tokens, temperature, missing, left))
                 if not part.texts:
                     raise ValueError("its answer is empty")
@@ -114,14 +114,14 @@ class FrameworkModel(Model):
 
 
 def own_fields(model: BaseModel, wanted: Wanted, names: Collection[str]) -> dict[str, object]:
-    """The fields of `model` that hold what is wanted, with the wanted values.
+    """The fields of `model` to set for a call, with their values.
 
-    An argument of a call may be refused by a model that does not know it. A field that a model has is one that it uses.
+    A model may refuse an argument that it does not know. It does use a field that it declares.
 
     Args:
         model: A model of either framework.
         wanted: What a call asks for.
-        names: Which of it to look for.
+        names: The arguments to look for.
     """
     found: dict[str, object] = {}
     for name in names:
@@ -145,13 +145,13 @@ def secrets_of(model: BaseModel) -> frozenset[str]:
 
 
 def _started(call: Callable[[], T]) -> Future[T]:
-    """`call` on a thread that neither knows the caller's context nor holds up the end of the program."""
+    """Run `call` on a daemon thread, without the caller's context."""
     future: Future[T] = Future()
 
     def run() -> None:
         try:
             future.set_result(Context().run(call))
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller
             future.set_exception(error)
 
     threading.Thread(target=run, name="iccache-model", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Conversations → tensors → answers: what a generation with transformers reads and writes."""
+"""Conversations → tensors → answers, for a generation with transformers."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def encoded(tokenizer: Any, conversations: Sequence[Sequence[Message]], device: 
 def completions(
     tokenizer: Any, model: Any, inputs: dict[str, torch.Tensor], made: Any, *, n: int, max_tokens: int, seconds: float
 ) -> Sequence[Completion]:
-    """What was written to each conversation.
+    """The answers to each conversation.
 
     Args:
-        tokenizer: Of the model.
-        model: Its generation config says which tokens end an answer.
+        tokenizer: The model's tokenizer.
+        model: Its generation config names the tokens that end an answer.
         inputs: As `encoded` gave them.
-        made: As ``model.generate`` returned it, with logits. It holds n answers to each conversation, or one that
-            stands for all n.
+        made: The output of ``model.generate``, with logits. It holds n answers to each conversation, or one
+            answer that is returned n times.
         n: How many answers were asked for.
-        max_tokens: How long each was allowed to be.
-        seconds: What it took.
+        max_tokens: The limit on each answer.
+        seconds: How long the generation took.
     """
     import torch
 

@@ -21,20 +21,19 @@ from shared_core.values import Clock, Message
 class HuggingFaceModel(StreamingModel):
     """A causal language model with a chat template; see `Model`.
 
-    Weights are loaded by `load` or by the first call, from safetensors (or a GGUF file) only. Calls take turns: one model does one
-    thing at a time, and `complete_batch` is what makes many conversations fast.
+    `load` or the first call loads the weights, from safetensors or a GGUF file only. Calls take turns; use
+    `complete_batch` to answer many conversations fast.
 
-    A call waits for its turn within its own `timeout`. An answer that is then cut short ends with the reason
-    ``"timeout"``. The model looks at the clock between two tokens, so a call ends at most one token late; loading the
-    weights and reading the prompt are not interrupted either. At a temperature of 0 all n answers are the same, and
-    are made once.
+    Waiting for a turn counts against a call's `timeout`. An answer that the timeout cuts ends with the reason
+    ``"timeout"``. The clock is read between two tokens, so a call ends at most one token late. Loading the weights and
+    reading the prompt are not interrupted. At temperature 0 all n answers are the same, and generated once.
 
     Args:
         model: A folder, or a hub id.
-        device: Where it runs, such as ``"cpu"`` or ``"cuda:0"``; by default a GPU if there is one.
-        dtype: Of the weights, such as ``"bfloat16"``; by default as they were saved.
-        seed: Of what is sampled at a temperature above 0.
-        gguf_file: Name of a GGUF file in the folder, to be unpacked.
+        device: Where the model runs, such as ``"cpu"`` or ``"cuda:0"``; by default a GPU if there is one.
+        dtype: Type of the weights, such as ``"bfloat16"``; by default as they were saved.
+        seed: Seed of the sampling at a temperature above 0.
+        gguf_file: Name of a GGUF file in the folder; it is unpacked.
         clock: Monotonic, in seconds.
 
     Raises:
@@ -53,7 +52,7 @@ class HuggingFaceModel(StreamingModel):
     ) -> None:
         try:
             import torch
-            import transformers  # noqa: F401 - asked for now, so that a missing package is said at once
+            import transformers  # noqa: F401 - a missing package fails here, not in the first call
         except ImportError as error:
             raise ExtraIsMissing("transformers", "embed") from error
         self._path = str(model)
@@ -66,7 +65,7 @@ class HuggingFaceModel(StreamingModel):
         self._loaded: tuple[Any, Any] | None = None
 
     def load(self) -> None:
-        """Load the weights, in seconds, unless that has been done. Otherwise the first call does, within its `timeout`.
+        """Load the weights unless they are loaded; takes seconds. Otherwise the first call does it, within its `timeout`.
 
         Raises:
             ConfigurationError: The model cannot be loaded, or has no chat template.
@@ -103,7 +102,7 @@ class HuggingFaceModel(StreamingModel):
         n: int = 1,
         timeout: float = 60.0,
     ) -> Sequence[Completion]:
-        """Answer several conversations together; an answer is the same as if it were asked for alone.
+        """Answer several conversations together; each answer is the same as from a call of its own.
 
         Raises:
             ConfigurationError: The model cannot be loaded, or has no chat template.
@@ -127,7 +126,7 @@ class HuggingFaceModel(StreamingModel):
             except Exception as error:  # noqa: BLE001 - raised again where the stream is read
                 pieces.put(error)
 
-        # The thread does not wait for the reader, so a reader that pauses holds up nobody. It is no daemon: one inside
+        # The thread does not wait for the reader, so a reader that pauses delays nobody. It is not a daemon: one inside
         # torch when the interpreter ends would bring the process down, and it ends by `timeout` at the latest.
         threading.Thread(target=generate, name="iccache-generate").start()
         try:
@@ -150,16 +149,16 @@ class HuggingFaceModel(StreamingModel):
         has_left: Callable[[], bool] = bool,
         take: Callable[[str], None] | None = None,
     ) -> Sequence[Completion]:
-        """Wait for the turn and take it.
+        """Wait for this call's turn, then generate.
 
         Args:
             conversations: One or more.
-            max_tokens: See `Model.complete`, as the next three.
+            max_tokens: As in `Model.complete`, like the next three.
             temperature: 0 or more.
             n: 1 or more.
             timeout: In seconds, from now.
-            has_left: True once nobody waits for the answer any more.
-            take: Given each piece of the answer as it is made, if there is one conversation and one answer.
+            has_left: True once the caller has stopped waiting.
+            take: Called with each piece of the answer; needs one conversation and one answer.
         """
         import torch
         from transformers import StoppingCriteriaList, TextStreamer
@@ -201,7 +200,7 @@ class HuggingFaceModel(StreamingModel):
             loaded = self._load()
             if self._clock() - begun >= timeout:
                 raise ModelFailed(
-                    f"{self.name} was loaded too late, after {timeout:g} s; call load() before it is asked"
+                    f"{self.name} was still loading after {timeout:g} s; call load() before the first call"
                 )
             yield loaded
         finally:
@@ -219,7 +218,9 @@ class HuggingFaceModel(StreamingModel):
             except (ImportError, OSError, ValueError) as error:
                 raise ConfigurationError(f"the model {self._path!r} cannot be loaded: {error}") from error
             if tokenizer.chat_template is None:
-                raise ConfigurationError(f"the model {self._path!r} has no chat template; give one that follows chats")
+                raise ConfigurationError(
+                    f"the model {self._path!r} has no chat template; give an instruct or chat model"
+                )
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
             self._loaded = tokenizer, model.to(self._device).eval()

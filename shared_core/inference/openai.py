@@ -35,10 +35,10 @@ class OpenAIModel(Model):
     Args:
         base_url: The endpoint, such as ``http://localhost:8000/v1``.
         model: The model's name there.
-        api_key: Never shown or logged; endpoints of one's own usually take any.
-        max_retries: How often a call that failed for a passing reason is made again, within the same `timeout`.
-        extra: Sent with every call beside what `complete` names, and instead of it (``top_p``, ``seed``, ``extra_body`` …).
-            None leaves a name out: models that reason want ``{"temperature": None, "max_tokens": None,
+        api_key: Never shown or logged. Self-hosted endpoints usually accept any.
+        max_retries: How often a call is repeated after a temporary failure, within the same `timeout`.
+        extra: Sent with every call (``top_p``, ``seed``, ``extra_body`` …); overrides the arguments of `complete`. None
+            leaves an argument out. Reasoning models need ``{"temperature": None, "max_tokens": None,
             "max_completion_tokens": 2000}``.
         clock: Monotonic, in seconds.
 
@@ -107,10 +107,10 @@ class OpenAIModel(Model):
                 "a longer timeout"
             ) from None
         except self._errors as error:
-            said = str(error) if self._key in {"", NO_KEY} else str(error).replace(self._key, "***")
+            reply = str(error) if self._key in {"", NO_KEY} else str(error).replace(self._key, "***")
             # The cause is left out: a server may repeat the key, and a traceback would print it.
             raise ModelFailed(
-                f"{self._where} gave no answer: {type(error).__name__}: {said}; see that the endpoint is up, takes the "
+                f"{self._where} gave no answer: {type(error).__name__}: {reply}; see that the endpoint is up, takes the "
                 "key, and serves this model"
             ) from None
         if not isinstance(getattr(answer, "choices", None), list) or len(answer.choices) != n:

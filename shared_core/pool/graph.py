@@ -131,7 +131,7 @@ class Graph:
         storage = faiss.downcast_index(index.storage)
         index.train(source(np.arange(1)))
         for vector, size in ((storage.codes, storage.code_size), (index.hnsw.neighbors, 2 * LINKS)):
-            vector.resize(self.count * size)  # room at once, since a vector that grows ends up half empty
+            vector.resize(self.count * size)  # all its room now: a vector that grows ends up half empty
             vector.resize(0)
         codes = faiss.rev_swig_ptr(storage.codes.data(), self.count * storage.code_size)
         return index, storage, codes.view(np.float16).reshape(self.count, dimension)
@@ -143,7 +143,7 @@ class Graph:
     def _enough_width(self, queries: Vector) -> int:
         """How widely a search must look around to find `RECALL` of the true neighbours of `queries`, not yet rows.
 
-        0 if no width is enough: many copies of one vector, say, are linked to each other and to little else.
+        0 if no width is enough: many copies of one vector, for example, are linked to each other and to little else.
         """
         k = min(self._index.ntotal, _NEIGHBOURS)
         true = self._nearest(queries, k)[:, -1:] - _ROUNDING  # ties count as found

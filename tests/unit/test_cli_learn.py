@@ -37,7 +37,7 @@ def test_a_reference_that_no_decision_names_uses_nothing_up(monkeypatch, capsys,
     url = f"sqlite:///{tmp_path}/pool.db"
     write_feedback(url, [1.0, 0.0])
     line = refused(monkeypatch, capsys, "learn", "--store", url, "--reference", reference)
-    assert f"--reference {reference!r} is not an arm of {url}, whose feedback is on 'large';" in line
+    assert f"--reference {reference!r} is not an arm of {url}, which has feedback on 'large';" in line
     assert call(monkeypatch, "learn", "--store", url, "--reference", "large") == 0
     assert "learned from 2 rewards" in capsys.readouterr().out
     assert sqlite3.connect(tmp_path / "pool.db").execute("SELECT count(*) FROM checkpoint").fetchone() == (1,)

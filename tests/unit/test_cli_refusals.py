@@ -53,7 +53,7 @@ def test_an_outage_of_the_store_ends_no_loop_and_is_told_once(capsys):
     _keep_going(Scripted(), lambda: True, 0.001, stop, as_json=False)
     captured = capsys.readouterr()
     assert captured.out.splitlines() == ["learned from 1 rewards, published version 1"] * 2
-    warning = "iccache: the store fails, tried again every 0.001 s: redis://x cannot be reached"
+    warning = "iccache: the store failed, next try in 0.001 s: redis://x cannot be reached"
     assert captured.err.splitlines() == [warning] * 2  # once for each outage
 
 

@@ -186,7 +186,7 @@ def test_why_no_examples_were_shown():
 
     assert "8 requests are too few" in why(8)
     assert "near enough" in why(80)
-    assert "score 0.20 on average, too little to be trusted; say how to answer with --system" in why(
+    assert "score 0.20 on average, too little to be trusted; describe how to answer with --system" in why(
         80, large_score=0.2
     )
     assert "were cut or empty" in why(80, flaw="unusable")

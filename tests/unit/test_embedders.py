@@ -110,7 +110,7 @@ def test_an_embedder_is_taken_as_it_is_and_may_be_renamed():
 
 
 def test_something_that_is_not_an_embedder_is_refused():
-    with pytest.raises(ConfigurationError, match="int is no embedder"):
+    with pytest.raises(ConfigurationError, match="int is not an embedder"):
         as_embedder(7)
     with pytest.raises(ConfigurationError, match="tag"):
         CallableEmbedder(by_length, "")
@@ -121,7 +121,7 @@ def test_a_folder_that_does_not_exist_is_refused_at_construction(path, tmp_path,
     monkeypatch.chdir(tmp_path)
     if path == "":
         path = tmp_path / "gone"
-    with pytest.raises(ConfigurationError, match="there is no embedder in"):
+    with pytest.raises(ConfigurationError, match="does not hold an embedder"):
         as_embedder(path)
 
 

@@ -108,7 +108,7 @@ def test_weights_that_are_loaded_too_late_fail_the_first_call_only(make):
     model = make(clock=clock)
     load, waited = model._load, iter([100, 0])
     model._load = lambda: ([clock() for _ in range(next(waited))], load())[1]
-    with pytest.raises(ModelFailed, match=r"was loaded too late, after 50 s; call load\(\) before it is asked"):
+    with pytest.raises(ModelFailed, match=r"was still loading after 50 s; call load\(\) before the first call"):
         model.complete(ASKED, max_tokens=3, timeout=50)
     assert model.complete(ASKED, max_tokens=3, timeout=50).completion_tokens <= 3
 
