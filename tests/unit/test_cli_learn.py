@@ -58,7 +58,7 @@ def test_nothing_is_known_before_anything_was_rated(store):
 def test_the_reference_may_be_named_late_in_the_log(store, monkeypatch):
     monkeypatch.setattr("shared_core.cli.learn.LOOK", 2)
     rate(store, *["small"] * 5)
-    with pytest.raises(ConfigurationError, match="is on 'small'"):
+    with pytest.raises(ConfigurationError, match="feedback on 'small'"):
         is_known(store, "large")
     rate(store, *["small"] * 5, "large")
     assert is_known(store, "large")
