@@ -28,16 +28,16 @@ def play(demo: Demo, console: Console) -> None:
         if not request:
             return
         try:
-            attempt = demo.attempt(request)
+            trial = demo.try_out(request)
         except ICCacheError as error:
             console.print(Text(str(error), style="red"))
             continue
         table = Table.grid(padding=(0, 2))
-        for example in reversed(attempt.examples):
+        for example in reversed(trial.examples):
             table.add_row(
                 Text("example", style="dim"),
                 Text(f"{shortened(example.query)} -> {shortened(example.answer)}", style="dim"),
             )
-        table.add_row("small alone", Text(" ".join(attempt.alone.split())))
-        table.add_row(f"with {len(attempt.examples)} examples", Text(" ".join(attempt.helped.split()), style="green"))
+        table.add_row("small alone", Text(" ".join(trial.alone.split())))
+        table.add_row(f"with {len(trial.examples)} examples", Text(" ".join(trial.helped.split()), style="green"))
         console.print(table)

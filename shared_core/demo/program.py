@@ -72,19 +72,19 @@ def _perform(workload: Workload, models: AbstractContextManager[Models], options
             with _view(console, workload, as_json=options.as_json) as view:
                 demo.run(view)
         finally:  # what was measured cost time and money
-            if demo.steps:
+            if demo.cases:
                 _report(demo, console, round(time.monotonic() - began, 1), options)
         if console.is_terminal and sys.stdin.isatty():
             play(demo, console)
 
 
 def _report(demo: Demo, console: Console, seconds: float, options: DemoOptions) -> None:
-    """Print the figures of the steps that were done."""
-    steps, workload, final = demo.steps, demo.workload, report(demo.steps)
-    notes = remarks(steps, workload.reward, options.max_tokens)
+    """Print the figures of the cases that were done."""
+    cases, workload, final = demo.cases, demo.workload, report(demo.cases)
+    notes = remarks(cases, workload.reward, options.max_tokens)
     if options.as_json:
         about: dict[str, object] = {
-            "requests": len(steps),
+            "requests": len(cases),
             "of": len(workload.requests),
             "seed": options.seed,
             "seconds": seconds,
@@ -92,8 +92,8 @@ def _report(demo: Demo, console: Console, seconds: float, options: DemoOptions) 
         about |= {"about": workload.about, "remarks": notes}
         sys.stdout.write(json.dumps(about | final.as_json()) + "\n")
         return
-    if len(steps) < len(workload.requests):
-        console.print(f"\nStopped after {len(steps)} of {len(workload.requests)} requests.", highlight=False)
+    if len(cases) < len(workload.requests):
+        console.print(f"\nStopped after {len(cases)} of {len(workload.requests)} requests.", highlight=False)
     console.print(conclusion(final))
     for sentence in notes:
         console.print(sentence, markup=False, highlight=False)

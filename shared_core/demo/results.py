@@ -1,4 +1,4 @@
-"""What a run of the demo measured, as pure functions over its steps."""
+"""What a run of the demo measured, as pure functions over its cases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Alone:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Case:
     """One request, answered.
 
     Attributes:
@@ -59,7 +59,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Means over `n` steps; None where there are none."""
+    """Means over `n` cases; None where there are none."""
 
     n: int
     offload: float | None
@@ -98,23 +98,23 @@ class Report:
         return asdict(self)
 
 
-Reading: TypeAlias = Callable[[Step], tuple[bool, float] | None]  # (offloaded, quality), None if it has no part
+Reading: TypeAlias = Callable[[Case], tuple[bool, float] | None]  # (offloaded, quality), None if it has no part
 
 
-def report(steps: Sequence[Step]) -> Report:
-    """What these steps amount to; they may be the first few of a run."""
-    offloaded = [s for s in steps if s.offloaded]
+def report(cases: Sequence[Case]) -> Report:
+    """What these cases amount to; they may be the first few of a run."""
+    offloaded = [c for c in cases if c.offloaded]
     return Report(
         rows=(
-            _row("always large", steps, lambda s: (False, s.large_score)),
-            _row("small alone", steps, _alone),
-            _row("copy nearest", steps, lambda s: None if s.copied is None else (True, s.copied)),
-            _row("IC-Cache", steps, lambda s: (s.offloaded, s.score)),
+            _row("always large", cases, lambda c: (False, c.large_score)),
+            _row("small alone", cases, _alone),
+            _row("copy nearest", cases, lambda c: None if c.copied is None else (True, c.copied)),
+            _row("IC-Cache", cases, lambda c: (c.offloaded, c.score)),
         ),
-        with_examples=_figures(steps, lambda s: (True, s.score) if s.offloaded and s.examples else None),
-        large_calls=len(steps) - len(offloaded),
+        with_examples=_figures(cases, lambda c: (True, c.score) if c.offloaded and c.examples else None),
+        large_calls=len(cases) - len(offloaded),
         calls_avoided=len(offloaded),
-        tokens_avoided=_sum(s.tokens for s in offloaded),
+        tokens_avoided=_sum(c.tokens for c in offloaded),
     )
 
 
@@ -128,23 +128,23 @@ def _sum(counts: Iterable[int | None]) -> int | None:
     return total
 
 
-def thirds(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step], Sequence[Step]]:
-    """The steps in three parts of as equal size as can be, in order."""
-    a, b = round(len(steps) / 3), round(2 * len(steps) / 3)
-    return steps[:a], steps[a:b], steps[b:]
+def thirds(cases: Sequence[Case]) -> tuple[Sequence[Case], Sequence[Case], Sequence[Case]]:
+    """The cases in three parts of as equal size as can be, in order."""
+    a, b = round(len(cases) / 3), round(2 * len(cases) / 3)
+    return cases[:a], cases[a:b], cases[b:]
 
 
-def _alone(step: Step) -> tuple[bool, float] | None:
-    return (True, step.alone.score) if step.alone and step.alone.sampled else None
+def _alone(case: Case) -> tuple[bool, float] | None:
+    return (True, case.alone.score) if case.alone and case.alone.sampled else None
 
 
-def _row(name: str, steps: Sequence[Step], read: Reading) -> Row:
-    first, second, last = (_figures(part, read) for part in thirds(steps))
-    return Row(name, _figures(steps, read), (first, second, last))
+def _row(name: str, cases: Sequence[Case], read: Reading) -> Row:
+    first, second, last = (_figures(part, read) for part in thirds(cases))
+    return Row(name, _figures(cases, read), (first, second, last))
 
 
-def _figures(steps: Sequence[Step], read: Reading) -> Figures:
-    read_ones = [value for value in map(read, steps) if value is not None]
+def _figures(cases: Sequence[Case], read: Reading) -> Figures:
+    read_ones = [value for value in map(read, cases) if value is not None]
     n = len(read_ones)
     if not n:
         return Figures(0, None, None)

@@ -17,7 +17,7 @@ from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.demo.answers import Answer, CompletionAnswers, outcome_of
 from shared_core.demo.models import TIMEOUT, Models
 from shared_core.demo.remarks import EARLY, early_warning
-from shared_core.demo.results import Alone, Flaw, Step
+from shared_core.demo.results import Alone, Case, Flaw
 from shared_core.demo.texts import shortened
 from shared_core.demo.view import View
 from shared_core.demo.workload import Workload
@@ -70,7 +70,7 @@ class EmbeddedBefore(Embedder):
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class Trial:
     """The small model on a request of the user's own, without examples and with `examples`, the most useful first."""
 
     alone: str
@@ -88,12 +88,12 @@ class Demo:
         seed: Of every random draw.
 
     Attributes:
-        steps: What happened so far, also of a run that was stopped.
+        cases: What happened so far, also of a run that was stopped.
     """
 
     def __init__(self, workload: Workload, models: Models, seed: int) -> None:
         self.workload = workload
-        self.steps: list[Step] = []
+        self.cases: list[Case] = []
         self._models = models
         self._arms = {SMALL: models.small, REFERENCE: models.large}
         self._seed = seed
@@ -127,7 +127,7 @@ class Demo:
         self.engine.close()
 
     def run(self, view: View) -> None:
-        """Send every request, showing each; what happened is in `steps`.
+        """Send every request, showing each; what happened is in `cases`.
 
         Raises:
             ModelFailed: A model gave no answer.
@@ -135,19 +135,19 @@ class Demo:
         compared = 0
         stride = max(1, len(self.workload.requests) // SAMPLE)
         for index in range(len(self.workload.requests)):
-            step = self._step(index, sampled=index % stride == 0, compare=compared < SIDE_BY_SIDE)
-            self.steps.append(step)
-            view.show(self.steps)
-            if len(self.steps) == EARLY and (warning := early_warning(self.steps, self.workload.reward)):
+            case = self._case(index, sampled=index % stride == 0, compare=compared < SIDE_BY_SIDE)
+            self.cases.append(case)
+            view.show(self.cases)
+            if len(self.cases) == EARLY and (warning := early_warning(self.cases, self.workload.reward)):
                 view.warn(warning)
-            if compared < SIDE_BY_SIDE and _is_full(step):
+            if compared < SIDE_BY_SIDE and _is_full(case):
                 compared += 1
-                view.compare(compared, step)
+                view.compare(compared, case)
             self.engine.flush()
-            if len(self.steps) % LEARN_EVERY == 0:
+            if len(self.cases) % LEARN_EVERY == 0:
                 self.engine.maintain()
 
-    def attempt(self, request: str) -> Attempt:
+    def try_out(self, request: str) -> Trial:
         """The small model on any request, with the examples that IC-Cache chooses for it now; nothing is recorded.
 
         Raises:
@@ -156,16 +156,16 @@ class Demo:
         asked = self._request(request)
         examples = self.engine.decide(asked).selection.for_arm(SMALL)
         shown = inserted(asked.messages, render(asked, examples, "chat"))
-        return Attempt(self._ask_small(asked.messages), self._ask_small(shown), examples)
+        return Trial(self._ask_small(asked.messages), self._ask_small(shown), examples)
 
-    def _step(self, index: int, *, sampled: bool, compare: bool) -> Step:
+    def _case(self, index: int, *, sampled: bool, compare: bool) -> Case:
         request = self.workload.requests[index]
         asked = self._request(request)
         reference = self._ask(self._models.large, asked.messages, self._models.large_name)
         self._reference[request] = reference.texts[0]
         answer = self._routed(asked, index)
         decision = answer.decision
-        step = Step(
+        case = Case(
             number=index + 1,
             request=request,
             right=self.workload.answers.get(request, reference.texts[0]),
@@ -183,10 +183,10 @@ class Demo:
             flaw=_flaw(reference),
             fallback=decision.route.reason if decision.fallback else "",
         )
-        if not sampled and not (compare and _is_full(step)):
-            return step
+        if not sampled and not (compare and _is_full(case)):
+            return case
         alone = self._ask_small(asked.messages)
-        return replace(step, alone=Alone(alone, self._score(request, alone), sampled))
+        return replace(case, alone=Alone(alone, self._score(request, alone), sampled))
 
     def _request(self, request: str) -> Request:
         return build_request(self.workload.messages(request), context=Context(task=TASK))
@@ -236,9 +236,9 @@ def nearest_earlier(vectors: Vector) -> NDArray[np.intp]:
     return nearest
 
 
-def _is_full(step: Step) -> bool:
+def _is_full(case: Case) -> bool:
     """True if the small model answered with as many examples as it may be shown."""
-    return step.offloaded and step.examples == MAX_EXAMPLES
+    return case.offloaded and case.examples == MAX_EXAMPLES
 
 
 def _flaw(completion: Completion) -> Flaw:

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from shared_core.demo.results import Figures, Report, Step, report
+from shared_core.demo.results import Case, Figures, Report, report
 from shared_core.demo.texts import shortened
 from shared_core.demo.workload import Workload
 
@@ -32,10 +32,10 @@ class View(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def show(self, steps: Sequence[Step]) -> None:
-        """The newest of `steps` has just been answered."""
+    def show(self, cases: Sequence[Case]) -> None:
+        """The newest of `cases` has just been answered."""
 
-    def compare(self, number: int, step: Step) -> None:
+    def compare(self, number: int, case: Case) -> None:
         """The `number`th request that is shown side by side: the small model alone and with examples."""
 
     def warn(self, text: str) -> None:
@@ -50,10 +50,10 @@ class Silent:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def show(self, steps: Sequence[Step]) -> None:
+    def show(self, cases: Sequence[Case]) -> None:
         """Nothing."""
 
-    def compare(self, number: int, step: Step) -> None:
+    def compare(self, number: int, case: Case) -> None:
         """Nothing."""
 
     def warn(self, text: str) -> None:
@@ -73,24 +73,24 @@ class Lines:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def show(self, steps: Sequence[Step]) -> None:
+    def show(self, cases: Sequence[Case]) -> None:
         """One line, with the figures so far."""
-        step, so_far = steps[-1], report(steps)
+        case, so_far = cases[-1], report(cases)
         offload = so_far.rows[-1].whole.offload or 0.0
         self._print(
-            f"{step.number}/{self._total} {_asked(step)} {_verdict_on(step)}: {shortened(step.request)} -> {shortened(step.answer)}"
+            f"{case.number}/{self._total} {_asked(case)} {_verdict_on(case)}: {shortened(case.request)} -> {shortened(case.answer)}"
             f" | offload {offload:.0%}, quality {so_far.rows[-1].whole.quality or 0.0:.2f}"
         )
 
-    def compare(self, number: int, step: Step) -> None:
+    def compare(self, number: int, case: Case) -> None:
         """Four lines."""
-        if step.alone is None:
+        if case.alone is None:
             return
-        self._print(f"  side by side {number}: {shortened(step.request)}")
-        right, alone = "right answer" if step.is_known else "large model", step.alone
-        self._print(f"    {right + ':':<24}{shortened(step.right)}")
-        self._print(f"    small alone:            {shortened(alone.answer)} ({_verdict(alone.score, step.is_known)})")
-        self._print(f"    small with {step.examples} examples:  {shortened(step.answer)} ({_verdict_on(step)})")
+        self._print(f"  side by side {number}: {shortened(case.request)}")
+        right, alone = "right answer" if case.is_known else "large model", case.alone
+        self._print(f"    {right + ':':<24}{shortened(case.right)}")
+        self._print(f"    small alone:            {shortened(alone.answer)} ({_verdict(alone.score, case.is_known)})")
+        self._print(f"    small with {case.examples} examples:  {shortened(case.answer)} ({_verdict_on(case)})")
 
     def warn(self, text: str) -> None:
         """One line."""
@@ -117,31 +117,31 @@ class Picture:
     ) -> None:
         self._live.__exit__(kind, error, trace)
 
-    def show(self, steps: Sequence[Step]) -> None:
+    def show(self, cases: Sequence[Case]) -> None:
         """The table moves up by one."""
-        self._live.update(Group(_latest(steps[-SHOWN:]), self._figures(steps)))
+        self._live.update(Group(_latest(cases[-SHOWN:]), self._figures(cases)))
 
-    def compare(self, number: int, step: Step) -> None:
+    def compare(self, number: int, case: Case) -> None:
         """A panel that stays above the table."""
-        if step.alone is None:
+        if case.alone is None:
             return
         table = Table.grid(padding=(0, 2))
-        table.add_row(Text("small alone", style="dim"), _marked(step.alone.answer, step.alone.score, step.is_known))
+        table.add_row(Text("small alone", style="dim"), _marked(case.alone.answer, case.alone.score, case.is_known))
         table.add_row(
-            Text(f"with {step.examples} examples", style="dim"), _marked(step.answer, step.score, step.is_known)
+            Text(f"with {case.examples} examples", style="dim"), _marked(case.answer, case.score, case.is_known)
         )
-        title = Text(f"side by side {number}: {shortened(step.request)}")
+        title = Text(f"side by side {number}: {shortened(case.request)}")
         self._console.print(Panel(table, title=title, title_align="left", border_style="dim"))
 
     def warn(self, text: str) -> None:
         """Stays above the table."""
         self._console.print(Text(text, style="bold yellow"))
 
-    def _figures(self, steps: Sequence[Step]) -> RenderableType:
-        now, last = report(steps), report(steps[-30:]).rows[-1].whole
+    def _figures(self, cases: Sequence[Case]) -> RenderableType:
+        now, last = report(cases), report(cases[-30:]).rows[-1].whole
         whole = now.rows[-1].whole
         grid = Table.grid(padding=(0, 2))
-        grid.add_row("requests", ProgressBar(self._total, len(steps), width=30), f"{len(steps)} of {self._total}")
+        grid.add_row("requests", ProgressBar(self._total, len(cases), width=30), f"{len(cases)} of {self._total}")
         grid.add_row("offloaded", _share(whole.offload), f"{_percent(whole)}, of the last 30 {_percent(last)}")
         grid.add_row("quality", _share(whole.quality), f"{_quality(whole)}, of the last 30 {_quality(last)}")
         grid.add_row(
@@ -177,32 +177,32 @@ def conclusion(final: Report) -> RenderableType:
     return Group(title, table, Text(asked), Text(saved), Text(f"{alone} {copy}"))
 
 
-def _latest(steps: Sequence[Step]) -> Table:
+def _latest(cases: Sequence[Case]) -> Table:
     table = Table(box=SIMPLE_HEAD, expand=True, show_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("#", min_width=3, no_wrap=True)
     table.add_column("request", ratio=1, no_wrap=True)
     table.add_column("answered by", min_width=12, no_wrap=True)
     table.add_column("answer", ratio=1, no_wrap=True)
     table.add_column("", min_width=5, no_wrap=True)
-    for step in steps:
-        style = "green" if step.offloaded else "blue"
+    for case in cases:
+        style = "green" if case.offloaded else "blue"
         table.add_row(
-            str(step.number),
-            Text(shortened(step.request)),
-            Text(_asked(step), style=style),
-            Text(shortened(step.answer)),
-            Text(_verdict_on(step), style="green" if step.score >= RIGHT else "red"),
+            str(case.number),
+            Text(shortened(case.request)),
+            Text(_asked(case), style=style),
+            Text(shortened(case.answer)),
+            Text(_verdict_on(case), style="green" if case.score >= RIGHT else "red"),
         )
     return table
 
 
-def _asked(step: Step) -> str:
-    return f"{step.arm}, {step.examples} ex." if step.examples else step.arm
+def _asked(case: Case) -> str:
+    return f"{case.arm}, {case.examples} ex." if case.examples else case.arm
 
 
-def _verdict_on(step: Step) -> str:
+def _verdict_on(case: Case) -> str:
     """The verdict on the answer that was given; the large model's own has none where others are compared with it."""
-    return _verdict(step.score, step.is_known) if step.is_known or step.offloaded else "-"
+    return _verdict(case.score, case.is_known) if case.is_known or case.offloaded else "-"
 
 
 def _verdict(score: float, is_known: bool) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from shared_core.demo.domain import FORMS, SIZE, VALUES, pairs
-from shared_core.demo.results import Alone, Step, report, thirds
+from shared_core.demo.results import Alone, Case, report, thirds
 from shared_core.demo.workload import built_in, equality, from_file, token_f1
 from shared_core.demo.options import DemoOptions
 from shared_core.errors import ConfigurationError
@@ -78,8 +78,8 @@ def test_a_file_may_know_some_answers_and_says_how_the_others_are_scored(tmp_pat
     assert "agreement and not truth" in workload.about[-1]
 
 
-def step(number, *, offloaded, score, examples=4, **others):
-    return Step(
+def case(number, *, offloaded, score, examples=4, **others):
+    return Case(
         **{
             "number": number,
             "request": f"r{number}",
@@ -101,12 +101,12 @@ def step(number, *, offloaded, score, examples=4, **others):
 
 
 def test_the_report_counts_what_happened():
-    steps = [
-        step(1, offloaded=False, score=1.0, alone=Alone("?", 0.0, sampled=True)),
-        step(2, offloaded=True, score=0.0, copied=0.0, alone=Alone("?", 1.0, sampled=False)),
-        step(3, offloaded=True, score=1.0, copied=1.0),
+    cases = [
+        case(1, offloaded=False, score=1.0, alone=Alone("?", 0.0, sampled=True)),
+        case(2, offloaded=True, score=0.0, copied=0.0, alone=Alone("?", 1.0, sampled=False)),
+        case(3, offloaded=True, score=1.0, copied=1.0),
     ]
-    final = report(steps)
+    final = report(cases)
     large, alone, copy, ours = final.rows
     assert (large.whole.offload, large.whole.quality) == (0.0, 1.0)
     assert (alone.whole.n, alone.whole.quality) == (1, 0.0)  # the one that was not sampled has no part
@@ -119,7 +119,7 @@ def test_the_report_counts_what_happened():
 
 
 def test_thirds_are_everything_in_order():
-    steps = [step(n, offloaded=False, score=1.0) for n in range(1, 9)]
-    parts = thirds(steps)
+    cases = [case(n, offloaded=False, score=1.0) for n in range(1, 9)]
+    parts = thirds(cases)
     assert [len(p) for p in parts] == [3, 2, 3]
-    assert [s for part in parts for s in part] == steps
+    assert [s for part in parts for s in part] == cases

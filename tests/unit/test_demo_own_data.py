@@ -18,7 +18,7 @@ from shared_core.inference.openai import without_secrets  # noqa: E402
 from tests.embedding import Words  # noqa: E402
 from tests.openai_server import Refused, Reply, openai_server  # noqa: E402
 from tests.unit.test_cli import call, refused  # noqa: E402
-from tests.unit.test_demo_domain import step  # noqa: E402
+from tests.unit.test_demo_domain import case  # noqa: E402
 
 PAIRS = domain.pairs()[:40]
 RIGHT = {pair.request: pair.answer for pair in PAIRS}
@@ -181,8 +181,8 @@ def test_a_small_model_that_fails_with_examples_is_told(monkeypatch, capsys, ser
 
 def test_why_no_examples_were_shown():
     def why(n, **said):
-        steps = [step(i, offloaded=False, score=1.0, **said) for i in range(n)]
-        return remarks(steps, Reward.EQUALITY, 9)[-1]
+        cases = [case(i, offloaded=False, score=1.0, **said) for i in range(n)]
+        return remarks(cases, Reward.EQUALITY, 9)[-1]
 
     assert "8 requests are too few" in why(8)
     assert "near enough" in why(80)
@@ -193,8 +193,8 @@ def test_why_no_examples_were_shown():
 
 
 def test_the_warning_needs_ten_zeros():
-    wrong = [step(i, offloaded=False, score=0.0, large_score=0.0) for i in range(10)]
-    assert early_warning([*wrong[:9], step(9, offloaded=False, score=1.0)], Reward.EQUALITY) is None
+    wrong = [case(i, offloaded=False, score=0.0, large_score=0.0) for i in range(10)]
+    assert early_warning([*wrong[:9], case(9, offloaded=False, score=1.0)], Reward.EQUALITY) is None
     assert "has a word in common" in early_warning(wrong, Reward.F1)
 
 

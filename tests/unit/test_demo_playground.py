@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from shared_core.demo.playground import play
-from shared_core.demo.run import Attempt
+from shared_core.demo.run import Trial
 from shared_core.demo.workload import built_in, from_file
 from shared_core.demo.options import DemoOptions
 
@@ -22,7 +22,7 @@ def console(monkeypatch):
 
 def demo(workload):
     example = SimpleNamespace(query="long " * 999, answer="longer " * 999)
-    return SimpleNamespace(workload=workload, attempt=lambda _: Attempt("no", "yes", (example,)))
+    return SimpleNamespace(workload=workload, try_out=lambda _: Trial("no", "yes", (example,)))
 
 
 def test_it_suggests_a_request_of_the_users_own(console, tmp_path):

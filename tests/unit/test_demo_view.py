@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from shared_core.demo.results import Alone, Step
+from shared_core.demo.results import Alone, Case
 from shared_core.demo.view import Lines, Picture
 from shared_core.demo.workload import Workload
 
 WORKLOAD = Workload(("write\na loop",), {}, "", (), "")
-STEP = Step(
+CASE = Case(
     number=1,
     request="write\na loop",
     right="for x in xs:\n    pass",
@@ -40,12 +40,12 @@ def shown(console):
 
 def test_a_request_is_one_line_in_a_log(console):
     with Lines(console, WORKLOAD) as view:
-        view.show([STEP])
+        view.show([CASE])
     assert shown(console) == ["1/1 small, 4 ex. 0.50: write a loop -> while True: [pass] | offload 100%, quality 0.50"]
 
 
 def test_a_comparison_is_four_lines_in_a_log(console):
-    Lines(console, WORKLOAD).compare(1, STEP)
+    Lines(console, WORKLOAD).compare(1, CASE)
     assert shown(console) == [
         "  side by side 1: write a loop",
         "    right answer:           for x in xs: pass",
@@ -55,7 +55,7 @@ def test_a_comparison_is_four_lines_in_a_log(console):
 
 
 def test_the_picture_shows_both_answers_side_by_side_as_they_are(console):
-    Picture(console, WORKLOAD).compare(1, STEP)
+    Picture(console, WORKLOAD).compare(1, CASE)
     text = "\n".join(shown(console))
     assert "side by side 1: write a loop" in text
     assert "no idea  (wrong)" in text
@@ -63,7 +63,7 @@ def test_the_picture_shows_both_answers_side_by_side_as_they_are(console):
 
 
 def test_the_large_model_is_not_called_right_where_it_is_the_yardstick(console):
-    unknown = replace(STEP, is_known=False)
+    unknown = replace(CASE, is_known=False)
     with Lines(console, WORKLOAD) as view:
         view.show([replace(unknown, arm="large", offloaded=False, examples=0, score=1.0)])
         view.compare(1, unknown)
@@ -75,5 +75,5 @@ def test_the_large_model_is_not_called_right_where_it_is_the_yardstick(console):
 
 def test_long_texts_are_cut(console):
     with Lines(console, WORKLOAD) as view:
-        view.show([replace(STEP, request="why " * 999, answer="so " * 999)])
+        view.show([replace(CASE, request="why " * 999, answer="so " * 999)])
     assert len(shown(console)[0]) < 500
