@@ -22,7 +22,7 @@ from shared_core.cli.neighbours import (
     QUANTILES,
     Estimate,
     estimated,
-    nearest_earlier,
+    similarity_to_earlier,
 )
 from shared_core.cli.output import write_json
 from shared_core.inference import Embedder
@@ -54,7 +54,7 @@ def run(file: Path, *, field: str, embedder: str | None, as_json: bool) -> None:
         chosen = as_embedder(embedder) if embedder else default_embedder()
         vectors = _embedded(texts, chosen, progress)
         comparing = progress.add_task("comparing", total=len(texts))
-        best = nearest_earlier(vectors, lambda n: progress.advance(comparing, n))
+        best = similarity_to_earlier(vectors, lambda n: progress.advance(comparing, n))
     result = estimated(texts, vectors, best)
     cut = sum(len(text) > READS for text in texts) if chosen.tag == MINILM else 0
     console = Console()

@@ -80,7 +80,7 @@ def repeats(texts: Iterable[str]) -> NDArray[np.bool_]:
     return np.array(flags, dtype=np.bool_)
 
 
-def nearest_earlier(vectors: Vector, advance: Callable[[int], None] = lambda _: None) -> Floats:
+def similarity_to_earlier(vectors: Vector, advance: Callable[[int], None] = lambda _: None) -> Floats:
     """Greatest cosine of each unit vector with those before it, (n,); -1 for the first.
 
     Args:
@@ -99,7 +99,7 @@ def nearest_earlier(vectors: Vector, advance: Callable[[int], None] = lambda _: 
 
 
 def estimated(texts: list[str], vectors: Vector, best: Floats) -> Estimate:
-    """The figures of a stream, from what `nearest_earlier` found. At least one request."""
+    """The figures of a stream, from what `similarity_to_earlier` found. At least one request."""
     repeated = repeats(texts)
     near = (best >= NEAR) & ~repeated
     fresh = best[1:][~repeated[1:]]

@@ -13,7 +13,7 @@ from rich.console import Console
 from shared_core import cli
 from shared_core.cli import neighbours
 from shared_core.cli.estimate_report import picture
-from shared_core.cli.neighbours import estimated, nearest_earlier, repeats
+from shared_core.cli.neighbours import estimated, similarity_to_earlier, repeats
 
 
 def rows(*angles):
@@ -23,18 +23,18 @@ def rows(*angles):
 
 
 def test_only_earlier_requests_count():
-    assert nearest_earlier(rows(0, 60, 0, 90)) == pytest.approx([-1, 0.5, 1, np.cos(np.radians(30))], abs=1e-6)
+    assert similarity_to_earlier(rows(0, 60, 0, 90)) == pytest.approx([-1, 0.5, 1, np.cos(np.radians(30))], abs=1e-6)
 
 
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 99))
 def test_blocks_do_not_change_the_result(n, block, seed):
     vectors = np.random.default_rng(seed).standard_normal((n, 5)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    whole = nearest_earlier(vectors)
+    whole = similarity_to_earlier(vectors)
     done = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "BLOCK", block)
-        assert nearest_earlier(vectors, done.append) == pytest.approx(whole, abs=1e-6)
+        assert similarity_to_earlier(vectors, done.append) == pytest.approx(whole, abs=1e-6)
     assert sum(done) == n
     for i in range(1, n):
         assert whole[i] == pytest.approx((vectors[i] @ vectors[:i].T).max(), abs=1e-5)
@@ -47,7 +47,7 @@ def test_a_repeat_is_the_same_text_but_for_white_space():
 def test_shares_add_up_and_repeats_are_no_neighbours():
     texts = ["north", "nearly north", "north", "east", "nearly east", "south"]
     vectors = rows(0, 10, 0, 90, 80, 180)
-    result = estimated(texts, vectors, nearest_earlier(vectors))
+    result = estimated(texts, vectors, similarity_to_earlier(vectors))
     assert result.repeated == pytest.approx(1 / 6)
     assert result.near == pytest.approx(2 / 6)
     assert result.known_by_third == pytest.approx((1 / 2, 1 / 2, 1 / 2))
@@ -57,7 +57,7 @@ def test_shares_add_up_and_repeats_are_no_neighbours():
 
 
 def test_one_request_is_enough():
-    result = estimated(["only"], rows(0), nearest_earlier(rows(0)))
+    result = estimated(["only"], rows(0), similarity_to_earlier(rows(0)))
     assert (result.requests, result.repeated, result.near) == (1, 0.0, 0.0)
     assert result.quantiles == ()
     console = Console(width=120, record=True, file=io.StringIO())
@@ -69,7 +69,7 @@ def test_the_picture_says_what_the_figures_do_not_mean():
     texts = ["north", "nearly north", "north", "east"]
     vectors = rows(0, 10, 0, 90)
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(picture(estimated(texts, vectors, nearest_earlier(vectors)), "my-embedder"))
+    console.print(picture(estimated(texts, vectors, similarity_to_earlier(vectors)), "my-embedder"))
     shown = console.export_text()
     assert "my-embedder" in shown
     assert "25.0%  near an earlier request" in shown
@@ -85,7 +85,7 @@ def shown(result, cut=0):
 
 
 def measured(texts, *angles):
-    return estimated(texts, rows(*angles), nearest_earlier(rows(*angles)))
+    return estimated(texts, rows(*angles), similarity_to_earlier(rows(*angles)))
 
 
 def test_where_all_requests_look_alike_the_headline_says_so():
