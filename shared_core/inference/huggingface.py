@@ -105,8 +105,7 @@ class HuggingFaceModel(StreamingModel):
         """Answer several conversations together; each answer is the same as from a call of its own.
 
         Raises:
-            ConfigurationError: The model cannot be loaded, or has no chat template.
-            ModelFailed: Generation failed, or could not begin within `timeout`.
+            ModelFailed: The model cannot be loaded, generation failed, or it could not begin within `timeout`.
         """
         return self._generate(conversations, max_tokens, temperature, n, timeout)
 
@@ -197,7 +196,7 @@ class HuggingFaceModel(StreamingModel):
         if not self._lock.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
             raise ModelFailed(f"{self.name} was busy with other calls for {timeout:g} s; give a longer timeout")
         try:
-            loaded = self._load()
+            loaded = self._loaded_or_failed()
             if self._clock() - begun >= timeout:
                 raise ModelFailed(
                     f"{self.name} was still loading after {timeout:g} s; call load() before the first call"
@@ -205,6 +204,12 @@ class HuggingFaceModel(StreamingModel):
             yield loaded
         finally:
             self._lock.release()
+
+    def _loaded_or_failed(self) -> tuple[Any, Any]:
+        try:
+            return self._load()
+        except ConfigurationError as error:  # only `load` raises it: a call promises `ModelFailed` alone
+            raise ModelFailed(str(error)) from error
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:

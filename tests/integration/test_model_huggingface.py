@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ModelFailed
 from shared_core.inference.huggingface import HuggingFaceModel
 from shared_core.inference.serving import packaged_gguf
 from shared_core.values import Message
@@ -62,5 +62,5 @@ def test_an_answer_that_is_cut_says_so(model):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match="cannot be loaded"):
+    with pytest.raises(ModelFailed, match="cannot be loaded"):
         HuggingFaceModel(tmp_path).complete(ASKED, max_tokens=1)

@@ -212,9 +212,19 @@ def test_a_generation_that_fails_says_so_and_frees_the_model(make):
     assert not model._lock.locked()
 
 
-def test_a_model_without_a_chat_template_is_refused(tmp_path):
+def test_a_call_of_a_model_without_a_chat_template_fails(tmp_path):
     model = HuggingFaceModel(write_tiny_model(tmp_path, template=None), device="cpu")
+    for call in (
+        lambda: model.complete(ASKED, max_tokens=3),
+        lambda: model.complete_batch([ASKED], max_tokens=3),
+        lambda: list(model.stream(ASKED, max_tokens=3)),
+    ):
+        with pytest.raises(ModelFailed, match="has no chat template"):
+            call()
     with pytest.raises(ConfigurationError, match="has no chat template"):
-        model.complete(ASKED, max_tokens=3)
-    with pytest.raises(ConfigurationError, match="has no chat template"):
-        list(model.stream(ASKED, max_tokens=3))
+        model.load()
+
+
+def test_a_call_of_a_model_that_is_missing_fails(tmp_path):
+    with pytest.raises(ModelFailed, match="cannot be loaded"):
+        HuggingFaceModel(tmp_path, device="cpu").complete(ASKED, max_tokens=3)
