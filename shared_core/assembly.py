@@ -18,6 +18,7 @@ from shared_core.guard import Guard
 from shared_core.inference import Embedder
 from shared_core.learning.learner import Learner, newest_checkpoint
 from shared_core.manager import Manager
+from shared_core.manager.decisions import Decisions
 from shared_core.manager.examples import Examples, claim_embedder
 from shared_core.manager.local import LocalManager
 from shared_core.manager.privacy import Redact
@@ -53,7 +54,7 @@ class EngineSpec:
 
 
 class Components:
-    """One process's store, guard, pool, selector, router, manager, learner, and the threads that update them."""
+    """One process's store, guard, pool, selector, router, decisions, manager, learner, and the threads that update them."""
 
     def __init__(self, spec: EngineSpec, counters: Counters) -> None:
         settings = spec.settings
@@ -69,9 +70,10 @@ class Components:
         self.router: Router | None = (
             LinearRouter(spec.arms, spec.reference, settings, counters, can_learn=spec.rewarded) if spec.arms else None
         )
-        self.exact = ExactTier(self.store, counters, spec.clock, spec.redact)
+        self.decisions = Decisions(self.store)
+        self.exact = ExactTier(self.store, self.decisions, counters, spec.clock, spec.redact)
         self.examples = Examples(self.store, spec.embedder, settings, spec.clock, spec.redact)
-        self.manager: Manager = LocalManager(self.store, self.examples, spec.reference, settings, counters)
+        self.manager: Manager = LocalManager(self.decisions, self.examples, spec.reference, settings, counters)
         self.learner = Learner(self.store, spec.reference, settings, clock=spec.clock, owner=uuid4().hex)
         self.writer = Writer(counters, settings.drain)
         self.refresh()

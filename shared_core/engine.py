@@ -24,7 +24,6 @@ from shared_core.guard import Deadline, Step, Steps
 from shared_core.inference import Embedder
 from shared_core.learning.learner import MaintainReport
 from shared_core.manager.admission import POOR_SCORE
-from shared_core.manager.decisions import record_of
 from shared_core.manager.privacy import Redact, check_redact, redacted
 from shared_core.prompt import render
 from shared_core.records import Feedback, Source
@@ -320,7 +319,7 @@ class Engine:
 
     def submit_decision(self, decision: Decision) -> None:
         """Store a decision without its answer, on the writer; feedback can then reach its examples."""
-        self.submit(lambda: self._components().store.record(record_of(decision)))
+        self.submit(lambda: self._components().decisions.record(decision))
 
     def submit_feedback(self, decision_id: str, score: float, rater: str = "user") -> None:
         """`feedback` on the writer, after earlier jobs: never blocks.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from shared_core.guard import Step, Steps
-from shared_core.manager.decisions import record_of
+from shared_core.manager.decisions import Decisions
 from shared_core.manager.privacy import Redact, redacted
 from shared_core.records import ExactAnswer
 from shared_core.store.protocol import Store
@@ -24,13 +23,17 @@ class ExactTier:
 
     Args:
         store: Holds the answers.
+        decisions: Records which decision stored or served an answer.
         counters: Counts ``exact.redacted`` and ``exact.removed``.
         clock: Seconds since the epoch.
         redact: A request or answer that it changes is not stored.
     """
 
-    def __init__(self, store: Store, counters: Counters, clock: Clock, redact: Redact | None = None) -> None:
+    def __init__(
+        self, store: Store, decisions: Decisions, counters: Counters, clock: Clock, redact: Redact | None = None
+    ) -> None:
         self._store = store
+        self._decisions = decisions
         self._counters = counters
         self._clock = clock
         self._redact = redact
@@ -44,7 +47,7 @@ class ExactTier:
 
     def record_hit(self, decision: Decision, answer: ExactAnswer) -> None:
         """Record that an answer was served; feedback on `decision` can then reach it."""
-        self._store.record(record_of(decision, exact_key=answer.key))
+        self._decisions.record(decision, Outcome("", payload=answer.payload))
 
     def put(self, decision: Decision, outcome: Outcome) -> None:
         """Store an answer, unless redaction would change the query or the answer.
@@ -59,15 +62,12 @@ class ExactTier:
         if tuple(redacted(text, self._redact) for text in texts) != texts:
             self._counters.count("exact.redacted")
             return
-        key, now = request.exact_key, self._clock()
-        answer = ExactAnswer(key, request.scope, payload, outcome.writer, decision.id, now)
-        self._store.record(record_of(decision, outcome, exact_key=key), None, answer)
+        answer = ExactAnswer(request.exact_key, request.scope, payload, outcome.writer, decision.id, self._clock())
+        self._decisions.record(decision, outcome, answer=answer)
 
     def link(self, decision_id: str, observed: Decision) -> None:
         """Link a decision to the answer stored by `observed`; feedback on it then reaches the answer, also past one."""
-        record = self._store.decisions([decision_id]).get(decision_id)
-        known = record or replace(record_of(observed), id=decision_id)
-        self._store.record(replace(known, exact_key=observed.request.exact_key))
+        self._decisions.link(decision_id, observed.request.exact_key, observed)
         with self._lock:
             is_retracted = decision_id in self._retracted
         if is_retracted:
@@ -79,6 +79,6 @@ class ExactTier:
             self._retracted[decision_id] = None
             if len(self._retracted) > RETRACTED_LIMIT:
                 self._retracted.popitem(last=False)
-        record = self._store.decisions([decision_id]).get(decision_id)
-        if record and record.exact_key and self._store.forget_exact(record.exact_key):
+        key = self._decisions.exact_key(decision_id)
+        if key and self._store.forget_exact(key):
             self._counters.count("exact.removed")

@@ -26,7 +26,7 @@ class Manager(Protocol):
     """Admits and evicts examples, off the request path."""
 
     def admit(self, decision: Decision, outcome: Outcome, score: float | None, *, trusted: bool = False) -> Admission:
-        """Store the decision, and its answer as an example if the rules allow; durable when it returns.
+        """Record the decision, and store its answer as an example if the rules allow; durable when it returns.
 
         Args:
             decision: The decision; for an answer that was not routed, it names the model.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from shared_core.errors import ConfigurationError, EmbedderDiffers
 from shared_core.inference import Embedder
 from shared_core.manager.admission import POOR_SCORE
+from shared_core.manager.decisions import exact_key_of
 from shared_core.manager.privacy import Redact, redacted
 from shared_core.records import Entry, Example, Source, Texts, Vector
 from shared_core.settings import Settings
@@ -88,7 +89,7 @@ class Examples:
             source="traffic",
             writer=outcome.writer or decision.arm,
             now=self._clock(),
-            exact_key=request.exact_key if outcome.payload is not None else "",
+            exact_key=exact_key_of(decision, outcome),
         )
 
     def delete(self, scope: str, ids: Sequence[str]) -> int:
@@ -103,6 +104,10 @@ class Examples:
         """Evict the oldest examples beyond `max_pool`; returns how many."""
         excess = self._store.count(scope) - self._settings.max_pool
         return self._store.delete(scope, self._store.oldest(scope, excess)) if excess > 0 else 0
+
+    def keep_within_limits(self) -> int:
+        """`keep_within_limit` of every scope."""
+        return sum(self.keep_within_limit(scope) for scope in self._store.scopes())
 
     def _has_good_answer(self, scope: str, known: str) -> bool:
         rows = self._store.rows(scope, [known])

@@ -1,4 +1,4 @@
-"""The Example Manager in this process: stores decisions, and admits answers as examples."""
+"""The Example Manager in this process: admits answers as examples."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing_extensions import override
 
 from shared_core.manager import Admission, Manager
 from shared_core.manager.admission import RULES, UNTRUSTED, Candidate, Rule, refusal
-from shared_core.manager.decisions import record_of
+from shared_core.manager.decisions import Decisions
 from shared_core.manager.examples import Examples
 from shared_core.settings import Settings
-from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
 from shared_core.values import Decision, Outcome
 
@@ -27,7 +26,7 @@ class LocalManager(Manager):
     """A `Manager` of one store. Answers that wait for feedback are kept in this process.
 
     Args:
-        store: Holds decisions and examples.
+        decisions: Records each decision, with the example that its answer became.
         examples: Creates examples and enforces their limit.
         reference: The arm whose answers may become examples without feedback.
         settings: `trust_feedback` is used.
@@ -37,14 +36,14 @@ class LocalManager(Manager):
 
     def __init__(
         self,
-        store: Store,
+        decisions: Decisions,
         examples: Examples,
         reference: str,
         settings: Settings,
         counters: Counters,
         rules: Sequence[Rule] = RULES,
     ) -> None:
-        self._store = store
+        self._decisions = decisions
         self._examples = examples
         self._reference = reference
         self._settings = settings
@@ -68,7 +67,7 @@ class LocalManager(Manager):
             self._wait_for_feedback(decision, outcome)
         if refused:
             self._counters.count("refused", reason=refused)
-            self._record(decision, outcome)
+            self._decisions.record(decision, outcome)
             return Admission(refused=refused)
         return self._admit(decision, outcome)
 
@@ -82,29 +81,23 @@ class LocalManager(Manager):
 
     @override
     def maintain(self) -> int:
-        return sum(self._examples.keep_within_limit(scope) for scope in self._store.scopes())
+        return self._examples.keep_within_limits()
 
     def _admit(self, decision: Decision, outcome: Outcome) -> Admission:
         """Store decision and example; the decision also if the example cannot be made."""
         try:
             example = self._examples.of_answer(decision, outcome)
         except Exception:
-            self._store.record(record_of(decision, outcome))
+            self._decisions.record(decision, outcome)
             raise
         if example is None:
             self._counters.count("known")
-            self._record(decision, outcome)
+            self._decisions.record(decision, outcome)
             return Admission()
         self._counters.count("admitted")
-        exact_key = decision.request.exact_key if outcome.payload is not None else ""
-        record = record_of(decision, outcome, exact_key=exact_key, admitted_id=example.entry.id)
-        self._store.record(record, example)
+        self._decisions.record(decision, outcome, example=example)
         self._keep_within_limit(decision.request.scope)
         return Admission(example.entry.id)
-
-    def _record(self, decision: Decision, outcome: Outcome) -> None:
-        exact_key = decision.request.exact_key if outcome.payload is not None else ""
-        self._store.record(record_of(decision, outcome, exact_key=exact_key))
 
     def _keep_within_limit(self, scope: str) -> None:
         self._admitted[scope] += 1

@@ -92,6 +92,26 @@ def test_a_failing_store_fails_nothing_on_the_request_path(build):
         engine.record(engine.decide(ask("alpha"), "f"), Outcome("x"))
 
 
+def test_feedback_reaches_an_exact_answer_whose_example_could_not_be_made(build):
+    class Fragile(Words):
+        is_down = False
+
+        def embed(self, texts):
+            if self.is_down:
+                raise OSError("no embedder")
+            return super().embed(texts)
+
+    embedder = Fragile()
+    engine = build(embedder=embedder)
+    embedder.is_down = True
+    decision_id = engine.observe(ask("alpha"), Outcome("x", writer="big", payload=b"x"), admit=True)
+    assert engine.flush(5)
+    assert engine.counters.value("writer.failed", error="OSError") == 1
+    assert engine.lookup(ask("alpha")) is not None
+    engine.feedback(decision_id, 0.0)
+    assert engine.lookup(ask("alpha")) is None
+
+
 def test_a_cold_scope_falls_back_once_and_is_loaded_meanwhile(build, tmp_path):
     url = f"sqlite:///{tmp_path}/pool.db"
     build(store=url).add_examples([("alpha", "1")], scope="default", task="t")
