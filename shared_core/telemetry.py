@@ -8,11 +8,12 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from typing_extensions import override
 
+from shared_core.forks import renew_in_children
 from shared_core.values import Clock
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
@@ -21,6 +22,8 @@ _Key: TypeAlias = tuple[str, Labels]
 BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Upper bounds in seconds, from a look-up in memory to a long answer; each is about three times the one before."""
 QUIET_SECONDS: Final = 1.0  # how long the same warning is not repeated
+MOST_TEXTS: Final = 5  # warnings of one kind in that time, such as one for each of a few wrong settings
+MOST_KINDS: Final = 256  # kinds that are remembered, more than there are
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +49,15 @@ class Counters:
     """
 
     def __init__(self) -> None:
-        # Reentrant, and iterated as copies: the garbage collector may close a stream, which counts, in any statement here.
-        self._lock = threading.RLock()
         self._counts: Counter[_Key] = Counter()
         self._timings: dict[_Key, list[float]] = {}  # count, sum, then one number per bucket
+        self.after_fork()
+        renew_in_children(self)
+
+    def after_fork(self) -> None:
+        """Renew the lock, which another thread of the parent process may have held; the counts go on."""
+        # Reentrant, and iterated as copies: the garbage collector may close a stream, which counts, in any statement here.
+        self._lock = threading.RLock()
 
     def count(self, name: str, n: int = 1, /, **labels: str) -> None:
         """Add `n` to a counter."""
@@ -99,35 +107,60 @@ def _as_text(key: _Key) -> str:
     return name + ("{" + ",".join(f"{label}={value}" for label, value in labels) + "}" if labels else "")
 
 
+@dataclass(slots=True)
+class _Kind:
+    """The warnings of one logger with one template.
+
+    Attributes:
+        logged: When each text of the last second was logged.
+        dropped: Number of warnings that were dropped since.
+    """
+
+    logged: dict[str, float] = field(default_factory=dict)
+    dropped: int = 0
+
+
 class RepeatFilter(logging.Filter):
-    """Drops a warning that was logged in the last second; the next one states how many were dropped."""
+    """Drops a warning that was logged in the last second; the next one states how many were dropped.
+
+    A warning whose details change each time, such as an address, is not always the same text. So of one kind, at most
+    `MOST_TEXTS` different texts pass in a second.
+    """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._lock = threading.Lock()
-        self._seen: dict[str, tuple[float, int]] = {}  # text → time of the last log, and number dropped since
+        self._kinds: dict[tuple[str, str], _Kind] = {}  # by logger and template
+        self.after_fork()
+        renew_in_children(self)
+
+    def after_fork(self) -> None:
+        """Renew the lock, which another thread of the parent process may have held."""
+        self._lock = threading.RLock()  # reentrant: what the garbage collector closes may warn in any statement here
 
     @override
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
-        text, now = record.getMessage(), self._clock()
+        name, text, now = (record.name, str(record.msg)), record.getMessage(), self._clock()
         with self._lock:
-            logged_at, dropped = self._seen.get(text, (now - QUIET_SECONDS, 0))
-            if now - logged_at < QUIET_SECONDS:
-                self._seen[text] = logged_at, dropped + 1
+            if len(self._kinds) >= MOST_KINDS and name not in self._kinds:
+                self._kinds.clear()
+            kind = self._kinds.setdefault(name, _Kind())
+            kind.logged = {known: at for known, at in kind.logged.items() if now - at < QUIET_SECONDS}
+            if text in kind.logged or len(kind.logged) >= MOST_TEXTS:
+                kind.dropped += 1
                 return False
-            self._seen = {known: at for known, at in self._seen.items() if now - at[0] < QUIET_SECONDS or at[1]}
-            self._seen[text] = now, 0
+            kind.logged[text] = now
+            dropped, kind.dropped = kind.dropped, 0
         if dropped:
-            record.msg, record.args = f"{text} (repeated {dropped} times since)", ()
+            record.msg, record.args = f"{text} ({dropped} like it were not logged)", ()
         return True
 
     def forget(self) -> None:
         """Forget which warnings were logged, so each is logged again."""
         with self._lock:
-            self._seen.clear()
+            self._kinds.clear()
 
 
 _repeat_filter: Final = RepeatFilter()

@@ -6,14 +6,20 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 
+from shared_core.forks import renew_in_children
+
 
 class CallsInFlight:
-    """Counts the running calls to each arm. Thread-safe."""
+    """Counts the running calls to each arm. Thread-safe. A forked child starts with none."""
 
     def __init__(self) -> None:
-        self._lock = (
-            threading.RLock()
-        )  # reentrant: the garbage collector may close a stream, and so end a call, meanwhile
+        self.after_fork()
+        renew_in_children(self)
+
+    def after_fork(self) -> None:
+        """Forget the calls of the parent process, which end there."""
+        # Reentrant, because the garbage collector may close a stream, and so end a call, in any statement here.
+        self._lock = threading.RLock()
         self._calls: Counter[str] = Counter()
 
     def started(self, arm: str) -> None:
@@ -24,9 +30,10 @@ class CallsInFlight:
     def ended(self, arm: str) -> None:
         """Count the end of a call to `arm`."""
         with self._lock:
-            self._calls[arm] -= 1
-            if not self._calls[arm]:
-                del self._calls[arm]
+            if self._calls[arm] > 1:
+                self._calls[arm] -= 1
+            else:
+                self._calls.pop(arm, None)  # it is not there if the parent of a forked child started the call
 
     def __getitem__(self, arm: str) -> int:
         with self._lock:

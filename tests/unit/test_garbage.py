@@ -1,12 +1,13 @@
 """The garbage collector may close a stream that its reader dropped, and so end a call, in any statement of a thread:
-also while that thread counts, looks at the calls in flight, or submits a record."""
+also while that thread counts, looks at the calls in flight, warns, or submits a record."""
 
 import gc
+import logging
 import threading
 
 from shared_core.background import Writer
 from shared_core.router.load import CallsInFlight
-from shared_core.telemetry import Counters
+from shared_core.telemetry import Counters, RepeatFilter
 
 ROUNDS = 120
 
@@ -87,6 +88,17 @@ def test_while_a_thread_looks_at_the_calls_in_flight():
 
     assert closed_meanwhile(act, lambda: calls.ended("left"))
     assert calls.snapshot() == {}
+
+
+def test_while_a_thread_warns():
+    now, closed = iter(range(100_000)), []
+    quiet = RepeatFilter(lambda: next(now) / 7)
+
+    def warn(text):
+        return quiet.filter(logging.LogRecord("iccache.x", logging.WARNING, __file__, 1, text, (), None))
+
+    assert closed_meanwhile(lambda: [warn("down"), warn("another")], lambda: closed.append(warn("left")))
+    assert len(closed) == ROUNDS
 
 
 def test_while_a_thread_submits_a_record():

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import shared_core
-from shared_core.telemetry import BUCKETS, Counters, RepeatFilter, get_logger
+from shared_core.telemetry import BUCKETS, MOST_KINDS, MOST_TEXTS, Counters, RepeatFilter, get_logger
 
 
 def test_labels_are_counted_separately_and_summed():
@@ -65,8 +65,8 @@ def test_every_logger_stands_below_iccache():
     assert "iccache.router" in logging.root.manager.loggerDict
 
 
-def record(text, level=logging.WARNING):
-    return logging.LogRecord("iccache.x", level, __file__, 1, text, (), None)
+def record(text, level=logging.WARNING, *details, logger="iccache.x"):
+    return logging.LogRecord(logger, level, __file__, 1, text, details, None)
 
 
 def test_a_repeated_warning_is_dropped_for_a_second_and_then_states_how_often():
@@ -81,11 +81,34 @@ def test_a_repeated_warning_is_dropped_for_a_second_and_then_states_how_often():
     now[0] += 0.6
     again = record("down")
     assert quiet.filter(again)
-    assert again.getMessage() == "down (repeated 2 times since)"
+    assert again.getMessage() == "down (2 like it were not logged)"
     now[0] += 1.0
     once_more = record("down")
     assert quiet.filter(once_more)
     assert once_more.getMessage() == "down"
+
+
+def test_a_detail_that_changes_each_time_does_not_make_a_warning_another_one():
+    now = [100.0]
+    quiet = RepeatFilter(lambda: now[0])
+    addresses = range(100)
+    passed = [quiet.filter(record("%s is down", logging.WARNING, address)) for address in addresses]
+    assert passed == [True] * MOST_TEXTS + [False] * (len(addresses) - MOST_TEXTS)
+    assert quiet.filter(record("%s is full", logging.WARNING, 1)), "another kind"
+    assert quiet.filter(record("%s is down", logging.WARNING, 1, logger="iccache.y")), "another part"
+    now[0] += 1.0
+    again = record("%s is down", logging.WARNING, "the last")
+    assert quiet.filter(again)
+    assert again.getMessage() == f"the last is down ({len(addresses) - MOST_TEXTS} like it were not logged)"
+
+
+def test_what_is_remembered_of_warnings_is_bounded():
+    quiet = RepeatFilter(lambda: 100.0)
+    for number in range(3 * MOST_KINDS):
+        for detail in range(2 * MOST_TEXTS):
+            quiet.filter(record(f"kind {number}: %s", logging.WARNING, detail))
+    assert len(quiet._kinds) <= MOST_KINDS
+    assert {len(kind.logged) for kind in quiet._kinds.values()} == {MOST_TEXTS}
 
 
 def test_our_loggers_do_not_repeat_themselves(caplog):

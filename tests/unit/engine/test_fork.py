@@ -1,9 +1,13 @@
 """Engines in a forked child."""
 
+import logging
 import os
+import signal
+import threading
 
 import pytest
 
+from shared_core.telemetry import RepeatFilter
 from shared_core.values import Outcome
 from tests.unit.engine.world import ask
 
@@ -13,6 +17,7 @@ def in_a_child(work):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(10)  # ends a child that hangs
         try:
             os.write(writer, str(work()).encode())
         finally:
@@ -46,3 +51,49 @@ def test_a_forked_child_on_sqlite_falls_back_and_says_what_to_do(build, tmp_path
     assert "arm='large'" in said
     assert "create the engine in the child" in said
     assert engine.decide(ask("alpha"), "e").selection.for_arm("small")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_has_no_part_in_the_running_calls_of_its_parent(build):
+    engine = build(store="memory://")
+    decision = engine.decide(ask("alpha"), "d")
+    engine.started(decision)
+
+    def child():
+        seen = [dict(engine.in_flight.snapshot())]
+        engine.ended(decision, Outcome("the parent's stream, dropped here"))
+        engine.started(decision)
+        seen.append(dict(engine.in_flight.snapshot()))
+        engine.ended(decision, Outcome("its own"))
+        return [*seen, dict(engine.in_flight.snapshot())]
+
+    assert in_a_child(child) == str([{}, {decision.arm: 1}, {}])
+    assert engine.in_flight.snapshot() == {decision.arm: 1}
+    engine.ended(decision, Outcome("fine"))
+    assert engine.in_flight.snapshot() == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_wait_for_locks_that_threads_of_its_parent_hold(build):
+    engine, quiet = build(store="memory://"), RepeatFilter()
+    locked, release = threading.Event(), threading.Event()
+
+    def hold():
+        with engine.counters._lock, engine.in_flight._lock, quiet._lock:
+            locked.set()
+            release.wait(20)
+
+    def child():
+        engine.counters.count("x")
+        engine.in_flight.started("small")
+        warning = logging.LogRecord("iccache.x", logging.WARNING, __file__, 1, "down", (), None)
+        return engine.counters["x"], engine.in_flight["small"], quiet.filter(warning)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert locked.wait(20)
+    try:
+        assert in_a_child(child) == "(1, 1, True)"
+    finally:
+        release.set()
+        holder.join()
