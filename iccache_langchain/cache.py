@@ -141,13 +141,14 @@ class ICCache(Rateable, BaseCache):
         if is_answering():
             return None
         with self._failing_open("lookup"):
-            began, parsed = time.monotonic(), self._read(prompt, llm_string)
+            parsed = self._read(prompt, llm_string)
             if self._is_repeatable(parsed):
+                began = time.monotonic()
                 hit = self.engine.lookup(parsed.request)
                 if hit:
                     return _served(hit)
                 if self._near and parsed.messages and self._may_be_near(parsed, began):
-                    return self._near.answer(parsed.request, parsed.messages)
+                    return self._near.answer(parsed.request, parsed.messages, began)
         return None
 
     async def alookup(self, prompt: str, llm_string: str) -> list[Generation] | None:
@@ -155,13 +156,14 @@ class ICCache(Rateable, BaseCache):
         if is_answering():
             return None
         with self._failing_open("lookup"):
-            began, parsed = time.monotonic(), await self._aread(prompt, llm_string)
+            parsed = await self._aread(prompt, llm_string)
             if self._is_repeatable(parsed):
+                began = time.monotonic()
                 hit = await self.engine.alookup(parsed.request)
                 if hit:
                     return _served(hit)
                 if self._near and parsed.messages and self._may_be_near(parsed, began):
-                    return await self._near.aanswer(parsed.request, parsed.messages)
+                    return await self._near.aanswer(parsed.request, parsed.messages, began)
         return None
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:

@@ -21,6 +21,7 @@ from iccache_langchain.arms import ArmModel, agenerate, generate
 from iccache_langchain.messages import outcome_of
 from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.routing import RoutedCall, Routing
+from shared_core.adapters.threads import arrived
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
@@ -43,11 +44,15 @@ class NearTier:
         self._engine = engine
         self._model = model
 
-    def answer(self, request: Request, messages: Sequence[BaseMessage]) -> list[Generation] | None:
-        """The small model's answer if the request is similar to past ones; else, or on failure, None. Never raises."""
+    def answer(self, request: Request, messages: Sequence[BaseMessage], began: float) -> list[Generation] | None:
+        """The small model's answer if the request is similar to past ones; else, or on failure, None. Never raises.
+
+        The deadline of the decision counts from `began`, the start of the exact lookup by `time.monotonic`.
+        """
         if _needs_history(request):
             return None
-        decision = self._engine.decide(request)
+        with arrived(began):
+            decision = self._engine.decide(request)
         if not self._is_near(decision):
             return None
         with self._answering():
@@ -56,11 +61,12 @@ class NearTier:
             )
         return None
 
-    async def aanswer(self, request: Request, messages: Sequence[BaseMessage]) -> list[Generation] | None:
+    async def aanswer(self, request: Request, messages: Sequence[BaseMessage], began: float) -> list[Generation] | None:
         """`answer` with the model's own async client."""
         if _needs_history(request):
             return None
-        decision = await self._engine.adecide(request)
+        with arrived(began):
+            decision = await self._engine.adecide(request)
         if not self._is_near(decision):
             return None
         with self._answering():

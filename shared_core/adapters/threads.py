@@ -1,4 +1,4 @@
-"""Runs synchronous functions of the core on our own threads, off the event loop."""
+"""Runs synchronous functions of the core on our own threads, off the event loop; from when a deadline counts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import contextvars
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final, ParamSpec, TypeVar, cast
 
@@ -30,6 +30,16 @@ async def off_loop(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
     context.run(arrival.set, time.monotonic())
     call = partial(context.run, function, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(_threads, call)
+
+
+@contextmanager
+def arrived(at: float) -> Iterator[None]:
+    """Deadlines that begin inside count from `at`, in seconds by `time.monotonic`."""
+    token = arrival.set(at)
+    try:
+        yield
+    finally:
+        arrival.reset(token)
 
 
 async def on_threads(pieces: Generator[T, None, None]) -> AsyncGenerator[T, None]:
