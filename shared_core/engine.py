@@ -173,6 +173,8 @@ class Engine:
                 raise ConfigurationError("decide needs arms, but this engine has none; pass arms=… to Engine")
             cleaned = yield from self._redacted(request)
             selection = yield from self._selection(components, cleaned, tuple(self._arms.values()))
+            if components.router.may_block:
+                yield Step("routing", _begin)  # not the name of the router's own steps, whose breaker this would reset
             route = yield from components.router.route(cleaned, selection, identity)
             return self._decided(identity, cleaned, route, selection, self._arms[route.arm].style)
 
@@ -413,3 +415,7 @@ class Engine:
 
     def _deadline(self) -> Deadline:
         return Deadline(self.settings.deadline, time.monotonic)
+
+
+def _begin() -> None:
+    """The call of a step that only brings what follows it to a worker."""

@@ -10,7 +10,14 @@ from shared_core.values import Request, Route, Selection
 
 
 class Router(Protocol):
-    """Chooses an arm."""
+    """Chooses an arm.
+
+    Attributes:
+        may_block: True if `route` may block between two steps, too. It then runs on a worker from its start, under the
+            deadline. False promises that it only computes there; without an embedding it runs on the caller's thread.
+    """
+
+    may_block: bool = True
 
     def route(self, request: Request, selection: Selection, decision_id: str) -> Steps[Route]:
         """The arm that answers. The result depends only on state, seed and decision id, not on the order of threads.

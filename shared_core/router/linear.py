@@ -79,6 +79,8 @@ class LinearRouter(Router):
         ConfigurationError: Two arms share a name, or the reference is not one of them.
     """
 
+    may_block = False
+
     def __init__(
         self, arms: Sequence[Arm], reference: str, settings: Settings, counters: Counters, *, can_learn: bool = True
     ) -> None:

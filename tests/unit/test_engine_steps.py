@@ -9,6 +9,7 @@ import pytest
 
 from shared_core.engine import Engine
 from shared_core.guard import Step, immediately
+from shared_core.router import Router
 from shared_core.settings import Settings
 from shared_core.values import Arm, Message, Outcome, Request, Route
 from tests.unit.engine.world import ARMS, FULL, Words, ask
@@ -74,7 +75,7 @@ async def test_a_hundred_decisions_on_one_loop_need_no_thread_each():
         assert threading.active_count() - before <= engine.settings.workers
 
 
-class HangingRouter:
+class HangingRouter(Router):
     """Hangs where a remote router would: in its own step, or between two steps of other parts."""
 
     def __init__(self, hang, *, in_a_step):
@@ -118,8 +119,14 @@ async def test_a_router_that_hangs_has_the_deadline_of_everything_else(hang):
         with engine_of(settings=QUICK) as engine:
             engine._components().router = HangingRouter(hang, in_a_step=in_a_step)
             await in_time_at_the_reference(engine, ask("alpha"))
-            if in_a_step:
-                await in_time_at_the_reference(engine, ask(" "))  # what is not embedded is routed, too
+            await in_time_at_the_reference(engine, ask(" "))  # what is not embedded is routed, too
+
+
+def test_the_linear_router_needs_no_thread_for_a_request_that_is_not_embedded():
+    with engine_of() as engine:
+        before = threading.active_count()
+        assert not engine.decide(ask(" ")).fallback
+        assert threading.active_count() == before
 
 
 async def test_a_pool_that_hangs_has_the_deadline_of_everything_else(hang):
