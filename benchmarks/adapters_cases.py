@@ -84,7 +84,8 @@ def engine(url: str, queries: list[str], arms: bool = True) -> Engine:
 
 def request(query: str) -> Request:
     """What the adapters make of the call with this query."""
-    from shared_core.adapters import Context, build_request
+    from shared_core.adapters.context import Context
+    from shared_core.adapters.requests import build_request
     from shared_core.values import Message
 
     return build_request([Message("system", SYSTEM), Message("user", query)], context=Context(SCOPE, TASK))

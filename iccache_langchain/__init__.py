@@ -9,7 +9,8 @@ Names are imported on first use, because LangChain and its agents take seconds t
 
 from typing import TYPE_CHECKING, Final
 
-from shared_core.exports import lazily, require
+from shared_core.adapters.exports import lazily
+from shared_core.extras import is_installed, require
 
 require("langchain_core", "langchain-core", "langchain")
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from shared_core.adapters.options import EngineOptions, RoutingOptions
     from shared_core.engine import Engine
     from shared_core.errors import (
+        CheckpointIsUnreadable,
         ConfigurationError,
+        DependencyIsSlow,
         EmbedderDiffers,
         EmbedderFailed,
         ExtraIsMissing,
@@ -35,34 +38,62 @@ if TYPE_CHECKING:
         RedactionFailed,
         StoreIsUnusable,
     )
-    from shared_core.inference import Completion, Model, StreamingModel
+    from shared_core.inference import Completion, Embedder, Model, StreamingModel
     from shared_core.inference.embedders import as_embedder
     from shared_core.inference.huggingface import HuggingFaceModel
     from shared_core.inference.openai import OpenAIModel
     from shared_core.manager.privacy import Redact
     from shared_core.reward import Reward
-    from shared_core.settings import Settings
+    from shared_core.settings import Settings as ICCacheSettings
     from shared_core.store.protocol import Store
-    from shared_core.values import Message
+    from shared_core.values import Arm, Message, Outcome, Request
 
     __version__: str
 else:
     _HOMES: Final = {
-        "ChatFromModel": ("iccache_langchain.chat_from_model", "ChatFromModel"),
-        "as_model": ("iccache_langchain.models", "as_model"),
-        "ICCache": ("iccache_langchain.cache", "ICCache"),
-        "ICCacheCallbackHandler": ("iccache_langchain.callbacks", "ICCacheCallbackHandler"),
-        "ICCacheChatModel": ("iccache_langchain.chat_model", "ICCacheChatModel"),
-        "ICCacheExampleSelector": ("iccache_langchain.example_selector", "ICCacheExampleSelector"),
-        "ICCacheMiddleware": ("iccache_langchain.middleware", "ICCacheMiddleware"),
-        "Settings": ("shared_core.settings", "Settings"),
+        "iccache_langchain.cache": ("ICCache",),
+        "iccache_langchain.callbacks": ("ICCacheCallbackHandler",),
+        "iccache_langchain.chat_from_model": ("ChatFromModel",),
+        "iccache_langchain.chat_model": ("ICCacheChatModel",),
+        "iccache_langchain.example_selector": ("ICCacheExampleSelector",),
+        "iccache_langchain.middleware": ("ICCacheMiddleware",),
+        "iccache_langchain.models": ("as_model",),
+        "shared_core.adapters.context": ("iccache_context",),
+        "shared_core.adapters.options": ("EngineOptions", "RoutingOptions"),
+        "shared_core.engine": ("Engine",),
+        "shared_core.errors": (
+            "CheckpointIsUnreadable",
+            "ConfigurationError",
+            "DependencyIsSlow",
+            "EmbedderDiffers",
+            "EmbedderFailed",
+            "ExtraIsMissing",
+            "ICCacheError",
+            "ModelFailed",
+            "NotFromICCache",
+            "RedactionFailed",
+            "StoreIsUnusable",
+        ),
+        "shared_core.inference": ("Completion", "Embedder", "Model", "StreamingModel"),
+        "shared_core.inference.embedders": ("as_embedder",),
+        "shared_core.inference.huggingface": ("HuggingFaceModel",),
+        "shared_core.inference.openai": ("OpenAIModel",),
+        "shared_core.manager.privacy": ("Redact",),
+        "shared_core.reward": ("Reward",),
+        "shared_core.settings": ("Settings as ICCacheSettings",),
+        "shared_core.store.protocol": ("Store",),
+        "shared_core.values": ("Arm", "Message", "Outcome", "Request"),
     }
     __getattr__ = lazily(__name__, _HOMES)
 
 __all__ = [
+    "Arm",
     "ChatFromModel",
+    "CheckpointIsUnreadable",
     "Completion",
     "ConfigurationError",
+    "DependencyIsSlow",
+    "Embedder",
     "EmbedderDiffers",
     "EmbedderFailed",
     "Engine",
@@ -74,17 +105,18 @@ __all__ = [
     "ICCacheChatModel",
     "ICCacheError",
     "ICCacheExampleSelector",
-    "ICCacheMiddleware",
+    "ICCacheSettings",
     "Message",
     "Model",
     "ModelFailed",
     "NotFromICCache",
     "OpenAIModel",
+    "Outcome",
     "Redact",
     "RedactionFailed",
+    "Request",
     "Reward",
     "RoutingOptions",
-    "Settings",
     "Store",
     "StoreIsUnusable",
     "StreamingModel",
@@ -93,6 +125,8 @@ __all__ = [
     "as_model",
     "iccache_context",
 ]
+if is_installed("langchain"):  # without the extra `agents`, `import *` must not reach for it
+    __all__ += ["ICCacheMiddleware"]
 
 
 def __dir__() -> list[str]:

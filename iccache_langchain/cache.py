@@ -27,7 +27,7 @@ from iccache_langchain.generations import CannotBeRead, CannotBeStored, decode, 
 from iccache_langchain.llm_string import Call, parse, read_messages
 from iccache_langchain.messages import normalised, outcome_of
 from iccache_langchain.near_tier import NearTier, is_answering, near_settings
-from shared_core.adapters import Context
+from shared_core.adapters.context import Context
 from shared_core.adapters.factory import example_engine, loaded_embedder
 from shared_core.adapters.options import EngineOptions, ParsedOptions, read_options
 from shared_core.adapters.provenance import PROVENANCE, is_trusted
@@ -36,7 +36,7 @@ from shared_core.adapters.signatures import with_options
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError, DependencyIsSlow
-from shared_core.settings import read_settings
+from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.values import Arm, Hit, Message, Outcome, Request
 
@@ -82,10 +82,11 @@ class ICCache(Rateable, BaseCache):
     ```
 
     Args:
-        store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``) or an open store.
-        query_fn: Condenses a conversation into the text that is embedded; later turns may then become examples.
-        reference: The model whose answers may become examples, as its LangChain class names it. By default every model
-            whose name can be read, except `answer_with`.
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; required without `engine`.
+        query_fn: Condenses a conversation (LangChain messages) into the text that is embedded; later turns may then
+            become examples. If it fails, there are no examples.
+        reference: The model whose answers may become examples, as its LangChain class names it; by default every model
+            that gives its name. `answer_with` never counts as one.
         answer_with: A small model that answers requests similar to past ones, with those as examples. Its answers are
             returned in place of the large model's; ``response_metadata["iccache"]`` names the writer.
         threshold: Required similarity, in [0, 1], as a quantile: an example must be more similar than this share of the
@@ -218,7 +219,7 @@ class ICCache(Rateable, BaseCache):
         options = dict(given.engine)
         embedder = options.pop("embedder", None)
         options["embedder"] = loaded_embedder(embedder) if self._collects else None
-        options["settings"] = settings = options.get("settings") or read_settings()
+        options["settings"] = settings = options.get("settings") or Settings()
         if self._small:
             options |= {"arms": [Arm(self._small, 1.0)], "reference": self._small}
             options["settings"] = near_settings(settings, threshold)

@@ -18,7 +18,7 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from iccache_langchain.calls import DECISION, FREE, QueryFunction, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised, outcome_of
-from shared_core.adapters import Context
+from shared_core.adapters.context import Context
 from shared_core.adapters.factory import example_engine
 from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.parameters import decision_id
@@ -70,7 +70,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         reference: The model whose answers may become examples, as its LangChain class names it; by default every model
             that gives its name. Answers of other models become examples only after good feedback.
         query_fn: Condenses a conversation (LangChain messages) into the text that is embedded; later turns may then
-            become examples.
+            become examples. If it fails, there are no examples.
         options: See `EngineOptions`. With `strict_scope`, calls without a scope are not stored.
     """
 

@@ -14,7 +14,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langchain_core.utils.uuid import uuid7
 
-from shared_core.adapters import KEYS, Context, current_context, parameters
+from shared_core.adapters import parameters
+from shared_core.adapters.context import KEYS, Context, current_context
 
 RUN: Final = "iccache_run_id"
 OWN_KEYS: Final = KEYS | {RUN}

@@ -31,7 +31,7 @@ from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
 from iccache_langchain.options import FIELDS, ChatModelOptions, without_client_options
 from iccache_langchain.runnable_config import PinnedChatModel
-from shared_core.adapters import Context
+from shared_core.adapters.context import Context
 from shared_core.adapters.factory import routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.options import RoutingOptions, read_options
@@ -92,8 +92,8 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         arms: Candidate models by name: any LangChain chat model, or completion model.
         reference: The arm whose answers become examples and whose quality is the yardstick. It also answers when
             IC-Cache cannot decide, or when another arm fails before its first token. It gets no examples.
-        query_fn: Condenses a conversation (LangChain messages) into the text that is embedded. If it fails, the call
-            goes on without examples. It runs before the decision, without a time limit.
+        query_fn: Condenses a conversation (LangChain messages) into the text that is embedded; later turns may then
+            become examples. If it fails, there are no examples. It runs before the decision, without a time limit.
         options: See `ChatModelOptions`. With `strict_scope`, a streamed call needs its scope as an argument or in its
             config, because a chain's stream runs outside the `iccache_context` of its caller.
     """

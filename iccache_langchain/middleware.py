@@ -22,8 +22,8 @@ from iccache_langchain.calls import ARM, DECISION, FREE, QueryFunction, call_con
 from iccache_langchain.chat_model import ICCacheChatModel
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import insert, normalised, outcome_of
-from shared_core.adapters import KEYS, Context, current_context
 from shared_core.adapters.attempt import WholeAnswers
+from shared_core.adapters.context import KEYS, Context, current_context
 from shared_core.adapters.factory import check_arms, routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.options import RoutingOptions, read_options
@@ -109,8 +109,9 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
             an outer middleware has set.
         reference: The arm whose answers become examples and whose quality is the yardstick. It also answers when
             IC-Cache cannot decide, or when another arm fails. It gets no examples.
-        query_fn: Condenses a conversation (LangChain messages) into the text that is embedded. Answers of later turns,
-            also after tool results, may then become examples; return "" for turns that should not.
+        query_fn: Condenses a conversation (LangChain messages) into the text that is embedded; later turns may then
+            become examples. If it fails, there are no examples. Return "" for turns that should not become examples;
+            turns after tool results may.
         options: See `RoutingOptions`. The reward function does not see answers that call tools. With `strict_scope`, a
             run needs its scope in its config or context: `iccache_context` does not count, because a streamed agent may
             run outside of it.

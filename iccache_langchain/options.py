@@ -26,6 +26,18 @@ class ChatModelOptions(RoutingOptions, total=False):
         max_tokens: Default for calls that do not set it.
         stop: Default for calls that do not set it.
         streaming: As in LangChain's own models.
+        name: Name of the runs in traces.
+        cache: LangChain's cache of answers: True for the global one, False for none, or a cache; by default the global
+            one if it is set.
+        verbose: Print the calls.
+        callbacks: Handlers that observe every call.
+        tags: Tags of every run in traces.
+        metadata: Metadata of every run in traces.
+        custom_get_token_ids: Counts tokens in place of LangChain's own tokenizer.
+        rate_limiter: Limits how often calls start.
+        disable_streaming: True never streams; ``"tool_calling"`` does not stream calls with tools.
+        output_version: Format of the message content, e.g. ``"v1"``.
+        profile: What the model can do, as LangChain describes it.
     """
 
     temperature: float | None

@@ -2,13 +2,14 @@
 examples in query and chat engines, `with_examples` in workflows; `ICCacheEventHandler` collects examples from answers.
 `LLMFromModel` makes an arm of a `Model`, such as `HuggingFaceModel`; `as_model` makes a `Model` of an LLM.
 
-Names are imported on first use, because LlamaIndex takes seconds to import. The settings are called `ICCacheSettings`
-here, because LlamaIndex has its own `Settings`.
+Names are imported on first use, because LlamaIndex takes seconds to import. The settings are called `ICCacheSettings`,
+because LlamaIndex has its own `Settings`.
 """
 
 from typing import TYPE_CHECKING, Final
 
-from shared_core.exports import lazily, require
+from shared_core.adapters.exports import lazily
+from shared_core.extras import require
 
 require("llama_index.core", "llama-index-core", "llamaindex")
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from shared_core.adapters.options import EngineOptions, RoutingOptions
     from shared_core.engine import Engine
     from shared_core.errors import (
+        CheckpointIsUnreadable,
         ConfigurationError,
+        DependencyIsSlow,
         EmbedderDiffers,
         EmbedderFailed,
         ExtraIsMissing,
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
         RedactionFailed,
         StoreIsUnusable,
     )
-    from shared_core.inference import Completion, Model, StreamingModel
+    from shared_core.inference import Completion, Embedder, Model, StreamingModel
     from shared_core.inference.embedders import as_embedder
     from shared_core.inference.huggingface import HuggingFaceModel
     from shared_core.inference.openai import OpenAIModel
@@ -43,29 +46,54 @@ if TYPE_CHECKING:
     from shared_core.reward import Reward
     from shared_core.settings import Settings as ICCacheSettings
     from shared_core.store.protocol import Store
-    from shared_core.values import Message
+    from shared_core.values import Arm, Message, Outcome, Request
 
     __version__: str
 else:
     _HOMES: Final = {
-        "LLMFromModel": ("iccache_llamaindex.llm_from_model", "LLMFromModel"),
-        "as_model": ("iccache_llamaindex.models", "as_model"),
-        "ICCacheEventHandler": ("iccache_llamaindex.events", "ICCacheEventHandler"),
-        "ICCacheFeedbackEvent": ("iccache_llamaindex.events", "ICCacheFeedbackEvent"),
-        "ICCacheLLM": ("iccache_llamaindex.llm", "ICCacheLLM"),
-        "ICCachePostprocessor": ("iccache_llamaindex.postprocessor", "ICCachePostprocessor"),
-        "ICCacheRouteEvent": ("iccache_llamaindex.route_event", "ICCacheRouteEvent"),
-        "Prepared": ("iccache_llamaindex.workflow", "Prepared"),
-        "few_shot_prompt": ("iccache_llamaindex.prompts", "few_shot_prompt"),
-        "with_examples": ("iccache_llamaindex.workflow", "with_examples"),
-        "without_examples": ("iccache_llamaindex.postprocessor", "without_examples"),
-        "ICCacheSettings": ("shared_core.settings", "Settings"),
+        "iccache_llamaindex.events": ("ICCacheEventHandler", "ICCacheFeedbackEvent"),
+        "iccache_llamaindex.llm": ("ICCacheLLM",),
+        "iccache_llamaindex.llm_from_model": ("LLMFromModel",),
+        "iccache_llamaindex.models": ("as_model",),
+        "iccache_llamaindex.postprocessor": ("ICCachePostprocessor", "without_examples"),
+        "iccache_llamaindex.prompts": ("few_shot_prompt",),
+        "iccache_llamaindex.route_event": ("ICCacheRouteEvent",),
+        "iccache_llamaindex.workflow": ("Prepared", "with_examples"),
+        "shared_core.adapters.context": ("iccache_context",),
+        "shared_core.adapters.options": ("EngineOptions", "RoutingOptions"),
+        "shared_core.engine": ("Engine",),
+        "shared_core.errors": (
+            "CheckpointIsUnreadable",
+            "ConfigurationError",
+            "DependencyIsSlow",
+            "EmbedderDiffers",
+            "EmbedderFailed",
+            "ExtraIsMissing",
+            "ICCacheError",
+            "ModelFailed",
+            "NotFromICCache",
+            "RedactionFailed",
+            "StoreIsUnusable",
+        ),
+        "shared_core.inference": ("Completion", "Embedder", "Model", "StreamingModel"),
+        "shared_core.inference.embedders": ("as_embedder",),
+        "shared_core.inference.huggingface": ("HuggingFaceModel",),
+        "shared_core.inference.openai": ("OpenAIModel",),
+        "shared_core.manager.privacy": ("Redact",),
+        "shared_core.reward": ("Reward",),
+        "shared_core.settings": ("Settings as ICCacheSettings",),
+        "shared_core.store.protocol": ("Store",),
+        "shared_core.values": ("Arm", "Message", "Outcome", "Request"),
     }
     __getattr__ = lazily(__name__, _HOMES)
 
 __all__ = [
+    "Arm",
+    "CheckpointIsUnreadable",
     "Completion",
     "ConfigurationError",
+    "DependencyIsSlow",
+    "Embedder",
     "EmbedderDiffers",
     "EmbedderFailed",
     "Engine",
@@ -85,9 +113,11 @@ __all__ = [
     "ModelFailed",
     "NotFromICCache",
     "OpenAIModel",
+    "Outcome",
     "Prepared",
     "Redact",
     "RedactionFailed",
+    "Request",
     "Reward",
     "RoutingOptions",
     "Store",

@@ -19,7 +19,7 @@ from llama_index.core.llms import LLM
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
 from iccache_llamaindex.messages import as_acompletions, as_completion, as_completions, insert
-from shared_core.adapters import Context
+from shared_core.adapters.context import Context
 from shared_core.adapters.factory import check_arms
 from shared_core.errors import ConfigurationError
 from shared_core.values import Insertion

@@ -33,7 +33,7 @@ from iccache_llamaindex.messages import Response, ResponseInfo, normalised, outc
 from iccache_llamaindex.question import carry, question_of
 from iccache_llamaindex.route_event import ICCacheRouteEvent
 from iccache_llamaindex.source_nodes import is_example
-from shared_core.adapters import Context, current_context
+from shared_core.adapters.context import Context, current_context
 from shared_core.adapters.factory import example_engine
 from shared_core.adapters.lifecycle import EngineOwner
 from shared_core.adapters.options import EngineOptions, read_options
@@ -116,7 +116,8 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
     ``response.metadata["iccache"]`` holds the decision. Nothing waits or raises: slow work runs on the engine's writer.
 
     Args:
-        store: A URL (``sqlite:///iccache.db``, ``redis://…``) or an open store; by default ``sqlite:///iccache.db``.
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; by default
+            ``sqlite:///iccache.db``.
         reference: The model whose answers may become examples, as its LlamaIndex class names it; by default every model
             that gives its name. Answers of other models become examples only after good feedback.
         options: See `EngineOptions`. With `strict_scope`, queries without a scope are not stored. The `task` must equal

@@ -15,7 +15,7 @@ from typing import Final
 
 from llama_index.core.schema import NodeWithScore
 
-from shared_core.adapters import Context, current_context
+from shared_core.adapters.context import Context, current_context
 from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError

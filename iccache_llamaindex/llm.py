@@ -38,7 +38,8 @@ from iccache_llamaindex import question
 from iccache_llamaindex.answers import LLMAnswers
 from iccache_llamaindex.arms import ArmCall, Call
 from iccache_llamaindex.messages import R, Response, arm_of, decision_id_of, normalised
-from shared_core.adapters import KEYS, Context, current_context, parameters
+from shared_core.adapters import parameters
+from shared_core.adapters.context import KEYS, Context, current_context
 from shared_core.adapters.factory import routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.options import RoutingOptions, read_options
@@ -63,7 +64,14 @@ _ARM_FIELDS: Final = {
 
 
 class LLMOptions(RoutingOptions, total=False):
-    """`RoutingOptions`, and the fields of LlamaIndex's `LLM` that apply to every arm; LlamaIndex describes them."""
+    """`RoutingOptions`, and the fields of LlamaIndex's `LLM` that apply to every arm.
+
+    Attributes:
+        system_prompt: Precedes the messages of `predict` and similar methods.
+        output_parser: Parses the answers of `predict`.
+        query_wrapper_prompt: Wraps the query of `predict`.
+        pydantic_program_mode: How structured answers are requested.
+    """
 
     system_prompt: str | None
     output_parser: BaseOutputParser | None
@@ -94,9 +102,9 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
             the copies share clients and weights.
         reference: The arm whose answers become examples and whose quality is the yardstick. It also answers when
             IC-Cache cannot decide, or when another arm fails before its first token. It gets no examples.
-        query_fn: Condenses a conversation (LlamaIndex messages) into the text that is embedded. The default is the
-            question of the calling query engine, else the last user text. If it fails, the call goes on without
-            examples. It runs before the decision, without a time limit.
+        query_fn: Condenses a conversation (LlamaIndex messages) into the text that is embedded; later turns may then
+            become examples. If it fails, there are no examples. It runs before the decision, without a time limit. The
+            default is the question of the calling query engine, else the last user text.
         callback_manager: Observes every call of every arm; by default LlamaIndex's own.
         options: See `RoutingOptions`, and fields of LlamaIndex's `LLM` (``system_prompt=``, ``output_parser=`` …). With
             `strict_scope`, a streamed call needs its scope as an argument or by `bind`: a stream may run outside its

@@ -25,7 +25,7 @@ from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
 from shared_core.prompt import as_text
-from shared_core.settings import Settings, read_settings
+from shared_core.settings import Settings
 from shared_core.store.address import masked, unmasked
 from shared_core.store.protocol import Store
 from shared_core.values import Decision
@@ -35,7 +35,11 @@ _SHARED: Final = "(an open store)"  # the serialised form of a store that has no
 
 
 class PostprocessorOptions(EngineOptions, total=False):
-    """`EngineOptions`, and the fields of LlamaIndex's `BaseNodePostprocessor`."""
+    """`EngineOptions`, and the fields of LlamaIndex's `BaseNodePostprocessor`.
+
+    Attributes:
+        callback_manager: LlamaIndex's observers of this postprocessor.
+    """
 
     callback_manager: CallbackManager
 
@@ -54,7 +58,8 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
     the engine still calls the model.
 
     Args:
-        store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``) or an open store.
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; by default
+            ``sqlite:///iccache.db``.
         mode: ``"examples"`` adds examples. ``"rerank"`` moves documents to the front that past answers were based on.
             ``"both"`` does both.
         show: Where examples appear. ``"nodes"``: in one fenced node after the documents, which works with every
@@ -90,7 +95,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
         **options: Unpack[PostprocessorOptions],
     ) -> None:
         if isinstance(written := options.get("settings"), Mapping):  # as `to_dict` writes it
-            options["settings"] = read_settings(**written)
+            options["settings"] = Settings(**written)
         if store == _SHARED and options.get("engine") is None:
             raise ConfigurationError(
                 "the serialised ICCachePostprocessor has no store URL; pass from_dict(data, store=…) or engine=…"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from iccache_llamaindex.messages import Response, insert, normalised, outcome_of
-from shared_core.adapters import Context, current_context
+from shared_core.adapters.context import Context, current_context
 from shared_core.adapters.provenance import is_trusted
 from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine

@@ -29,7 +29,7 @@ from shared_core.prompt import render
 from shared_core.records import Feedback, Source
 from shared_core.reward import Reward, check_reward, check_score, scored
 from shared_core.router.load import CallsInFlight
-from shared_core.settings import Settings, read_settings
+from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.telemetry import Counters
 from shared_core.values import EXACT, UNROUTED, Arm, Clock, Decision, Hit, Outcome, Request, Route, Selection, Style
@@ -71,7 +71,7 @@ class Engine:
         background: bool = True,
         clock: Clock = time.time,
     ) -> None:
-        self.settings = settings or read_settings()
+        self.settings = settings or Settings()
         self.counters = Counters()
         self.in_flight = CallsInFlight()
         self._failures = Failures(self.counters)
@@ -385,7 +385,11 @@ class Engine:
         self._failures.count(f"{where}.failed", error)
 
     def maintain(self) -> MaintainReport:
-        """Run one round of maintenance here: learn from the log, publish, evict, follow the feed, adopt, rebuild."""
+        """Run one round of maintenance here: learn from the log, publish, evict, follow the feed, adopt, rebuild.
+
+        Raises:
+            CheckpointIsUnreadable: The stored checkpoint is corrupt, or a newer release wrote it. Nothing was learned.
+        """
         components = self._components()
         learned = components.learner.run_until_drained()
         evicted = components.manager.maintain()

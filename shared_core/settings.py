@@ -11,9 +11,10 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -58,7 +59,12 @@ _BOUNDS: Final = (
 
 
 class Settings(BaseSettings):
-    """All settings of one engine. Frozen."""
+    """All settings of one engine: from code over environment over iccache.toml. Frozen.
+
+    Raises:
+        ConfigurationError: An argument, a variable or a key of the file is invalid; the message names it, its value and
+            the valid range. Or the file cannot be read.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, toml_file=Path(FILE), frozen=True, extra="forbid")
 
@@ -123,6 +129,13 @@ class Settings(BaseSettings):
     learn_every: float = Field(2.0, gt=0, description="Seconds between rounds of the background learner.")
     drain: float = Field(5.0, ge=0, description="Seconds that flush, close and exit wait for pending records.")
 
+    if not TYPE_CHECKING:  # type checkers take the constructor's arguments from the fields
+
+        def __init__(self, **given: Any) -> None:
+            _warn_of_misspelt(os.environ)
+            with _refusals(given):
+                super().__init__(**given)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -136,19 +149,11 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
-def read_settings(**given: Any) -> Settings:
-    """`Settings` from code over environment over iccache.toml.
-
-    Args:
-        given: Fields of `Settings` that are set in code.
-
-    Raises:
-        ConfigurationError: An argument, a variable or a key of the file is invalid; the message names it, its value and
-            the valid range. Or the file cannot be read.
-    """
-    _warn_of_misspelt(os.environ)
+@contextmanager
+def _refusals(given: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what pydantic and the file raise into `ConfigurationError`; `given` are the arguments in code."""
     try:
-        return Settings(**given)
+        yield
     except ValidationError as error:
         texts = [_error_text(str(e["loc"][0]), e["input"], given) for e in error.errors()]
         raise ConfigurationError("; ".join(texts)) from error

@@ -12,7 +12,12 @@ from shared_core.adapters.options import ParsedOptions
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
 from shared_core.inference import Embedder
-from shared_core.inference.embedders import SentenceTransformerEmbedder, as_embedder, default_embedder
+from shared_core.inference.embedders import (
+    EmbedderLike,
+    SentenceTransformerEmbedder,
+    as_embedder,
+    default_embedder,
+)
 from shared_core.store.protocol import Store
 from shared_core.values import Arm, Style
 
@@ -53,7 +58,7 @@ def example_engine(store: Store | str | None, given: ParsedOptions) -> Engine:
     return Engine(store=DEFAULT_STORE if store is None else store, embedder=embedder, **options)
 
 
-def loaded_embedder(given: object | None) -> Embedder:
+def loaded_embedder(given: EmbedderLike | None) -> Embedder:
     """The user's embedder with its model loaded; for None all-MiniLM-L6-v2, loaded once per process. Takes seconds.
 
     Loading early answers the first request in time, reports a wrong model name at construction, and lets a short script

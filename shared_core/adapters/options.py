@@ -13,15 +13,41 @@ from typing import Any, TypedDict
 from shared_core.adapters.context import Context
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
+from shared_core.inference.embedders import EmbedderLike
 from shared_core.manager.privacy import Redact
 from shared_core.reward import Reward
-from shared_core.settings import Settings, read_settings
+from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.values import Style
 
 
 class SettingsOptions(TypedDict, total=False):
-    """Each field of `Settings` as a separate argument; docs/settings.md describes them."""
+    """Each field of `Settings` as a separate argument; docs/settings.md has their defaults.
+
+    Attributes:
+        candidates: Candidates of stage 1; three times the examples shown.
+        max_examples: Examples in a prompt; 5 is the paper's usual count.
+        example_tokens: Estimated tokens of all examples of a prompt together.
+        relevance_quantile: A candidate must be more similar than this share of the pool's random pairs. A quantile,
+            because the same cosine means different things with different embedders and pools.
+        duplicate_similarity: Of two chosen examples this similar to each other, one is dropped.
+        quality_target: Share of the reference arm's expected reward that another arm must reach.
+        cost_weight: Reward that one unit of relative cost is worth. High, because the quality guard has already
+            excluded every arm that is not good enough; of the others, the cheaper one should win.
+        confidence: Standard deviations that the quality guard subtracts from an arm's mean. The router assumes the
+            largest noise that a reward can have, about twice the real one, so 0.5 is about one real deviation.
+        explore: Share of requests with examples that go to little-known arms, to learn about them.
+        seed: Seed of every random draw; equal seed and state give equal decisions.
+        max_pool: Examples per scope; the oldest are evicted first.
+        exact_ttl: Seconds for which an exact answer may be served.
+        decision_ttl: Seconds for which feedback on a decision is accepted.
+        trust_feedback: Reward from which an answer of another arm than the reference may become an example.
+        deadline: Seconds by which IC-Cache may delay a request, all steps together.
+        workers: Threads per dependency (embedder, store) for calls on the request path.
+        refresh: Seconds between reads of the change feed and the checkpoint.
+        learn_every: Seconds between rounds of the background learner.
+        drain: Seconds that flush, close and exit wait for pending records.
+    """
 
     candidates: int
     max_examples: int
@@ -67,7 +93,7 @@ class EngineOptions(SettingsOptions, total=False):
         ExtraIsMissing: faiss, redis or sentence-transformers is needed and not installed.
     """
 
-    embedder: object | None
+    embedder: EmbedderLike | None
     redact: Redact | None
     settings: Settings | None
     engine: Engine | None
@@ -153,7 +179,7 @@ def with_knobs(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings:
         ConfigurationError: A value is out of range, or the environment or iccache.toml is invalid.
     """
     given = settings.model_dump(exclude_unset=True) if settings else {}
-    return read_settings(**{**given, **knobs})
+    return Settings(**{**given, **knobs})
 
 
 def _check_scope(scope: str | None, task: str | None, *, strict_scope: bool) -> None:

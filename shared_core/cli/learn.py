@@ -51,10 +51,10 @@ def learn(
     """
     _check(store, reference, once=once, every=every)
     from shared_core.learning.learner import Learner
-    from shared_core.settings import read_settings
+    from shared_core.settings import Settings
     from shared_core.store import open_store
 
-    settings = read_settings()
+    settings = Settings()
     opened = open_store(store, settings=settings)
     try:
         owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex}"

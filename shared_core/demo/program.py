@@ -23,7 +23,7 @@ from shared_core.demo.run import Demo
 from shared_core.demo.view import Lines, Picture, Silent, View, conclusion, introduction
 from shared_core.demo.workload import Workload, built_in, from_file
 from shared_core.errors import ConfigurationError
-from shared_core.exports import require
+from shared_core.extras import require
 from shared_core.inference import serving
 from shared_core.inference.embedders import default_embedder, packaged_minilm
 from shared_core.inference.openai import without_secrets

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from shared_core.adapters import Context, build_request
+from shared_core.adapters.context import Context
 from shared_core.adapters.parameters import decision_id
+from shared_core.adapters.requests import build_request
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.demo.answers import Answer, CompletionAnswers, outcome_of
 from shared_core.demo.models import TIMEOUT, Models
@@ -26,7 +27,7 @@ from shared_core.errors import ModelFailed
 from shared_core.inference import Completion, Embedder, Model
 from shared_core.prompt import inserted, render
 from shared_core.records import Vector
-from shared_core.settings import read_settings
+from shared_core.settings import Settings
 from shared_core.values import DEFAULT_SCOPE, Arm, Decision, Message, Request, ScoredExample
 
 SMALL: Final = "small"
@@ -107,7 +108,7 @@ class Demo:
             embedder=embedder,
             reward=self._reward,
             background=False,
-            settings=read_settings(
+            settings=Settings(
                 max_examples=MAX_EXAMPLES,
                 explore=EXPLORE,
                 quality_target=QUALITY_TARGET,

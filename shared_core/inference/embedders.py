@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,6 +25,24 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 EmbedFunction: TypeAlias = Callable[[list[str]], ArrayLike]
+
+
+class LangChainEmbeddings(Protocol):
+    """What is used of LangChain's `Embeddings`."""
+
+    def embed_documents(self, texts: list[str], /) -> list[list[float]]:
+        """One vector a text."""
+
+
+class LlamaIndexEmbedding(Protocol):
+    """What is used of LlamaIndex's `BaseEmbedding`."""
+
+    def get_text_embedding_batch(self, texts: list[str], /) -> list[list[float]]:
+        """One vector a text."""
+
+
+EmbedderLike: TypeAlias = str | Path | Embedder | LangChainEmbeddings | LlamaIndexEmbedding | EmbedFunction
+"""What `as_embedder` takes: a hub id, a folder, an embedder of ours or of a framework, or a function."""
 
 MINILM: Final = "sentence-transformers/all-MiniLM-L6-v2"
 MAX_CHARS: Final = 8_000  # hosted embedders take about 8,191 tokens, and refuse more; a token is rarely < 1 character
@@ -155,7 +173,7 @@ class CallableEmbedder:
         return unit_vectors(vectors, len(texts), self._tag)
 
 
-def as_embedder(value: object, tag: str | None = None) -> Embedder:
+def as_embedder(value: EmbedderLike, tag: str | None = None) -> Embedder:
     """An `Embedder` made of a name, a folder, a callable, or an embedder of either framework.
 
     Args:
@@ -291,6 +309,6 @@ def _function_tag(function: Callable[..., object]) -> str:
     if not name or "<lambda>" in name:
         raise ConfigurationError(
             "this callable has no name that pools could remember it by; define a named function, or give "
-            "as_embedder(function, tag='my-model-v1') of shared_core.inference.embedders"
+            "as_embedder(function, tag='my-model-v1') of iccache_langchain or iccache_llamaindex"
         )
     return f"{function.__module__}.{name}"

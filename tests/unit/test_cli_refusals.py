@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from shared_core.settings import read_settings
+from shared_core.settings import Settings
 from shared_core.cli.learn import _keep_going
 from shared_core.errors import ConfigurationError
 from shared_core.learning.learner import LearnReport
@@ -85,7 +85,7 @@ def test_a_setting_is_named_with_its_value_and_what_is_allowed(monkeypatch, fold
     if text:
         (folder / "iccache.toml").write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(ConfigurationError) as error:
-        read_settings()
+        Settings()
     words = str(error.value)
     assert complaint in words
     assert "\n" not in words

@@ -1,6 +1,7 @@
-"""Imports stand where import-linter sees them: no module is named by a string."""
+"""Imports stand where import-linter sees them: no module is named by a string that an import does not repeat."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("iccache_langchain", "iccache_llamaindex", "shared_core")
 LOADERS = {"__import__", "import_module", "resolve_name", "run_module", "spec_from_file_location"}
-LAZY = ROOT / "shared_core" / "exports.py"  # behind the adapters' `__init__`, whose names a type checker sees
+LAZY = (
+    ROOT / "shared_core" / "adapters" / "exports.py"
+)  # names no module; its callers do, and their lists are compared below
 
 
 def imports_by_string(source):
@@ -44,3 +47,42 @@ def test_no_module_imports_one_of_ours_by_string(package):
 )
 def test_an_import_by_string_is_found(source, lines):
     assert imports_by_string(source) == lines
+
+
+ADAPTERS = ("iccache_langchain", "iccache_llamaindex")
+
+
+def lists_of(source):
+    """What a package's `__init__` imports for type checkers, and what its table imports at run time."""
+    (branch,) = [
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    imports = {
+        node.module: tuple(ast.unparse(name) for name in node.names)
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom)
+    }
+    (table,) = [node.value for node in branch.orelse if isinstance(node, ast.AnnAssign)]
+    return imports, ast.literal_eval(table)
+
+
+@pytest.mark.parametrize("package", ADAPTERS)
+def test_what_is_imported_by_string_is_what_type_checkers_and_import_linter_see(package):
+    imports, table = lists_of((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
+    assert imports == table
+    names = [name.split(" as ")[-1] for listed in table.values() for name in listed]
+    public = importlib.import_module(package).__all__
+    assert sorted([*names, "__version__"]) == sorted(public)
+
+
+def test_the_lazy_helper_itself_names_no_module():
+    (call,) = [
+        node
+        for node in ast.walk(ast.parse(LAZY.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module"
+    ]
+    assert isinstance(call.args[0], ast.Name)
+    strings = [n.value for n in ast.walk(ast.parse(LAZY.read_text(encoding="utf-8"))) if isinstance(n, ast.Constant)]
+    assert [s for s in strings if isinstance(s, str) and s.startswith(tuple(f"{p}." for p in PACKAGES))] == []

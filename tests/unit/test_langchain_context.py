@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from shared_core.adapters import Context, build_request, current_context, default_task, iccache_context, query_of
+from shared_core.adapters.context import Context, current_context, iccache_context
+from shared_core.adapters.requests import build_request, default_task, query_of
 from shared_core.errors import ConfigurationError
 from shared_core.values import DEFAULT_SCOPE, Message
 

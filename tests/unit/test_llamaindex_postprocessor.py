@@ -15,7 +15,8 @@ from iccache_llamaindex import ICCachePostprocessor, ICCacheSettings, without_ex
 from iccache_llamaindex.question import install, listen
 from iccache_llamaindex.rerank import by_support, support
 from llama_index.core.instrumentation import get_dispatcher
-from shared_core.adapters import default_task, iccache_context
+from shared_core.adapters.context import iccache_context
+from shared_core.adapters.requests import default_task
 from shared_core.store.address import masked, unmasked
 from shared_core.errors import ConfigurationError
 from shared_core.values import ScoredExample

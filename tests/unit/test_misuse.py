@@ -22,7 +22,7 @@ from tests.embedding import Words
         ({"costs": 0.1}, "costs is 0.1; pass a mapping"),
         ({"styles": "chat"}, "styles is 'chat'; pass a mapping"),
         ({"costs": {"small": "cheap"}}, r"costs\['small'\] is 'cheap'; pass a number"),
-        ({"embedder": lambda texts: texts}, "define a named function, or give as_embedder"),
+        ({"embedder": lambda texts: texts}, r"give as_embedder\(function, tag='my-model-v1'\) of iccache_langchain or"),
     ],
 )
 def test_a_misuse_is_named(wrong, says):

@@ -6,7 +6,8 @@ from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
 
 from iccache_langchain.messages import normalised as langchain
 from iccache_llamaindex.messages import normalised as llamaindex
-from shared_core.adapters import Context, build_request
+from shared_core.adapters.context import Context
+from shared_core.adapters.requests import build_request
 from shared_core.manager.admission import RULES, Candidate, refusal
 from shared_core.values import Message, Outcome
 

@@ -67,10 +67,58 @@ def test_settings_are_arguments_of_every_surface(surface):
     built.close()
 
 
-@pytest.mark.parametrize("options", [EngineOptions, RoutingOptions])
-def test_each_option_is_described(options):
-    described = set(re.findall(r"^        (\w+): ", EngineOptions.__doc__ + options.__doc__, re.MULTILINE))
-    assert options.__optional_keys__ - SettingsOptions.__optional_keys__ <= described
+def described(documented):
+    """The entries under ``Attributes:`` or ``Args:`` of a docstring, without line breaks."""
+    entries = re.findall(
+        r"^    (\w+): (.*(?:\n     .*)*)", inspect.cleandoc(documented.__doc__).split("Raises:")[0], re.MULTILINE
+    )
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+@pytest.mark.parametrize(
+    ("options", "bases"),
+    [
+        (SettingsOptions, []),
+        (EngineOptions, [SettingsOptions]),
+        (RoutingOptions, [EngineOptions, SettingsOptions]),
+        (ChatModelOptions, [RoutingOptions, EngineOptions, SettingsOptions]),
+        (LLMOptions, [RoutingOptions, EngineOptions, SettingsOptions]),
+        (PostprocessorOptions, [EngineOptions, SettingsOptions]),
+    ],
+)
+def test_each_option_is_described_once(options, bases):
+    inherited = {name for base in bases for name in base.__annotations__}
+    assert described(options).keys() == options.__annotations__.keys() - inherited
+
+
+def test_each_setting_is_described_as_it_is_in_the_settings():
+    assert described(SettingsOptions) == {n: " ".join(f.description.split()) for n, f in Settings.model_fields.items()}
+
+
+def wordings(argument, surfaces):
+    return {surface: described(surface)[argument] for surface in surfaces}
+
+
+def test_every_surface_describes_an_argument_in_the_same_words():
+    stores = wordings("store", [*EXAMPLE_SURFACES, RoutingOptions])
+    required = stores.pop(ICCache)  # it has no default
+    assert len(set(stores.values())) == 1
+    assert required.split(";")[0] == next(iter(stores.values())).split(";")[0]
+    condensing = wordings(
+        "query_fn", [ICCache, ICCacheCallbackHandler, ICCacheChatModel, ICCacheMiddleware, ICCacheLLM]
+    )
+    assert {
+        re.sub("LangChain|LlamaIndex", "", text).split("there are no examples.")[0] for text in condensing.values()
+    } == {
+        "Condenses a conversation ( messages) into the text that is embedded; later turns may then become examples. "
+        "If it fails, "
+    }
+    trusted = wordings("reference", [ICCache, ICCacheCallbackHandler, ICCacheEventHandler])
+    assert {re.sub("LangChain|LlamaIndex", "", text).split(".")[0] for text in trusted.values()} == {
+        "The model whose answers may become examples, as its  class names it; by default every model that gives its name"
+    }
+    yardstick = wordings("reference", [ICCacheChatModel, ICCacheMiddleware, ICCacheLLM])
+    assert len({text.split(" before its first token")[0].split(". It gets")[0] for text in yardstick.values()}) == 1
 
 
 def test_each_field_of_the_base_classes_is_typed():

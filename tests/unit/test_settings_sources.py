@@ -3,11 +3,12 @@
 import pytest
 from langchain_core.language_models import FakeListChatModel
 
-from iccache_langchain import ICCache, ICCacheCallbackHandler, ICCacheChatModel, ICCacheExampleSelector
+from iccache_langchain import ICCache, ICCacheCallbackHandler, ICCacheChatModel, ICCacheExampleSelector, ICCacheSettings
 from iccache_llamaindex import ICCachePostprocessor
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
-from shared_core.settings import PART_PREFIXES, Settings, read_settings
+from shared_core.settings import PART_PREFIXES, Settings
+from shared_core.telemetry import forget_warnings
 from tests.embedding import Words
 
 
@@ -34,6 +35,7 @@ BUILDERS = {
     "chat model": chat_model,
     "chat model with a knob": lambda: chat_model(explore=0.2),
     "chat model with settings and a knob": lambda: chat_model(settings=Settings.model_construct(), explore=0.2),
+    "chat model with settings": lambda: chat_model(settings=ICCacheSettings(explore=0.2)),
     "cache": lambda: ICCache("memory://"),
     "near cache": near_cache,
     "callbacks": lambda: ICCacheCallbackHandler(store="memory://", embedder=Words()),
@@ -75,7 +77,7 @@ def test_what_code_gives_is_not_blamed_on_variable_or_file(monkeypatch):
 
 def test_what_code_gives_stands_over_what_cannot_be_used(monkeypatch):
     monkeypatch.setenv("ICCACHE_MAX_EXAMPLES", "many")
-    assert read_settings(max_examples=3).max_examples == 3
+    assert Settings(max_examples=3).max_examples == 3
 
 
 def test_a_file_that_may_not_be_read_is_named(folder, monkeypatch):
@@ -87,21 +89,31 @@ def test_a_file_that_may_not_be_read_is_named(folder, monkeypatch):
     monkeypatch.setattr("pathlib.Path.open", refused)
     monkeypatch.setattr("builtins.open", refused)
     with pytest.raises(ConfigurationError, match="iccache.toml cannot be read: Permission denied"):
-        read_settings()
+        Settings()
 
 
-def test_a_misspelt_variable_is_named_with_the_nearest_right_one(monkeypatch, caplog):
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_a_misspelt_variable_is_named_with_the_nearest_right_one(build, monkeypatch, caplog):
     monkeypatch.setenv("ICCACHE_MAX_EXAMPELS", "3")
     monkeypatch.setenv("ICCACHE_ZZZ", "1")
     monkeypatch.setenv("ICCACHE_DATA", "/data")
-    monkeypatch.setenv("ICCACHE_EXPLORE", "0.2")
-    assert read_settings().explore == 0.2
-    said = [record.getMessage() for record in caplog.records]
+    monkeypatch.setenv("ICCACHE_EXPLORE", "0.3")
+    forget_warnings()
+    built = build()
+    built.close()
+    said = [record.getMessage() for record in caplog.records if record.name == "iccache.settings"]
     assert said == [
         "the environment variable ICCACHE_MAX_EXAMPELS is not a setting and has no effect; "
         "did you mean ICCACHE_MAX_EXAMPLES?",
         "the environment variable ICCACHE_ZZZ is not a setting and has no effect; docs/settings.md lists all",
     ]
+
+
+def test_settings_that_a_user_builds_are_refused_in_the_same_words():
+    with pytest.raises(ConfigurationError, match="^deadline is -1; it must be a number above 0$"):
+        ICCacheSettings(deadline=-1)
+    with pytest.raises(ConfigurationError, match=r"^deadlin is not a setting; did you mean deadline\?$"):
+        ICCacheSettings(deadlin=1)
 
 
 OLDER_THAN_THE_RULE = {

@@ -7,9 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PREAMBLE = """
+from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
+from llama_index.core.embeddings import BaseEmbedding
 from llama_index.core.llms import LLM
-from iccache_langchain import ICCache, ICCacheChatModel
+from iccache_langchain import ICCache, ICCacheChatModel, ICCacheMiddleware, as_embedder
 from iccache_llamaindex import ICCacheLLM
 
 def chat(small: BaseChatModel, large: BaseChatModel) -> ICCacheChatModel:
@@ -18,15 +20,22 @@ def chat(small: BaseChatModel, large: BaseChatModel) -> ICCacheChatModel:
 def cache() -> ICCache:
     return ICCache("memory://", CACHE)
 
+def embedding(ours: Embeddings, theirs: BaseEmbedding) -> list[ICCache]:
+    ready = as_embedder("some/model")
+    return [ICCache(embedder=ours), ICCache(embedder=theirs), ICCache(embedder=ready), ICCache(embedder="some/model")]
+
+def agent(large: BaseChatModel) -> ICCacheMiddleware:
+    return ICCacheMiddleware(arms={"small": large, "large": None}, reference="large", costs={"small": 0.1})
+
 def llm(small: LLM, large: LLM) -> ICCacheLLM:
     return ICCacheLLM(arms={"small": small, "large": large}, reference="large", LLMS)
 """
 RIGHT = {
     "CHAT": 'costs={"small": 0.1}, store="memory://", max_examples=3, tags=["a"], example_budgets={"small": 300}',
-    "CACHE": 'reference="large", scope="acme", exact_ttl=60.0',
+    "CACHE": 'reference="large", scope="acme", exact_ttl=60.0, embedder=lambda texts: [[1.0] for _ in texts]',
     "LLMS": 'costs={"small": 0.1}, strict_scope=True, quality_target=0.8, system_prompt="Be brief."',
 }
-WRONG = {"CHAT": 'cost={"small": 0.1}', "CACHE": "exact_ttl='an hour'", "LLMS": "reward='yes'"}
+WRONG = {"CHAT": 'cost={"small": 0.1}', "CACHE": "exact_ttl='an hour', embedder=3", "LLMS": "reward='yes'"}
 
 
 def checked(tmp_path, arguments):
@@ -51,4 +60,4 @@ def test_mypy_accepts_and_refuses_the_options(tmp_path, monkeypatch):
     assert checked(tmp_path, RIGHT) == []
     said = "\n".join(checked(tmp_path, WRONG))
     assert 'Unexpected keyword argument "cost"' in said
-    assert said.count("arg-type") + said.count("incompatible type") >= 2
+    assert said.count("arg-type") + said.count("incompatible type") >= 3

@@ -9,7 +9,8 @@ from langchain_core.messages import HumanMessage
 
 from iccache_langchain.cache import ICCache
 from iccache_langchain.messages import normalised
-from shared_core.adapters import Context, build_request
+from shared_core.adapters.context import Context
+from shared_core.adapters.requests import build_request
 from shared_core.settings import Settings
 from tests.integration.langchain_cache.calls import model
 from tests.openai_server import Reply, obliging

@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.runnables import RunnableLambda
 
-from shared_core.adapters import iccache_context
+from shared_core.adapters.context import iccache_context
 from tests.integration.langchain_cache.calls import model, provenance
 from tests.integration.langchain_cache.filled import NEAR, Pool
 from tests.openai_server import Refused, Reply

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.runnables import RunnableLambda
 
 from iccache_langchain.cache import ICCache
-from shared_core.adapters import iccache_context
+from shared_core.adapters.context import iccache_context
 from shared_core.errors import DependencyIsSlow
 from shared_core.settings import Settings
 from tests.integration.langchain_cache.calls import PATIENT, model, provenance

@@ -9,7 +9,7 @@ from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import TextNode
 
-from shared_core.adapters import default_task
+from shared_core.adapters.requests import default_task
 from shared_core.settings import Settings
 
 # A busy machine must not make a test miss the deadline. What the deadline does is tested with what hangs.

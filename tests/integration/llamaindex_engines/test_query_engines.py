@@ -14,7 +14,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 
 from iccache_llamaindex.postprocessor import NOTHING_FOUND
 from iccache_llamaindex.prompts import few_shot_prompt
-from shared_core.adapters import iccache_context
+from shared_core.adapters.context import iccache_context
 from tests.integration.llamaindex_engines.engines import (
     DOCUMENTS,
     PATIENT,

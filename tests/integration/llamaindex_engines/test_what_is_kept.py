@@ -11,7 +11,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from iccache_llamaindex.events import ICCacheFeedbackEvent
 from iccache_llamaindex.llm import ICCacheLLM
 from iccache_llamaindex.prompts import few_shot_prompt
-from shared_core.adapters import iccache_context
+from shared_core.adapters.context import iccache_context
 from tests.embedding import Words
 from tests.integration.llamaindex_engines.engines import (
     PATIENT,
