@@ -37,6 +37,14 @@ def test_the_page_of_settings_lists_every_one_as_it_is():
     assert [line for line in page.splitlines() if line.startswith("| `")] == rows
 
 
+def test_the_architecture_names_every_module_of_the_core():
+    table = (DOCS / "architecture.md").read_text(encoding="utf-8").split("## The packages")[1].split("## ")[0]
+    named = set(re.findall(r"`shared_core/(\w+)(?:/|\.py)`", table))
+    assert {
+        path.stem for path in (ROOT / "shared_core").iterdir() if path.suffix in {"", ".py"} and path.stem[0] != "_"
+    } == named
+
+
 # decision pages -------------------------------------------------------------------------------------------------
 
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
