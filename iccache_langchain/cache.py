@@ -130,9 +130,9 @@ class ICCache(Rateable, BaseCache):
         )
         self.engine = self._engine(store, given, threshold)
         self._requests = Requests(
-            normalised, self.counters, given.scope, given.strict_scope, given.task, query_fn, free=FREE
+            normalised, self.engine.failures, given.scope, given.strict_scope, given.task, query_fn, free=FREE
         )
-        self._texts = Requests(_turn_of_text, self.counters, given.scope, given.strict_scope, given.task)
+        self._texts = Requests(_turn_of_text, self.engine.failures, given.scope, given.strict_scope, given.task)
         self._near = NearTier(self.engine, answer_with) if answer_with is not None else None
 
     # LangChain's interface ------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         self._owns_engine = "engine" not in given.engine
         self._reference = reference
         self._requests = Requests(
-            normalised, self.counters, given.scope, given.strict_scope, given.task, query_fn, free=FREE
+            normalised, self.engine.failures, given.scope, given.strict_scope, given.task, query_fn, free=FREE
         )
         self._lock = threading.Lock()
         self._pending: OrderedDict[UUID, _PendingCall] = OrderedDict()

@@ -287,7 +287,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
     def _requests(self) -> Requests[BaseMessage]:
         """Built for each call, because the fields may change at any time."""
         return Requests(
-            normalised, self.engine.counters, self.scope, self.strict_scope, self.task, self.query_fn, free=FREE
+            normalised, self.engine.failures, self.scope, self.strict_scope, self.task, self.query_fn, free=FREE
         )
 
     def _defaults(self) -> dict[str, Any]:

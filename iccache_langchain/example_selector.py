@@ -82,7 +82,9 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         self._owns_engine = "engine" not in given.engine
         self.input_key = input_key
         self.escape_braces = escape_braces
-        self._requests = Requests(normalised, self.counters, given.scope, given.strict_scope, given.task, free=FREE)
+        self._requests = Requests(
+            normalised, self.engine.failures, given.scope, given.strict_scope, given.task, free=FREE
+        )
 
     # LangChain's interface ------------------------------------------------------------------------------------
 
@@ -165,8 +167,8 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
             yield
         except ConfigurationError:
             raise
-        except Exception:  # noqa: BLE001 - fail open, counted
-            self.engine.counters.count("fallback.unreadable_call")
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self.engine.failures.count("fallback.unreadable_call", error)
 
     def _request(self, input_variables: Mapping[str, Any]) -> Request:
         if self.input_key not in input_variables:

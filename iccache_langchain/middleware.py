@@ -135,7 +135,7 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
         self._arms = dict(arms)
         self._reference = reference
         self._reader = Requests(
-            normalised, self.counters, given.scope, given.strict_scope, given.task, query_fn, free=FREE
+            normalised, self.engine.failures, given.scope, given.strict_scope, given.task, query_fn, free=FREE
         )
 
     # what the agent calls -------------------------------------------------------------------------------------

@@ -213,7 +213,9 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         if _belongs(synthesis, response):
             return synthesis.handover.recorded() if synthesis.handover else None
         try:
-            requests: Requests[Message] = Requests(tuple, self.counters, self.scope, self.strict_scope, self.task)
+            requests: Requests[Message] = Requests(
+                tuple, self.engine.failures, self.scope, self.strict_scope, self.task
+            )
             request = requests.request((Message("user", synthesis.question),), synthesis.context)
         except ConfigurationError:
             self.counters.count("bypass.no_scope")

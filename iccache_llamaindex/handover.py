@@ -42,7 +42,7 @@ class Chooser:
     @classmethod
     def of(cls, engine: Engine, scope: str | None, strict_scope: bool, task: str | None) -> Chooser:
         """For a surface with these settings; a question has no system message."""
-        return cls(engine, Requests(tuple, engine.counters, scope, strict_scope, task))
+        return cls(engine, Requests(tuple, engine.failures, scope, strict_scope, task))
 
     def choose(self, question: str) -> Decision | None:
         """The examples for a question; None if they could not be chosen. Never raises."""

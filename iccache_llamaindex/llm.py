@@ -349,7 +349,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         """Built for each call, because the fields may change at any time."""
         return Requests(
             normalised,
-            self.engine.counters,
+            self.engine.failures,
             self.scope,
             self.strict_scope,
             self.task,

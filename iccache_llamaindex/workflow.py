@@ -79,6 +79,6 @@ async def with_examples(
     """
     if isinstance(messages, str):
         messages = [ChatMessage(role=MessageRole.USER, content=messages)]
-    request = Requests(normalised, engine.counters).request(messages, Context(scope, task).over(current_context()))
+    request = Requests(normalised, engine.failures).request(messages, Context(scope, task).over(current_context()))
     decision = await engine.aselect(request)
     return Prepared(engine, insert(messages, decision.insertion), decision)

@@ -136,7 +136,7 @@ class Periodic:
                 self._function()
                 self._failure = ""
             except Exception as error:  # noqa: BLE001 - the loop must go on
-                self._counters.count(f"{self._name}.failed")
+                self._counters.count(f"{self._name}.failed", error=type(error).__name__)
                 self._log_failure(f"{type(error).__name__}: {error}")
 
     def _log_failure(self, failure: str) -> None:

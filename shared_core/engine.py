@@ -74,7 +74,7 @@ class Engine:
         self.settings = settings or Settings()
         self.counters = Counters()
         self.in_flight = CallsInFlight()
-        self._failures = Failures(self.counters)
+        self.failures = Failures(self.counters)
         self._arms = {arm.name: arm for arm in arms}
         self._reference = reference or ""
         check_reward(reward)
@@ -238,7 +238,7 @@ class Engine:
         return Decision(identity, request, route, selection, insertion, created_at=self._clock())
 
     def _fallback(self, request: Request, identity: str, route: Route, error: Exception) -> Decision:
-        self._failures.count("fallback", error)
+        self.failures.count("fallback", error)
         route = replace(route, reason=f"fallback: {type(error).__name__}: {error}")
         return Decision(identity, request, route, fallback=True, created_at=self._clock())
 
@@ -382,7 +382,7 @@ class Engine:
 
     def failed(self, where: str, error: Exception) -> None:
         """Count and log an error that does not reach the user's call, as ``<where>.failed{error}``."""
-        self._failures.count(f"{where}.failed", error)
+        self.failures.count(f"{where}.failed", error)
 
     def maintain(self) -> MaintainReport:
         """Run one round of maintenance here: learn from the log, publish, evict, follow the feed, adopt, rebuild.

@@ -7,14 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from shared_core.errors import (
-    ConfigurationError,
-    EmbedderDiffers,
-    EmbedderFailed,
-    ExtraIsMissing,
-    RedactionFailed,
-    StoreIsUnusable,
-)
+from shared_core.errors import DependencyIsDown, DependencyIsSlow, ScopeIsCold
 from shared_core.guard import Steps
 from shared_core.telemetry import Counters, get_logger
 
@@ -23,15 +16,8 @@ log = get_logger("failures")
 C = TypeVar("C")
 T = TypeVar("T")
 
-PERMANENT_ERRORS: Final = (
-    ConfigurationError,
-    EmbedderDiffers,
-    EmbedderFailed,
-    ExtraIsMissing,
-    RedactionFailed,
-    StoreIsUnusable,
-)
-"""Errors that do not go away by themselves: a person must fix the cause."""
+PASSING_ERRORS: Final = (DependencyIsDown, DependencyIsSlow, ScopeIsCold)
+"""Errors that go away by themselves. Of every other error, a person must fix the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +29,16 @@ class Attempt(Generic[C, T]):
 
 
 class Failures:
-    """Counts failures by the name of the error; logs a warning for a new permanent one."""
+    """Counts failures by the name of the error; logs the first of each kind as a warning, unless it goes away."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, str]] = set()
 
     def count(self, counter: str, error: Exception) -> None:
         """Count and log an error that does not reach the user's call."""
         name = type(error).__name__
         self._counters.count(counter, error=name)
-        is_news = isinstance(error, PERMANENT_ERRORS) and name not in self._warned
-        self._warned.add(name)
+        is_news = not isinstance(error, PASSING_ERRORS) and (counter, name) not in self._warned
+        self._warned.add((counter, name))
         log.log(logging.WARNING if is_news else logging.DEBUG, "IC-Cache %s: %s: %s", counter, name, error)

@@ -48,7 +48,7 @@ def scored(reward: Reward | None, request: Request, answer: str, counters: Count
         if score is not None:
             check_score(score)
     except Exception as error:  # noqa: BLE001 - counted; the answer is stored without a score
-        counters.count("reward.failed")
+        counters.count("reward.failed", error=type(error).__name__)
         log.warning("IC-Cache got no score from the reward function: %s: %s", type(error).__name__, error)
         return None
     return score

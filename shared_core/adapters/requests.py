@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from shared_core.adapters.context import Context, current_context
 from shared_core.adapters.parameters import FREE, fingerprint_of, form_of
 from shared_core.errors import ConfigurationError
-from shared_core.telemetry import Counters
+from shared_core.failures import Failures
 from shared_core.text import digest, fold
 from shared_core.values import DEFAULT_SCOPE, Message, Request
 
@@ -23,7 +23,7 @@ class Requests(Generic[M]):
 
     Attributes:
         normalise: Converts the framework's messages into ours.
-        counters: Counts ``bypass.query_fn_failed``.
+        failures: Counts and logs ``bypass.query_fn_failed``.
         scope: Default scope, if neither the call nor the context sets one.
         strict_scope: Refuse calls without a scope.
         task: Default task, if neither the call nor the context sets one.
@@ -34,7 +34,7 @@ class Requests(Generic[M]):
     """
 
     normalise: Callable[[Sequence[M]], tuple[Message, ...]]
-    counters: Counters
+    failures: Failures
     scope: str | None = None
     strict_scope: bool = False
     task: str | None = None
@@ -101,8 +101,8 @@ class Requests(Generic[M]):
     def _condensed(self, messages: Sequence[M]) -> str:
         try:
             return str(self.query_fn(messages)) if self.query_fn else ""
-        except Exception:  # noqa: BLE001 - fail open, counted
-            self.counters.count("bypass.query_fn_failed")
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self.failures.count("bypass.query_fn_failed", error)
             return ""
 
 

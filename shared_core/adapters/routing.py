@@ -66,7 +66,7 @@ class Routing:
         except ConfigurationError:
             raise
         except Exception as error:  # noqa: BLE001 - fail open, counted
-            self.engine.counters.count("fallback.unreadable_call")
+            self.engine.failures.count("fallback.unreadable_call", error)
             nothing = Request((), "", store=False)
             return self._unrouted(nothing, identity, f"fallback: {type(error).__name__}: {error}", fallback=True)
         if bypass:

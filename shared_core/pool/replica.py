@@ -155,7 +155,7 @@ class Replica(Pool):
             try:
                 self.warm(scope)
             except Exception as error:  # noqa: BLE001 - counted; the next request for this scope tries again
-                self._counters.count("pool.load_failed")
+                self._counters.count("pool.load_failed", error=type(error).__name__)
                 log.warning("IC-Cache could not load scope %r: %s: %s", scope, type(error).__name__, error)
             with self._wanted_lock:
                 del self._wanted[scope]

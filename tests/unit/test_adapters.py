@@ -38,7 +38,7 @@ def engine():
 
 
 class TestDeciding:
-    async def test_a_call_that_cannot_be_read_goes_to_the_reference_and_leaves_nothing(self, engine):
+    async def test_a_call_that_cannot_be_read_goes_to_the_reference_and_leaves_nothing(self, engine, caplog):
         def unreadable():
             raise TypeError("no such message")
 
@@ -47,7 +47,8 @@ class TestDeciding:
             assert (decision.id, decision.arm, decision.fallback) == ("d1", "large", True)
             assert "no such message" in decision.route.reason
             engine.record(decision, Outcome("an answer", writer="big"))
-        assert engine.counters["fallback.unreadable_call"] == 2
+        assert engine.counters.value("fallback.unreadable_call", error="TypeError") == 2
+        assert "TypeError: no such message" in caplog.text
         engine.maintain()
         assert engine.decide(ask("an answer"), "d2").selection.considered == 0
 

@@ -116,7 +116,7 @@ def test_an_example_cannot_pose_as_another_turn(build):
     assert "system" in example["output"]
 
 
-def test_the_request_may_be_messages(build):
+def test_the_request_may_be_messages(build, caplog):
     selector = build()
     history = [HumanMessage("hello"), AIMessage("yes?"), HumanMessage("heat the kitchen")]
     for asked in ("heat the kitchen", HumanMessage("heat the kitchen"), history):
@@ -127,6 +127,7 @@ def test_the_request_may_be_messages(build):
     assert selector.engine.counters["fallback"] == 0
     assert selector.select_examples({"input": [object()]}) == []
     assert selector.engine.counters["fallback.unreadable_call"] == 1
+    assert "IC-Cache fallback.unreadable_call: " in caplog.text
 
 
 def test_other_variables_are_ignored(build):
