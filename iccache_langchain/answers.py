@@ -39,7 +39,7 @@ class ChatAnswers:
         outcome = outcome_of(described(answer.generations[0], answer.llm_output))
         if len(answer.generations) > 1:  # of n answers, it is unknown which one was used
             outcome = replace(outcome, finished=False)
-        return result, written_by(outcome, self.arms[decision.arm])
+        return result, replace(outcome, writer=outcome.writer or model_name(self.arms[decision.arm]))
 
     def has_begun(self, piece: ChatGenerationChunk) -> bool:
         """True if this chunk holds text, reasoning or a tool call."""
@@ -73,13 +73,8 @@ class ChatTranscript:
         if whole is None:
             return None
         outcome = outcome_of(described(whole), require_finish_reason=can_stream(self._arm, self._kwargs))
-        outcome = replace(outcome, finished=outcome.finished and ended, broken_off=not ended)
-        return written_by(outcome, self._arm)
-
-
-def written_by(outcome: Outcome, arm: ArmModel) -> Outcome:
-    """The outcome; its writer defaults to the arm's model if the answer names no model."""
-    return outcome if outcome.writer else replace(outcome, writer=model_name(arm))
+        writer = outcome.writer or model_name(self._arm)
+        return replace(outcome, finished=outcome.finished and ended, broken_off=not ended, writer=writer)
 
 
 def marked(generation: G, decision: Decision) -> G:

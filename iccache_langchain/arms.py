@@ -18,8 +18,8 @@ from langchain_core.runnables import Runnable
 
 from iccache_langchain.messages import insert
 from shared_core.adapters.factory import check_arms
-from shared_core.adapters.provenance import named_model
 from shared_core.errors import ConfigurationError
+from shared_core.inference.naming import named_model
 from shared_core.values import Insertion
 
 ArmModel: TypeAlias = BaseChatModel | BaseLLM

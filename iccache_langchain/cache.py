@@ -112,9 +112,9 @@ class ICCache(Rateable, BaseCache):
         **options: Unpack[EngineOptions],
     ) -> None:
         given = read_options(options, EngineOptions, "ICCache")
-        if store is None and "engine" not in given.engine:
+        if store is None and given.owns_engine:
             raise ConfigurationError("ICCache needs a store, e.g. ICCache('sqlite:///iccache.db'), or a shared engine=")
-        if answer_with is not None and "engine" in given.engine:
+        if answer_with is not None and not given.owns_engine:
             raise ConfigurationError(
                 "answer_with= cannot be combined with engine=, which has its own models; pass only one"
             )
@@ -124,7 +124,7 @@ class ICCache(Rateable, BaseCache):
             )
         self._reference = reference
         self._small = model_name(answer_with) if answer_with is not None else ""
-        self._owns_engine = "engine" not in given.engine
+        self._owns_engine = given.owns_engine
         self._collects = (
             bool(reference) or answer_with is not None or bool(given.engine.keys() & {"engine", "embedder"})
         )

@@ -22,10 +22,11 @@ from shared_core.adapters.context import Context
 from shared_core.adapters.factory import example_engine
 from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.parameters import decision_id
-from shared_core.adapters.provenance import MODEL_KEYS, PROVENANCE, is_trusted, named_model
+from shared_core.adapters.provenance import PROVENANCE, is_trusted
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
+from shared_core.inference.naming import MODEL_KEYS, named_model
 from shared_core.store.protocol import Store
 from shared_core.values import UNROUTED, Decision, Outcome, Route
 
@@ -88,7 +89,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
     ) -> None:
         given = read_options(options, EngineOptions, type(self).__name__)
         self.engine = example_engine(store, given)
-        self._owns_engine = "engine" not in given.engine
+        self._owns_engine = given.owns_engine
         self._reference = reference
         self._requests = Requests(
             normalised, self.engine.failures, given.scope, given.strict_scope, given.task, query_fn, free=FREE

@@ -35,7 +35,7 @@ from shared_core.adapters.context import Context
 from shared_core.adapters.factory import routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.options import RoutingOptions, read_options
-from shared_core.adapters.parameters import decision_id
+from shared_core.adapters.parameters import bypass_of, decision_id
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.adapters.signatures import with_options
@@ -69,7 +69,7 @@ class _Call:
     @property
     def bypass(self) -> str:
         """Why the call is not routed; empty if it is."""
-        return "the call names its own model" if "model" in self.kwargs else ""
+        return bypass_of(self.kwargs)
 
 
 class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
@@ -132,7 +132,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
             query_fn=query_fn,
             **given.base,  # only the given fields: LangChain checks whether `streaming` was set
         )
-        self._owns_engine = "engine" not in given.engine
+        self._owns_engine = given.owns_engine
 
     # what LangChain calls -------------------------------------------------------------------------------------
 

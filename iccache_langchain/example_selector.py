@@ -79,7 +79,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
     ) -> None:
         given = read_options(options, EngineOptions, type(self).__name__)
         self.engine = example_engine(store, given)
-        self._owns_engine = "engine" not in given.engine
+        self._owns_engine = given.owns_engine
         self.input_key = input_key
         self.escape_braces = escape_braces
         self._requests = Requests(

@@ -18,7 +18,7 @@ from typing import Any, Final
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
 from iccache_langchain.calls import FREE
-from shared_core.adapters.provenance import named_model
+from shared_core.inference.naming import named_model
 from shared_core.text import canonical_json
 
 # Parameters of the transport, which do not change the answer: another timeout must not miss the cache.

@@ -18,8 +18,9 @@ from langchain_core.messages import (
 )
 
 from shared_core.adapters.parameters import decision_id
-from shared_core.adapters.provenance import PROVENANCE, finish_reason, is_clean, named_model
+from shared_core.adapters.provenance import PROVENANCE, finish_reason, is_clean
 from shared_core.errors import NotFromICCache
+from shared_core.inference.naming import named_model
 from shared_core.text import canonical_json
 from shared_core.values import Insertion, Message, Outcome, Role
 

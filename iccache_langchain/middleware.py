@@ -16,8 +16,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from typing_extensions import override
 
-from iccache_langchain.answers import written_by
-from iccache_langchain.arms import can_stream
+from iccache_langchain.arms import can_stream, model_name
 from iccache_langchain.calls import ARM, DECISION, FREE, QueryFunction, call_context
 from iccache_langchain.chat_model import ICCacheChatModel
 from iccache_langchain.feedback import Rateable
@@ -27,6 +26,7 @@ from shared_core.adapters.context import KEYS, Context, current_context
 from shared_core.adapters.factory import check_arms, routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.options import RoutingOptions, read_options
+from shared_core.adapters.parameters import bypass_of
 from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
@@ -84,7 +84,8 @@ class AgentAnswers(WholeAnswers[AgentResponse]):
         if _was_served(answer):
             return None
         model = self.models[decision.arm]
-        return written_by(outcome_of(answer, require_finish_reason=can_stream(model, {})), model)
+        outcome = outcome_of(answer, require_finish_reason=can_stream(model, {}))
+        return replace(outcome, writer=outcome.writer or model_name(model))
 
 
 class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any], Any, Any]):
@@ -131,7 +132,7 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
         given = read_options(options, RoutingOptions, type(self).__name__)
         _check_models(arms, reference)
         self.engine = routing_engine(list(arms), reference, given)
-        self._owns_engine = "engine" not in given.engine
+        self._owns_engine = given.owns_engine
         self._arms = dict(arms)
         self._reference = reference
         self._reader = Requests(
@@ -145,7 +146,7 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
     ) -> AgentResponse:
         """Decide, call the chosen model, and record its answer."""
         routing = Routing(self.engine, self._reference)
-        decision = routing.decide(lambda: self._request(request), bypass=_bypass(request))
+        decision = routing.decide(lambda: self._request(request), bypass=bypass_of(request.model_settings))
         models = self._models(request)
         call = self._routed(routing, decision, models)
         return call.run(lambda decision: handler(_sent(request, decision, models[decision.arm])))
@@ -155,7 +156,9 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
     ) -> AgentResponse:
         """`wrap_model_call` for event loops."""
         routing, may_block = Routing(self.engine, self._reference), self._requests.query_fn is not None
-        decision = await routing.adecide(lambda: self._request(request), bypass=_bypass(request), may_block=may_block)
+        decision = await routing.adecide(
+            lambda: self._request(request), bypass=bypass_of(request.model_settings), may_block=may_block
+        )
         models = self._models(request)
         call = self._routed(routing, decision, models)
         return await call.arun(lambda decision: handler(_sent(request, decision, models[decision.arm])))
@@ -210,10 +213,6 @@ def _check_models(arms: Mapping[str, object], reference: str) -> None:
             raise ConfigurationError(
                 f"arm {name!r} is an ICCacheChatModel, which routes by itself; pass its arms instead"
             )
-
-
-def _bypass(request: AgentRequest) -> str:
-    return "the call names its own model" if "model" in request.model_settings else ""
 
 
 def _sent(request: AgentRequest, decision: Decision, model: BaseChatModel) -> AgentRequest:

@@ -30,7 +30,8 @@ class LLMAnswers(Generic[R]):
     def finished(self, decision: Decision, answer: R) -> tuple[R, Outcome | None]:
         """The answer with its provenance, and how the call ended."""
         provenance = announce(decision)
-        return marked(answer, provenance), self.with_writer(decision, outcome_of(answer))
+        outcome = outcome_of(answer)
+        return marked(answer, provenance), replace(outcome, writer=outcome.writer or self.model(decision))
 
     def has_begun(self, piece: R) -> bool:
         """True if this piece holds text or a tool call."""
@@ -40,9 +41,9 @@ class LLMAnswers(Generic[R]):
         """Collects the pieces that the decision's arm streams."""
         return LLMTranscript(self, decision)
 
-    def with_writer(self, decision: Decision, outcome: Outcome) -> Outcome:
-        """The outcome; its writer defaults to the arm's model if the answer names no model."""
-        return outcome if outcome.writer else replace(outcome, writer=model_name(self.arm(decision.arm)))
+    def model(self, decision: Decision) -> str:
+        """The model of the decision's arm: the writer of an answer that names no model."""
+        return model_name(self.arm(decision.arm))
 
 
 class LLMTranscript(Generic[R]):
@@ -71,8 +72,8 @@ class LLMTranscript(Generic[R]):
             return None
         outcome = outcome_of(self._last, self._info)
         has_ended = ended and self._info.reason is not None
-        outcome = replace(outcome, finished=outcome.finished and has_ended, broken_off=not ended)
-        return self._answers.with_writer(self._decision, outcome)
+        writer = outcome.writer or self._answers.model(self._decision)
+        return replace(outcome, finished=outcome.finished and has_ended, broken_off=not ended, writer=writer)
 
 
 def announce(decision: Decision) -> dict[str, object]:

@@ -21,6 +21,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from iccache_llamaindex.messages import as_acompletions, as_completion, as_completions, insert
 from shared_core.adapters.context import Context
 from shared_core.adapters.factory import check_arms
+from shared_core.adapters.parameters import bypass_of
 from shared_core.errors import ConfigurationError
 from shared_core.values import Insertion
 
@@ -49,7 +50,7 @@ class Call:
     @property
     def bypass(self) -> str:
         """Why the call is not routed; empty if it is."""
-        return "the call names its own model" if "model" in self.kwargs else ""
+        return bypass_of(self.kwargs)
 
 
 @dataclass(frozen=True, slots=True)

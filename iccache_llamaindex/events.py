@@ -37,11 +37,12 @@ from shared_core.adapters.context import Context, current_context
 from shared_core.adapters.factory import example_engine
 from shared_core.adapters.lifecycle import EngineOwner
 from shared_core.adapters.options import EngineOptions, read_options
-from shared_core.adapters.provenance import PROVENANCE, is_trusted, named_model
+from shared_core.adapters.provenance import PROVENANCE, is_trusted
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError, NotFromICCache
+from shared_core.inference.naming import named_model
 from shared_core.store.protocol import Store
 from shared_core.values import UNROUTED, Decision, Message, Outcome, Request, Route
 
@@ -142,7 +143,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
     ) -> None:
         given = read_options(options, EngineOptions, "ICCacheEventHandler")
         super().__init__(reference=reference, scope=given.scope, strict_scope=given.strict_scope, task=given.task)
-        self._owns_engine = "engine" not in given.engine
+        self._owns_engine = given.owns_engine
         self._engine = example_engine(store, given)
 
     @classmethod

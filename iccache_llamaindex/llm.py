@@ -150,7 +150,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
             callback_manager=manager,
             **shared,
         )
-        self._owns_engine = "engine" not in given.engine
+        self._owns_engine = given.owns_engine
         question.listen()
 
     # what LlamaIndex calls ------------------------------------------------------------------------------------

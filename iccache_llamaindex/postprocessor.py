@@ -103,10 +103,10 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
         if store == _SHARED:  # the given engine brings its own settings
             store = options["settings"] = None
         given = read_options(options, EngineOptions, "ICCachePostprocessor", BaseNodePostprocessor.model_fields)
-        shared, settings = "engine" in given.engine, given.engine.get("settings")
+        settings = given.engine.get("settings")
         address = DEFAULT_STORE if store is None else unmasked(store) if isinstance(store, str) else _SHARED
         super().__init__(
-            store=_SHARED if shared else masked(address),
+            store=masked(address) if given.owns_engine else _SHARED,
             settings=settings,
             mode=mode,
             show=show,
@@ -116,7 +116,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
             task=given.task,
             **given.base,
         )
-        self._owns_engine = not shared
+        self._owns_engine = given.owns_engine
         self._chooser = Chooser.of(example_engine(store, given), self.scope, self.strict_scope, self.task)
         question.install(clean_sources())
 

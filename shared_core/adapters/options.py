@@ -143,6 +143,11 @@ class ParsedOptions:
     task: str | None
     base: Mapping[str, Any]
 
+    @property
+    def owns_engine(self) -> bool:
+        """True if the surface builds its engine, and so closes it."""
+        return "engine" not in self.engine
+
 
 def read_options(
     options: Mapping[str, Any], kind: type[EngineOptions], surface: str, fields: Collection[str] = ()

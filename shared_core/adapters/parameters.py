@@ -1,4 +1,4 @@
-"""Reads a call's parameters: the form of the answer that they demand, and the fingerprint of the call."""
+"""Reads a call's parameters: the form of the answer that they demand, the call's fingerprint, and if it is routed."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ def form_of(params: Mapping[str, object], stop: Sequence[str] | None = None, *, 
 def fingerprint_of(params: Mapping[str, object], stop: Sequence[str] | None = None) -> str:
     """Canonical JSON of every parameter of the call."""
     return canonical_json({"stop": list(stop or ()), **{name: plain(value) for name, value in params.items()}})
+
+
+def bypass_of(params: Mapping[str, object]) -> str:
+    """Why a call with these parameters is not routed; empty if it is."""
+    return "the call names its own model" if "model" in params else ""
 
 
 def decision_id(given: UUID | str) -> str:

@@ -1,30 +1,18 @@
-"""Reads an answer's model and finish reason in the formats of the providers; decides which models are trusted."""
+"""Reads an answer's finish reason in the formats of the providers; decides which models are trusted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 PROVENANCE: Final = "iccache"  # the key of the decision in an answer's metadata
 
-# Names of a model's name in parameters, in the metadata of answers, and as attributes.
-MODEL_KEYS: Final = ("model", "model_name", "model_id", "deployment_name")
 # Keys of the finish reason: OpenAI and Google, Anthropic, Ollama, OpenAI's Responses.
 REASON_KEYS: Final = ("finish_reason", "stop_reason", "done_reason", "status")
 _CLEAN: Final = frozenset(
     {"stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed"}
     | {"tool_calls", "tool_use", "function_call"}
 )
-
-
-def named_model(read: Callable[[str], object]) -> str:
-    """The name of a model; empty if it is unknown.
-
-    Args:
-        read: Returns the value of a key, or None: ``params.get``.
-    """
-    names = (read(key) for key in MODEL_KEYS)
-    return next((name for name in names if isinstance(name, str) and name), "")
 
 
 def is_trusted(writer: str, reference: str | None, *, never: str = "") -> bool:

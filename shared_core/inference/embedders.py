@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from shared_core.errors import ConfigurationError, EmbedderFailed, ExtraIsMissing
 from shared_core.inference import Embedder
+from shared_core.inference.naming import named_model
 from shared_core.records import Vector
 
 if TYPE_CHECKING:
@@ -297,8 +298,7 @@ def _fingerprint(folder: Path) -> str:
 
 def _model_tag(embeddings: object) -> str:
     """Class, model name and, where one was chosen, dimension: the frameworks' classes hold these as attributes."""
-    names = (getattr(embeddings, attribute, None) for attribute in ("model", "model_name", "model_id", "deployment"))
-    model = next((name for name in names if isinstance(name, str) and name), None)
+    model = named_model(lambda key: getattr(embeddings, key, None))
     tag = f"{type(embeddings).__name__}:{model}" if model else type(embeddings).__name__
     dimensions = getattr(embeddings, "dimensions", None)
     return f"{tag}@{dimensions}" if type(dimensions) is int else tag

@@ -11,7 +11,8 @@ import pytest
 from shared_core.adapters.parameters import FREE, decision_id, fingerprint_of, form_of
 from shared_core.adapters.factory import check_arms, core_arms, example_engine, routing_engine
 from shared_core.adapters.options import RoutingOptions, SettingsOptions, read_options, with_knobs
-from shared_core.adapters.provenance import finish_reason, is_clean, is_trusted, named_model
+from shared_core.adapters.provenance import finish_reason, is_clean, is_trusted
+from shared_core.inference.naming import named_model
 from shared_core.adapters.threads import off_loop
 from shared_core.adapters.routing import Routing
 from shared_core.engine import Engine
@@ -282,4 +283,5 @@ def test_who_is_trusted(writer, reference, trusted):
 def test_a_model_gives_its_name_under_several_keys():
     assert named_model({"model": None, "model_name": "", "deployment_name": "d"}.get) == "d"
     assert named_model({"model": "a", "model_name": "b"}.get) == "a"
+    assert named_model({"deployment": "d"}.get) == "d"
     assert named_model({"model": 7}.get) == ""
