@@ -49,7 +49,7 @@ def test_help_of_the_demo_says_what_it_costs_and_how_many_lines_it_takes(monkeyp
     for words in (
         "the large model answers each request once",
         "without examples",
-        "Bring 120 or more",
+        "bring 120 or more",
         "--answer-field",
     ):
         assert words in shown

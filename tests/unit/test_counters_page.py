@@ -10,7 +10,7 @@ PACKAGES = ("iccache_langchain", "iccache_llamaindex", "shared_core")
 # Calls that count under a name made of their first argument: the suffixes, and the labels.
 MAKERS = {
     "failed": ((".failed",), ("error",)),
-    "Periodic": ((".failed",), ()),
+    "Periodic": ((".failed",), ("error",)),
     "_failing_open": ((".failed", ".unreadable.failed"), ("error",)),
 }
 MADE = {"{self._name}.failed", "{where}.failed", "{where}.unreadable"}  # names that only these calls fill in
@@ -35,8 +35,8 @@ def counted(method):
     found, made = {}, set()
     for call in calls():
         name, receiver = ast.unparse(call.func).rpartition(".")[2], ast.unparse(call.func).rpartition(".")[0]
-        if name == method and receiver.endswith(("counters", "_failures")):
-            labels = ("error",) if receiver.endswith("_failures") else tuple(k.arg for k in call.keywords)
+        if name == method and receiver.endswith(("counters", "failures")):
+            labels = ("error",) if receiver.endswith("failures") else tuple(k.arg for k in call.keywords)
             found |= dict.fromkeys(constants(call.args[0]), labels)
         if name in {method, "failed"} and isinstance(call.args[0], ast.JoinedStr):
             made.add(ast.unparse(call.args[0])[2:-1])
