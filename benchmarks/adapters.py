@@ -100,7 +100,14 @@ def zero_server() -> Iterator[str]:
 
 def background_cpu() -> float:
     """Processor seconds that the engines' writers, learners and followers have used so far."""
-    names = ("iccache-writer", "iccache-learn", "iccache-follow", "iccache-rebuild")
+    names = (
+        "iccache-writer",
+        "iccache-prepare",
+        "iccache-scoring",
+        "iccache-learn",
+        "iccache-follow",
+        "iccache-rebuild",
+    )
     clocks = [time.pthread_getcpuclockid(t.ident) for t in threading.enumerate() if t.name in names]
     return sum(time.clock_gettime(clock) for clock in clocks)
 

@@ -155,7 +155,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
     # private --------------------------------------------------------------------------------------------------
 
     def _record(self, run_id: UUID, call: _PendingCall, answer: AIMessage, is_only: bool) -> None:
-        """Store an answer, on the engine's writer."""
+        """Read an answer and have it stored, on the engine's writer."""
         try:
             request = self._requests.request(call.messages, call.context, call.params, call.stop)
         except Exception as error:  # noqa: BLE001 - fail open, counted
@@ -164,7 +164,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         outcome = self._outcome(call, answer, is_only)
         route = Route(outcome.writer or UNROUTED, reason="observed")
         decision = Decision(decision_id(run_id), request, route, created_at=time.time())
-        self.engine.record(decision, outcome, trusted=is_trusted(call.writer, self._reference))
+        self.engine.submit_record(decision, outcome, trusted=is_trusted(call.writer, self._reference))
 
     def _outcome(self, call: _PendingCall, answer: AIMessage, is_only: bool) -> Outcome:
         """How the call ended. It may have been streamed, so only an answer with a finish reason is complete."""

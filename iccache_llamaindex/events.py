@@ -232,8 +232,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         route = replace(decision.route, arm=outcome.writer or UNROUTED)
         kept = replace(decision, request=_with_history(synthesis, decision), route=route)
         _set_provenance(response, kept.provenance())
-        trusted = is_trusted(outcome.writer, self.reference)
-        self._engine.submit(lambda: self._engine.record(kept, outcome, trusted=trusted))
+        self._engine.submit_record(kept, outcome, trusted=is_trusted(outcome.writer, self.reference))
 
 
 def decision_id_of(response: RESPONSE_TYPE) -> str:

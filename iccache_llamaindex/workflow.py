@@ -47,8 +47,7 @@ class Prepared:
         """
         outcome = outcome_of(response)
         decision = replace(self.decision, route=replace(self.decision.route, arm=outcome.writer or UNROUTED))
-        trusted = is_trusted(outcome.writer, reference)
-        self.engine.submit(lambda: self.engine.record(decision, outcome, trusted=trusted))
+        self.engine.submit_record(decision, outcome, trusted=is_trusted(outcome.writer, reference))
 
 
 async def with_examples(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
-from shared_core.background import Periodic, Writer
+from shared_core.background import Periodic
 from shared_core.errors import CheckpointIsUnreadable, ConfigurationError, StoreIsUnusable
 from shared_core.exact import ExactTier
 from shared_core.guard import Guard
@@ -23,6 +23,8 @@ from shared_core.manager.examples import Examples, claim_embedder
 from shared_core.manager.local import LocalManager
 from shared_core.manager.privacy import Redact
 from shared_core.pool import Pool
+from shared_core.recorder import Recorder
+from shared_core.reward import Reward
 from shared_core.router import Router
 from shared_core.router.linear import LinearRouter
 from shared_core.selector import Selector
@@ -48,7 +50,7 @@ class EngineSpec:
     embedder: Embedder | None
     settings: Settings
     redact: Redact | None
-    rewarded: bool
+    reward: Reward | None
     background: bool
     clock: Clock
 
@@ -68,14 +70,19 @@ class Components:
         self.guard = Guard(settings.workers, time.monotonic)
         self.pool, self.selector = self._near_tier(spec, counters)
         self.router: Router | None = (
-            LinearRouter(spec.arms, spec.reference, settings, counters, can_learn=spec.rewarded) if spec.arms else None
+            LinearRouter(spec.arms, spec.reference, settings, counters, can_learn=spec.reward is not None)
+            if spec.arms
+            else None
         )
         self.decisions = Decisions(self.store)
         self.exact = ExactTier(self.store, self.decisions, counters, spec.clock, spec.redact)
         self.examples = Examples(self.store, spec.embedder, settings, spec.clock, spec.redact)
-        self.manager: Manager = LocalManager(self.decisions, self.examples, spec.reference, settings, counters)
+        self.manager: Manager = LocalManager(self.store, self.examples, spec.reference, settings, counters)
         self.learner = Learner(self.store, spec.reference, settings, clock=spec.clock, owner=uuid4().hex)
-        self.writer = Writer(counters, settings.drain)
+        self.recorder = Recorder(
+            self.manager, self.exact, spec.reward, counters, settings, spec.clock, on_change=self.wake
+        )
+        self._loops: tuple[Periodic, ...] = ()
         self.refresh()
         self._loops = self._start_loops(counters) if spec.background else ()
 
@@ -102,6 +109,7 @@ class Components:
 
     def refresh(self) -> int:
         """Follow the change feed and adopt a newer checkpoint; returns the number of changed examples."""
+        self.recorder.lanes.report()
         changed = self.pool.refresh() if self.pool else 0
         self._count_unreadable()
         if self.router and (version := self.store.checkpoint_version()) != self._version:
@@ -133,8 +141,8 @@ class Components:
             self._loops[0].wake()
 
     def close(self) -> None:
-        """Drain the writer, stop the loops, and close the store if the engine has opened it."""
-        self.writer.close()
+        """Drain the lanes, stop the loops, and close the store if the engine has opened it."""
+        self.recorder.lanes.close()
         for loop in self._loops:
             loop.close()
         self.guard.close()
@@ -167,7 +175,7 @@ def engine_spec(
     settings: Settings,
     redact: Redact | None,
     *,
-    rewarded: bool,
+    reward: Reward | None,
     background: bool,
     clock: Clock,
 ) -> EngineSpec:
@@ -189,4 +197,4 @@ def engine_spec(
         raise ConfigurationError(
             f"costs must not be negative; got {negative}; use 1.0 for the reference, less for others"
         )
-    return EngineSpec(store, tuple(arms), reference or "", embedder, settings, redact, rewarded, background, clock)
+    return EngineSpec(store, tuple(arms), reference or "", embedder, settings, redact, reward, background, clock)

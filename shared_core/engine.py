@@ -1,8 +1,8 @@
 """The whole way of a request, from top to bottom: lookup, decide, record, feedback, maintain, close.
 
 `lookup` and `decide` are on the request path: they never raise and never delay a request beyond the deadline.
-`record` and `feedback` return once the data is stored, and raise if it cannot be. Adapters pass those two to the FIFO
-writer with the `submit_` forms. The engine never calls a model to answer.
+`record` and `feedback` return once the data is stored, and raise if it cannot be. Adapters use the `submit_` forms,
+which leave both to the writer. The engine never calls a model to answer.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from shared_core.failures import Attempt, Failures
 from shared_core.guard import Deadline, Step, Steps
 from shared_core.inference import Embedder
 from shared_core.learning.learner import MaintainReport
-from shared_core.manager.admission import POOR_SCORE
+from shared_core.manager import Answer
+from shared_core.manager.decisions import record_of
 from shared_core.manager.privacy import Redact, check_redact, redacted
 from shared_core.prompt import render
 from shared_core.records import Feedback, Source
-from shared_core.reward import Reward, check_reward, check_score, scored
+from shared_core.reward import Reward, check_reward, check_score
 from shared_core.router.load import CallsInFlight
 from shared_core.settings import Settings
-from shared_core.store.protocol import Store
+from shared_core.store.protocol import Store, Write
 from shared_core.telemetry import Counters
 from shared_core.values import EXACT, UNROUTED, Arm, Clock, Decision, Hit, Outcome, Request, Route, Selection, Style
 
@@ -46,8 +47,9 @@ class Engine:
         reference: The arm whose quality is the yardstick, and which answers when IC-Cache cannot decide.
         embedder: Turns queries into vectors; with None, only the exact tier works.
         settings: Every other option.
-        reward: Scores (request, answer) in [0, 1], or returns None for no opinion; runs off the request path, on one
-            thread. `request.query` is the question's text. If it fails, the answer is stored without a score.
+        reward: Scores (request, answer) in [0, 1], or returns None for no opinion; a function or a coroutine function.
+            `request.query` is the question's text. Runs once the answer is stored, on up to `score_threads` threads at
+            once. If it fails, the answer stays without a score.
         redact: Applied to texts before they are embedded or stored.
         background: False starts no loops; `maintain` then does their work.
         clock: Seconds since the epoch.
@@ -79,7 +81,6 @@ class Engine:
         self._reference = reference or ""
         check_reward(reward)
         check_redact(redact)
-        self._reward = reward
         self._redact = redact
         self._clock = clock
         self._lock = threading.Lock()
@@ -90,7 +91,7 @@ class Engine:
             embedder,
             self.settings,
             redact,
-            rewarded=reward is not None,
+            reward=reward,
             background=background,
             clock=clock,
         )
@@ -162,7 +163,7 @@ class Engine:
             hit = Hit(uuid4().hex, answer)
             route = Route(EXACT, reason="exact hit")
             decision = Decision(hit.decision_id, request, route, created_at=self._clock())
-            components.writer.submit(components.exact.record_hit, decision, answer)
+            components.recorder.submit(components.exact.hit(decision, answer))
             return hit
 
         return Attempt(steps, lambda error: self.failed("lookup", error))
@@ -198,14 +199,14 @@ class Engine:
 
         def submit_rest(components: Components) -> str:
             if router_decision_id and outcome.payload is not None and request.store:
-                components.writer.submit(components.exact.link, router_decision_id, decision)
+                components.recorder.submit_call(components.exact.link, router_decision_id, decision)
             if admit:
-                components.writer.submit(components.manager.admit, decision, outcome, None, trusted=True)
+                components.recorder.submit(Answer(decision, outcome, trusted=True, scored=False))
             return decision.id
 
         def steps(components: Components) -> Steps[str]:
             if components.guard.is_failing("store"):  # another attempt would only make the caller wait
-                components.writer.submit(components.exact.put, decision, outcome)
+                components.recorder.submit_exact(decision, outcome)
             else:
                 yield Step("store", partial(components.exact.put, decision, outcome))
             return submit_rest(components)
@@ -213,8 +214,9 @@ class Engine:
         def on_failure(error: Exception) -> str:
             self.failed("observe", error)
             if isinstance(error, DependencyIsSlow | DependencyIsDown):  # it may be stored; storing twice is harmless
-                self.submit(self._components().exact.put, decision, outcome)
-                return submit_rest(self._components())
+                components = self._components()
+                components.recorder.submit_exact(decision, outcome)
+                return submit_rest(components)
             return decision.id
 
         return Attempt(steps, on_failure)
@@ -280,22 +282,13 @@ class Engine:
     # once the answer is there ---------------------------------------------------------------------------------
 
     def record(self, decision: Decision, outcome: Outcome, *, trusted: bool = False) -> None:
-        """Score an answer and store the decision, and maybe an example; durable when it returns.
+        """Store the decision, and maybe an example, then score the answer; all is durable when this returns.
 
         A truncated answer is scored, because the user got it, but never becomes an example. `trusted` is True if the
-        adapter trusts the writer of an answer that IC-Cache did not route. If the reward function fails, the answer is
-        stored without a score.
+        adapter trusts the writer of an answer that IC-Cache did not route. If the reward function fails, the answer
+        stays without a score.
         """
-        components = self._components()
-        score = (
-            None
-            if outcome.tool_calls or outcome.broken_off
-            else scored(self._reward, decision.request, outcome.answer, self.counters)
-        )
-        if components.manager.admit(decision, outcome, score, trusted=trusted).example_id:
-            components.wake()
-        if score is not None:
-            self.feedback(decision.id, score, rater="reward")
+        self._components().recorder.record(Answer(decision, outcome, trusted))
 
     def feedback(self, decision_id: str, score: float, rater: str = "user") -> bool:
         """Append a rating in [0, 1] to the log; False if this rater has rated this decision before.
@@ -307,35 +300,35 @@ class Engine:
             ConfigurationError: The score is not within [0, 1].
         """
         check_score(score)
-        components = self._components()
-        is_new = components.store.append_feedback(Feedback(decision_id, rater, float(score), self._clock()))
-        if score < POOR_SCORE:
-            components.exact.retract(decision_id)
-        if components.manager.judged(decision_id, score).example_id:
-            components.wake()
-        return is_new
+        return self._components().recorder.rate(Feedback(decision_id, rater, float(score), self._clock()))
 
-    def submit_record(self, decision: Decision, outcome: Outcome) -> None:
-        """`record` on the writer: never blocks, never raises."""
-        self.submit(self.record, decision, outcome)
+    def submit_record(self, decision: Decision, outcome: Outcome, *, trusted: bool = False) -> None:
+        """`record` in the background: never blocks, never raises. Only the record itself is on the writer."""
+        self._submit(Answer(decision, outcome, trusted))
 
     def submit_decision(self, decision: Decision) -> None:
         """Store a decision without its answer, on the writer; feedback can then reach its examples."""
-        self.submit(lambda: self._components().decisions.record(decision))
+        self._submit(Write(record_of(decision)))
 
     def submit_feedback(self, decision_id: str, score: float, rater: str = "user") -> None:
-        """`feedback` on the writer, after earlier jobs: never blocks.
+        """`feedback` on the writer, after earlier records: never blocks.
 
         Raises:
             ConfigurationError: The score is not within [0, 1].
         """
         check_score(score)
-        self.submit(self.feedback, decision_id, score, rater)
+        self._submit(Write(feedback=Feedback(decision_id, rater, float(score), self._clock())))
 
     def submit(self, function: Callable[..., object], *args: object) -> None:
-        """Call `function` on the writer, after earlier jobs: never blocks, never raises."""
+        """Call `function` on the writer, after earlier jobs: never blocks, never raises. It should end soon."""
         try:
-            self._components().writer.submit(function, *args)
+            self._components().recorder.submit_call(function, *args)
+        except Exception as error:  # noqa: BLE001 - fail open, counted
+            self.failed("submit", error)
+
+    def _submit(self, item: Answer | Write) -> None:
+        try:
+            self._components().recorder.submit(item)
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self.failed("submit", error)
 
@@ -399,11 +392,16 @@ class Engine:
         return MaintainReport(learned, changed, evicted)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until all submitted jobs have run; False if that takes longer than `timeout` seconds."""
-        return self._components().writer.flush(timeout)
+        """Wait until all that was submitted is stored and scored.
+
+        Returns:
+            False if that takes longer than `timeout` seconds (by default the setting `drain`), or if something was lost
+            since the last call: dropped because too much was waiting, or refused for good.
+        """
+        return self._components().recorder.lanes.flush(timeout)
 
     def close(self) -> None:
-        """Drain the writer, stop the loops, and close the store if the engine has opened it."""
+        """Store what is pending, within `drain` seconds; say what is not stored; close what the engine has opened."""
         self._local.close()
 
     # private --------------------------------------------------------------------------------------------------

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from numbers import Real
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from shared_core.errors import ConfigurationError
+from shared_core.inference.background_loop import BackgroundLoop
 from shared_core.telemetry import Counters, get_logger
 from shared_core.values import Request
 
 log = get_logger("reward")
 
-Reward: TypeAlias = Callable[[Request, str], float | None]
-"""Scores (request, answer) in [0, 1], or returns None for no opinion. `request.query` is the question's text."""
+SCORE_SECONDS: Final = 60.0  # after which a coroutine is cancelled; a plain function cannot be stopped
+
+Reward: TypeAlias = Callable[[Request, str], float | Awaitable[float | None] | None]
+"""Scores (request, answer) in [0, 1], or returns None for no opinion. `request.query` is the question's text. May be a
+coroutine function."""
+
+_loop: Final = BackgroundLoop("iccache-reward")  # not that of the models, which a coroutine may ask and wait for
 
 
 def check_reward(reward: Reward | None) -> None:
     """Check the type of `reward`.
 
     Raises:
-        ConfigurationError: It is not a plain function.
+        ConfigurationError: It is not callable.
     """
     if reward is not None and not callable(reward):
         raise ConfigurationError(f"reward is {reward!r}; pass a function from (request, answer) to a score in [0, 1]")
-    if inspect.iscoroutinefunction(reward):
-        raise ConfigurationError("reward is a coroutine function; pass a plain function, which runs on its own thread")
 
 
 def check_score(score: float) -> None:
@@ -39,16 +43,31 @@ def check_score(score: float) -> None:
         raise ConfigurationError(f"a score must be a number in [0, 1]; got {score!r}")
 
 
-def scored(reward: Reward | None, request: Request, answer: str, counters: Counters) -> float | None:
-    """The reward function's score; None if it has no opinion, fails, or does not return a valid score."""
-    if reward is None:
-        return None
-    try:
-        score = reward(request, answer)
-        if score is not None:
-            check_score(score)
-    except Exception as error:  # noqa: BLE001 - counted; the answer is stored without a score
-        counters.count("reward.failed", error=type(error).__name__)
-        log.warning("IC-Cache got no score from the reward function: %s: %s", type(error).__name__, error)
-        return None
-    return score
+class Scorer:
+    """Calls the reward function, off the request path.
+
+    Args:
+        reward: The user's function; a coroutine function runs on an event loop of our own.
+        counters: Counts ``reward.failed``.
+    """
+
+    def __init__(self, reward: Reward, counters: Counters) -> None:
+        self._reward = reward
+        self._counters = counters
+
+    def score(self, request: Request, answer: str) -> float | None:
+        """The score in [0, 1]; None if the function has no opinion, fails, or does not return a valid score."""
+        try:
+            found = self._reward(request, answer)
+            score = _loop.wait_for(_awaited(found), SCORE_SECONDS) if inspect.isawaitable(found) else found
+            if score is not None:
+                check_score(score)
+        except Exception as error:  # noqa: BLE001 - counted; the answer is stored without a score
+            self._counters.count("reward.failed", error=type(error).__name__)
+            log.warning("IC-Cache got no score from the reward function: %s: %s", type(error).__name__, error)
+            return None
+        return None if score is None else float(score)
+
+
+async def _awaited(score: Awaitable[float | None]) -> float | None:
+    return await score

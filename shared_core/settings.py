@@ -42,6 +42,7 @@ PART_PREFIXES: Final = (
     "probe_",
     "replay_",
     "route_",
+    "score_",
     "select_",
     "serve_",
 )
@@ -127,6 +128,9 @@ class Settings(BaseSettings):
     )
     refresh: float = Field(0.25, gt=0, description="Seconds between reads of the change feed and the checkpoint.")
     learn_every: float = Field(2.0, gt=0, description="Seconds between rounds of the background learner.")
+    score_threads: int = Field(
+        4, ge=1, le=64, description="Calls of the reward function at once; 1 if it must not be called in parallel."
+    )
     drain: float = Field(5.0, ge=0, description="Seconds that flush, close and exit wait for pending records.")
 
     if not TYPE_CHECKING:  # type checkers take the constructor's arguments from the fields

@@ -46,6 +46,7 @@ class SettingsOptions(TypedDict, total=False):
         workers: Threads per dependency (embedder, store) for calls on the request path.
         refresh: Seconds between reads of the change feed and the checkpoint.
         learn_every: Seconds between rounds of the background learner.
+        score_threads: Calls of the reward function at once; 1 if it must not be called in parallel.
         drain: Seconds that flush, close and exit wait for pending records.
     """
 
@@ -67,6 +68,7 @@ class SettingsOptions(TypedDict, total=False):
     workers: int
     refresh: float
     learn_every: float
+    score_threads: int
     drain: float
 
 
@@ -110,7 +112,8 @@ class RoutingOptions(EngineOptions, total=False):
         store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; by default
             ``sqlite:///iccache.db``.
         reward: Scores (request, answer) in [0, 1], or returns None for no opinion; `request.query` is the question's
-            text. Runs off the request path. If it fails, the answer is stored without a score.
+            text. A function or a coroutine function. Runs off the request path, on up to `score_threads` threads at
+            once. If it fails, the answer is stored without a score.
         styles: How examples are rendered, by arm: ``"chat"`` (default) or ``"paper"``.
         example_budgets: Budget of all examples in a prompt together, in estimated tokens, by arm; by default the
             setting `example_tokens`.

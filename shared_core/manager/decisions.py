@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from shared_core.records import DecisionRecord, ExactAnswer, Example
+from shared_core.records import DecisionRecord, Example
 from shared_core.store.protocol import Store
 from shared_core.values import Decision, Outcome
 
@@ -13,7 +13,7 @@ UNKNOWN_OUTCOME: Final = Outcome("")  # an unknown answer
 
 
 class Decisions:
-    """The decisions of one store, as ids and features, never texts.
+    """What the records of one store say about decisions.
 
     Args:
         store: Holds the records.
@@ -22,28 +22,10 @@ class Decisions:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def record(
-        self,
-        decision: Decision,
-        outcome: Outcome = UNKNOWN_OUTCOME,
-        *,
-        example: Example | None = None,
-        answer: ExactAnswer | None = None,
-    ) -> None:
-        """Store a decision durably, in one step with what came of it.
-
-        Args:
-            decision: The decision.
-            outcome: Its answer.
-            example: The example that the answer became.
-            answer: The exact answer that the answer became.
-        """
-        self._store.record(_record_of(decision, outcome, example), example, answer)
-
     def link(self, decision_id: str, exact_key: str, unrecorded: Decision) -> None:
         """Link a decision to an exact answer. If it has no record, it gets one like that of `unrecorded`."""
         known = self._store.decisions([decision_id]).get(decision_id)
-        record = known or replace(_record_of(unrecorded, UNKNOWN_OUTCOME, None), id=decision_id)
+        record = known or replace(record_of(unrecorded), id=decision_id)
         self._store.record(replace(record, exact_key=exact_key))
 
     def exact_key(self, decision_id: str) -> str:
@@ -57,7 +39,14 @@ def exact_key_of(decision: Decision, outcome: Outcome) -> str:
     return decision.request.exact_key if outcome.payload is not None else ""
 
 
-def _record_of(decision: Decision, outcome: Outcome, example: Example | None) -> DecisionRecord:
+def record_of(decision: Decision, outcome: Outcome = UNKNOWN_OUTCOME, example: Example | None = None) -> DecisionRecord:
+    """The record of a decision: ids and features, never texts.
+
+    Args:
+        decision: The decision.
+        outcome: Its answer.
+        example: The example that the answer became.
+    """
     request, route = decision.request, decision.route
     return DecisionRecord(
         id=decision.id,

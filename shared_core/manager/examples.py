@@ -9,7 +9,7 @@ from shared_core.inference import Embedder
 from shared_core.manager.admission import POOR_SCORE
 from shared_core.manager.decisions import exact_key_of
 from shared_core.manager.privacy import Redact, redacted
-from shared_core.records import Entry, Example, Source, Texts, Vector
+from shared_core.records import Entry, Example, Source, Statistics, Texts, Vector
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.text import digest, fold
@@ -64,33 +64,52 @@ class Examples:
         self.keep_within_limit(scope)
         return [example.entry.id for example in examples]
 
-    def of_answer(self, decision: Decision, outcome: Outcome) -> Example | None:
-        """An example from an answer; None without an embedder, or if the pool has a good answer to the query.
+    @property
+    def can_be_made(self) -> bool:
+        """False without an embedder."""
+        return self._embedder is not None
+
+    def is_ready(self, decision: Decision) -> bool:
+        """True if the answer to a decision needs neither redaction nor embedding, so `of_answers` takes no time."""
+        return self._redact is None and decision.selection.vector is not None
+
+    def of_answers(self, answers: Sequence[tuple[Decision, Outcome]]) -> Sequence[Example]:
+        """The examples that these answers may become; nothing is stored.
+
+        Raises:
+            RedactionFailed: The redaction function failed for one of them.
+        """
+        texts = [self._texts(decision, outcome) for decision, outcome in answers]
+        vectors = self._vectors([decision.selection.vector for decision, _ in answers], texts)
+        now = self._clock()
+        return [
+            example_of(
+                t,
+                vector,
+                scope=decision.request.scope,
+                task=decision.request.task,
+                source="traffic",
+                writer=outcome.writer or decision.arm,
+                now=now,
+                exact_key=exact_key_of(decision, outcome),
+            )
+            for (decision, outcome), t, vector in zip(answers, texts, vectors, strict=True)
+        ]
+
+    def known(self, examples: Sequence[Example]) -> set[tuple[str, str]]:
+        """Of these examples, the (scope, id) of those to whose query the pool has a good answer.
 
         Raises:
             EmbedderDiffers: The pool was written with another embedder.
         """
-        if self._embedder is None:
-            return None
-        request, vector = decision.request, decision.selection.vector
-        # With a vector, the query has been redacted for the selection; a second redaction might change it again.
-        query = redacted(request.query, self._redact) if vector is None else request.query
-        texts = Texts(query, redacted(outcome.answer, self._redact))
-        if self._has_good_answer(request.scope, example_id(request.scope, request.task, texts.query)):
-            return None
-        if vector is None:
-            vector = self._embedder.embed([texts.query])[0]
+        if self._embedder is None or not examples:
+            return set()
         claim_embedder(self._store, self._embedder)
-        return example_of(
-            texts,
-            vector,
-            scope=request.scope,
-            task=request.task,
-            source="traffic",
-            writer=outcome.writer or decision.arm,
-            now=self._clock(),
-            exact_key=exact_key_of(decision, outcome),
-        )
+        ids: dict[str, list[str]] = {}
+        for example in examples:
+            ids.setdefault(example.entry.scope, []).append(example.entry.id)
+        rows = [row for scope, listed in ids.items() for row in self._store.rows(scope, list(dict.fromkeys(listed)))]
+        return {(row.entry.scope, row.entry.id) for row in rows if _is_good(row.entry.statistics)}
 
     def delete(self, scope: str, ids: Sequence[str]) -> int:
         """Delete examples and their exact answers durably; returns how many existed."""
@@ -109,12 +128,24 @@ class Examples:
         """`keep_within_limit` of every scope."""
         return sum(self.keep_within_limit(scope) for scope in self._store.scopes())
 
-    def _has_good_answer(self, scope: str, known: str) -> bool:
-        rows = self._store.rows(scope, [known])
-        if not rows:
-            return False
-        quality = rows[0].entry.statistics.quality
-        return quality.count == 0 or quality.value >= POOR_SCORE
+    def _texts(self, decision: Decision, outcome: Outcome) -> Texts:
+        query = decision.request.query  # with a vector, it was redacted before; twice might change it again
+        if decision.selection.vector is None:
+            query = redacted(query, self._redact)
+        return Texts(query, redacted(outcome.answer, self._redact))
+
+    def _vectors(self, known: Sequence[Vector | None], texts: Sequence[Texts]) -> Sequence[Vector]:
+        """The vectors of the queries; those that are not known are embedded in one batch."""
+        if self._embedder is None:
+            raise ConfigurationError("examples need an embedder; pass embedder= to the constructor")
+        missing = [t.query for vector, t in zip(known, texts, strict=True) if vector is None]
+        embedded = iter(self._embedder.embed(missing)) if missing else iter(())
+        return [next(embedded) if vector is None else vector for vector in known]
+
+
+def _is_good(statistics: Statistics) -> bool:
+    quality = statistics.quality
+    return quality.count == 0 or quality.value >= POOR_SCORE
 
 
 def example_id(scope: str, task: str, query: str) -> str:

@@ -2,7 +2,8 @@
 
 Writes go through one connection under a lock, because SQLite allows one writer at a time. Reads use a small pool of
 connections, each used by one thread at a time, and see the last committed state: in WAL mode they wait neither for a
-writer nor for its fsync. Other processes may use the same file in the same way.
+writer nor for its fsync. Other processes may use the same file in the same way. A file that is deleted or replaced is
+noticed at the next read or write, and opened again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from shared_core.errors import StoreIsUnusable
+from shared_core.telemetry import get_logger
+
+log = get_logger("store")
 
 APPLICATION: Final = 0x49434361  # "ICCa" in the file's header, to recognise another program's database
 BUSY_SECONDS: Final = 5.0  # how long a write waits for writes of other processes before it fails
@@ -63,14 +67,17 @@ class Database:
     def __init__(self, path: Path | None) -> None:
         self.label = "memory://" if path is None else f"sqlite:///{path}"
         self._uri = "file::memory:" if path is None else _prepare(path, self.label)
-        self._path = path
+        self._path = path and path.absolute()
         self._in_memory = path is None
         self._pid = os.getpid()
         self._closed = False
+        self._is_shut = False  # the file was deleted or replaced, and could not be opened again yet
         self._writing = threading.Lock()
         self._pooling = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
+        self.generation = 0  # grows when the file is opened again
         self._writer = self._open_writer()
+        self._files = _identities(self._path)
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -78,6 +85,7 @@ class Database:
         self._require_usable()
         with self._writing:
             self._require_usable()
+            self._open_moved()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
@@ -94,13 +102,21 @@ class Database:
             with self._writing:
                 self._require_usable()
                 return self._writer.execute(sql, parameters).fetchall()
+        self.follow()
         with self._pooling:
-            reader = self._idle.pop() if self._idle else None
+            reader, generation = self._idle.pop() if self._idle else None, self.generation
         reader = reader or self._connect()
         try:
             return reader.execute(sql, parameters).fetchall()
         finally:
-            self._put_back(reader)
+            self._put_back(reader, generation)
+
+    def follow(self) -> None:
+        """Open the file again if it was deleted or replaced."""
+        if self._has_moved():
+            with self._writing:
+                self._require_usable()
+                self._open_moved()
 
     def close(self) -> None:
         """Close every connection; connections in use are closed after use. Idempotent."""
@@ -112,12 +128,43 @@ class Database:
             while self._idle:
                 self._idle.pop().close()
 
-    def _put_back(self, reader: sqlite3.Connection) -> None:
+    def _put_back(self, reader: sqlite3.Connection, generation: int) -> None:
         with self._pooling:
-            if self._closed:
+            if self._closed or generation != self.generation:
                 reader.close()
             else:
                 self._idle.append(reader)
+
+    def _has_moved(self) -> bool:
+        return self._path is not None and (self._is_shut or _identity(self._path) != self._files[0])
+
+    def _open_moved(self) -> None:
+        """Open the path again if its file was deleted or replaced. Holds `_writing`."""
+        if self._path is None or not self._has_moved():
+            return
+        # SQLite finds the log by its name, and would replay the old one into the new file. As long as it is open here,
+        # no other file can have its identity.
+        for file, identity in zip(_files(self._path)[1:], self._files[1:], strict=True):
+            if not self._is_shut and identity is not None and _identity(file) == identity:
+                file.unlink(missing_ok=True)
+        with self._pooling:
+            self._writer.close()
+            while self._idle:
+                self._idle.pop().close()
+            self.generation += 1
+            self._is_shut = True
+        try:
+            _prepare(self._path, self.label)
+            self._writer = self._open_writer()
+        except StoreIsUnusable as error:
+            raise OSError(str(error)) from error  # it may pass: a disk that is mounted again, a folder that comes back
+        self._files = _identities(self._path)
+        self._is_shut = False
+        log.warning(
+            "%s was deleted or replaced while it was open; IC-Cache opens it again. What is in the new file counts; "
+            "what only the old one held is lost",
+            self.label,
+        )
 
     def _require_usable(self) -> None:
         if self._closed:
@@ -161,8 +208,25 @@ def _prepare(path: Path, label: str) -> str:
     return f"file:{quote(str(path))}?mode=rw"
 
 
+def _files(path: Path) -> tuple[Path, Path, Path]:
+    """The database, its log and the log's index."""
+    return path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _identities(path: Path | None) -> tuple[tuple[int, int] | None, ...]:
+    return tuple(map(_identity, _files(path))) if path else ()
+
+
 def _make_private(path: Path) -> None:
-    for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+    for file in _files(path):
         try:
             if file.is_file() and file.stat().st_mode & 0o077:
                 file.chmod(0o600)
@@ -185,9 +249,8 @@ def _migrate(writer: sqlite3.Connection, label: str) -> None:
     for statements in MIGRATIONS[version:]:
         for statement in statements:
             writer.execute(statement)
-    if version < len(MIGRATIONS):
-        writer.execute(f"PRAGMA application_id = {APPLICATION}")
-        writer.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    writer.execute(f"PRAGMA application_id = {APPLICATION}")
+    writer.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")  # also where it is so already: can the file be written?
     writer.execute("COMMIT")
 
 
@@ -196,6 +259,7 @@ def _choose_durability(writer: sqlite3.Connection, label: str) -> None:
     if mode not in ("wal", "memory"):
         raise StoreIsUnusable(f"{label} cannot use WAL on its file system; put it on a local disk")
     writer.execute("PRAGMA synchronous = FULL")
+    writer.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()  # creates the log, whose identity is noted
 
 
 @contextmanager
@@ -208,6 +272,11 @@ def _explained(label: str) -> Iterator[None]:
             raise
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
             problem = f"{label} is not a SQLite database; use another path, or move that file away"
+        elif error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
+            problem = (
+                f"{label} cannot be written ({error}); make the file and its folder writable for this user, or use "
+                "another path"
+            )
         else:
             problem = (
                 f"{label} cannot be opened ({error}); check that the file and its folder are writable, "

@@ -54,6 +54,16 @@ class Lease:
     expires_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What one answered request or one rating adds to a store; each part may be missing."""
+
+    decision: DecisionRecord | None = None
+    example: Example | None = None
+    exact: ExactAnswer | None = None
+    feedback: Feedback | None = None
+
+
 class Store(Protocol):
     """Stores examples, exact answers, decisions, feedback, checkpoints and leases."""
 
@@ -68,7 +78,15 @@ class Store(Protocol):
     def claim(self, name: str, value: str) -> str:
         """Set the pool-wide fact `name` if it is not set; return its value. Atomic."""
 
-    # examples -------------------------------------------------------------------------------------------------
+    def write(self, batch: Sequence[Write]) -> Sequence[bool]:
+        """Write many records in one transaction, in order; all are durable when it returns, or none is stored.
+
+        A decision, example or exact answer with the same id is replaced. Of the ratings of a decision, only the first
+        of each rater is stored.
+
+        Returns:
+            For each, False if its rating was not stored because this rater has rated this decision before.
+        """
 
     def record(
         self,
@@ -76,7 +94,10 @@ class Store(Protocol):
         example: Example | None = None,
         exact: ExactAnswer | None = None,
     ) -> None:
-        """Write the records of one answered request together; an example with the same id is replaced."""
+        """`write` the parts of one answered request."""
+        self.write([Write(decision, example, exact)])
+
+    # examples -------------------------------------------------------------------------------------------------
 
     def put(self, examples: Sequence[Example]) -> None:
         """Write many examples (an import), replacing those with the same ids; durable when it returns.
@@ -140,7 +161,8 @@ class Store(Protocol):
         """Records of these decisions, in one round trip; unknown and expired ones are left out."""
 
     def append_feedback(self, feedback: Feedback) -> bool:
-        """Append to the log; False, without writing, if this rater has rated this decision before."""
+        """`write` one rating; False if this rater has rated this decision before."""
+        return self.write([Write(feedback=feedback)])[0]
 
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
         """Log entries with offset > `after`, oldest first, each with its offset (1, 2, …)."""

@@ -1,8 +1,8 @@
 """The Redis store, for pools that several processes or machines share. Redis 6.2 or newer, no modules.
 
 Every write is one Lua script (`redis_scripts` lists the keys), every read one command or script. The client repeats a
-call whose connection broke, so a call may be applied twice. Then `record`, `put`, `claim`, `acquire` and `release`
-leave the same state, `append_feedback` and `publish` recognise their first attempt by a token, and `delete`, `clear`
+call whose connection broke, so a call may be applied twice. Then `put`, `claim`, `acquire` and `release` leave the same
+state, the ratings of a `write` and `publish` recognise their first attempt by a token, and `delete`, `clear`
 and `forget_exact` may report less than they deleted. A call that raises may or may not have been applied.
 
 Durability depends on the server: with ``appendfsync always`` no acknowledged write is lost, with ``everysec`` up to one
@@ -24,8 +24,15 @@ from shared_core.settings import Settings
 from shared_core.store import codec
 from shared_core.store import redis_scripts as scripts
 from shared_core.store.fields import Unreadable
-from shared_core.store.protocol import Change, Lease, Row, Store
-from shared_core.store.redis_connection import Address, connect, parse_address, translated
+from shared_core.store.protocol import Change, Lease, Row, Store, Write
+from shared_core.store.redis_connection import (
+    Address,
+    check_permissions,
+    connect,
+    on_the_primary,
+    parse_address,
+    translated,
+)
 from shared_core.values import Clock
 
 T = TypeVar("T")
@@ -36,8 +43,6 @@ PUT_BATCH: Final = 200  # examples per script; 200 of 384 dimensions take half a
 CLEAR_BATCH: Final = 500  # of each kind per script
 CONSUMED: Final = 1000  # oldest log entries that one publication checks for deletion
 READ_BATCH: Final = 1000  # ids per command; Lua can pass on only a few thousand arguments
-
-_ABSENT: Final = ("",) * 5
 
 
 class RedisStore(Store):
@@ -55,6 +60,7 @@ class RedisStore(Store):
         self._lock = threading.Lock()
         self._unreadable = 0
         self._closed = False
+        check_permissions(self._label, self._run(scripts.PROBE))
 
     @classmethod
     def open(cls, url: str, *, settings: Settings, clock: Clock, feed_length: int = FEED_LENGTH) -> RedisStore:
@@ -68,7 +74,7 @@ class RedisStore(Store):
 
         Raises:
             ConfigurationError: The address is invalid.
-            StoreIsUnusable: The server is too old, evicts keys, or refuses this user.
+            StoreIsUnusable: The server is too old, evicts keys, cannot be written, or refuses this user a command.
             OSError: It cannot be reached, or does not answer in time.
         """
         return cls(parse_address(url), settings=settings, clock=clock, feed_length=feed_length)
@@ -87,46 +93,42 @@ class RedisStore(Store):
     def claim(self, name: str, value: str) -> str:
         return _string(self._run(scripts.CLAIM, name, value))
 
-    # examples -------------------------------------------------------------------------------------------------
-
     @override
-    def record(
-        self,
-        decision: DecisionRecord | None = None,
-        example: Example | None = None,
-        exact: ExactAnswer | None = None,
-    ) -> None:
-        self._write(decision, exact, [example] if example else [])
+    def write(self, batch: Sequence[Write]) -> Sequence[bool]:
+        """Ratings are remembered for `decision_ttl`; after that the decision accepts no feedback anyway."""
+        now = self._clock()
+        args: list[Argument] = [now]
+        for write in batch:
+            args += self._encoded(write, now)
+        fresh = iter(self._run_fed(scripts.WRITE, *args))
+        return [write.feedback is None or bool(next(fresh)) for write in batch]
+
+    def _encoded(self, write: Write, now: float) -> list[Argument]:
+        """The arguments of the script for one record: each part begins with its kind."""
+        args: list[Argument] = []
+        if decision := write.decision:
+            expires = decision.created_at + self._settings.decision_ttl
+            args += ["decision", decision.id, decision.scope, codec.encode_decision(decision)]
+            args += [expires, _milliseconds(expires - now)]
+        if exact := write.exact:
+            expires = exact.created_at + self._settings.exact_ttl
+            args += ["exact", exact.key, exact.scope, codec.encode_exact(exact), expires, _milliseconds(expires - now)]
+        if example := write.example:
+            entry, encoded = example.entry, codec.encode_example(example)
+            args += ["example", entry.id, entry.scope, entry.created_at]
+            args += [encoded.entry, encoded.statistics, encoded.texts, encoded.vector, entry.exact_key]
+        if feedback := write.feedback:
+            call, value = secrets.token_hex(8), codec.encode_feedback(feedback)
+            remember = _milliseconds(self._settings.decision_ttl)
+            args += ["feedback", feedback.decision_id, feedback.rater, call, value, feedback.at, remember]
+        return args
+
+    # examples -------------------------------------------------------------------------------------------------
 
     @override
     def put(self, examples: Sequence[Example]) -> None:
         for batch in _batches(examples, PUT_BATCH):
-            self._write(None, None, batch)
-
-    def _write(self, decision: DecisionRecord | None, exact: ExactAnswer | None, examples: Sequence[Example]) -> None:
-        now = self._clock()
-        args: list[Argument] = [now]
-        if decision:
-            expires = decision.created_at + self._settings.decision_ttl
-            args += [
-                decision.id,
-                decision.scope,
-                codec.encode_decision(decision),
-                expires,
-                _milliseconds(expires - now),
-            ]
-        else:
-            args += _ABSENT
-        if exact:
-            expires = exact.created_at + self._settings.exact_ttl
-            args += [exact.key, exact.scope, codec.encode_exact(exact), expires, _milliseconds(expires - now)]
-        else:
-            args += _ABSENT
-        for example in examples:
-            entry, encoded = example.entry, codec.encode_example(example)
-            args += [entry.id, entry.scope, entry.created_at]
-            args += [encoded.entry, encoded.statistics, encoded.texts, encoded.vector, entry.exact_key]
-        self._run_fed(scripts.RECORD, *args)
+            self.write([Write(example=example) for example in batch])
 
     @override
     def delete(self, scope: str, ids: Sequence[str]) -> int:
@@ -249,14 +251,6 @@ class RedisStore(Store):
         return found
 
     @override
-    def append_feedback(self, feedback: Feedback) -> bool:
-        """Ratings are remembered for `decision_ttl`; after that the decision accepts no feedback anyway."""
-        remember = _milliseconds(self._settings.decision_ttl)
-        call, value = secrets.token_hex(8), codec.encode_feedback(feedback)
-        args = (feedback.decision_id, feedback.rater, call, value, feedback.at, remember)
-        return bool(self._run(scripts.FEEDBACK, *args))
-
-    @override
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
         """Only an empty result means the end of the log."""
         found: list[tuple[int, Feedback]] = []
@@ -328,12 +322,12 @@ class RedisStore(Store):
             keys += [self._prefix + str(key) for key in rest]
             rest = ()
         with translated(self._label):
-            return self._execute(command, *keys, *rest)
+            return on_the_primary(self._client, lambda: self._execute(command, *keys, *rest))
 
     def _run(self, source: str, *args: Argument) -> Any:
         self._check_open()
         with translated(self._label):
-            return self._scripts[source](keys=[self._prefix], args=args)
+            return on_the_primary(self._client, lambda: self._scripts[source](keys=[self._prefix], args=args))
 
     def _run_fed(self, source: str, *args: Argument) -> Any:
         """Run a script that writes to the change feed."""

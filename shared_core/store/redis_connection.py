@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from shared_core.errors import ConfigurationError, ExtraIsMissing, StoreIsUnusable
+from shared_core.store.errors import StoreRefuses
 from shared_core.telemetry import get_logger
 
 try:
@@ -29,6 +30,7 @@ except ImportError as error:
 _parse_url: Callable[[str], dict[str, Any]] = redis.connection.parse_url
 log = get_logger("store")
 
+T = TypeVar("T")
 Client: TypeAlias = "redis.Redis | redis.cluster.RedisCluster"
 
 OLDEST_VERSION: Final = (6, 2)  # ZADD GT, exclusive stream ranges
@@ -39,6 +41,16 @@ _POOL: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # no brace: the name is the
 _SPELLING: Final = "redis://[user:password@]host[:port][/db][?pool=name] or unix:///path/to/socket[?pool=name]"
 _OPTIONS: Final = frozenset({"db", "username", "password", "client_name", "max_connections", *TIMEOUTS})
 _TLS: Final = "ssl_"
+
+# Errors of a server's state; inside a script they are a part of the message.
+_PASSING: Final = (
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+)
+_STATES: Final = ("BUSY", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +108,8 @@ def translated(label: str) -> Iterator[None]:
         StoreIsUnusable: The server refuses us: wrong user or password, or a command that the user may not run.
         TimeoutError: It did not answer in time. A write may or may not have been applied.
         ConnectionError: It cannot be reached.
-        OSError: It answered with an error (out of memory, read-only replica, …).
+        StoreRefuses: It answered with an error that it would give again.
+        OSError: It answered with an error that may pass (out of memory, read-only replica, …).
     """
     try:
         yield
@@ -106,8 +119,57 @@ def translated(label: str) -> Iterator[None]:
         raise TimeoutError(f"{label} did not answer in time") from error
     except redis.ConnectionError as error:
         raise ConnectionError(f"{label} cannot be reached: {error}") from error
-    except redis.RedisError as error:
-        raise OSError(f"{label}: {error}") from error
+    except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
+        kind = OSError if _may_pass(error) else StoreRefuses
+        raise kind(f"{label}: {error}") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    is_response = isinstance(error, redis.ResponseError)
+    return not is_response or isinstance(error, _PASSING) or any(state in str(error) for state in _STATES)
+
+
+def on_the_primary(client: Client, call: Callable[[], T]) -> T:
+    """The result of `call`. If the server has become a read-only replica, it is called again on new connections.
+
+    After a failover the address leads to another server, but open connections still lead to the old one. A cluster's
+    client follows a failover by itself.
+    """
+    try:
+        return call()
+    except redis.ResponseError as error:
+        if not _is_read_only(error) or isinstance(client, redis.cluster.RedisCluster):
+            raise
+        client.connection_pool.disconnect(inuse_connections=False)
+        return call()
+
+
+def check_permissions(label: str, refused: Sequence[bytes]) -> None:
+    """Refuse a server on which `redis_scripts.PROBE` could not do everything.
+
+    Args:
+        label: The store's name in messages.
+        refused: What the script returned: the command and the server's error, or nothing.
+
+    Raises:
+        StoreIsUnusable: A command was refused.
+    """
+    if not refused:
+        return
+    command, error = (part.decode("utf-8", "replace") for part in refused)
+    if "READONLY" in error:
+        mend = "it is a read-only replica; use the address of the primary"
+    elif "unknown" in error.lower():
+        mend = "the server does not offer this command; remove rename-command from redis.conf"
+    elif "NOPERM" in error or "can't run this command" in error:
+        mend = f"grant it to the user: ACL SETUSER name +{command.lower()}"
+    else:
+        mend = "mend the server first"
+    raise StoreIsUnusable(f"{label} cannot be written, because {command} is refused ({error}): {mend}")
+
+
+def _is_read_only(error: redis.ResponseError) -> bool:
+    return isinstance(error, redis.exceptions.ReadOnlyError) or "READONLY" in str(error)
 
 
 def connect(address: Address) -> Client:

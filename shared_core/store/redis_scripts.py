@@ -75,18 +75,19 @@ end
 """
 )
 
-# ARGV 3: now in seconds; 4-8: decision (id, scope, value, expires at, milliseconds to live), all empty without one;
-# 9-13: exact answer in the same form; then for each example: id, scope, created at, entry, statistics, texts, vector,
-# exact key.
-RECORD: Final = (
+# ARGV 3: now in seconds; then the parts of all records in order, each with its kind:
+# decision|exact, id, scope, value, expires at, milliseconds to live;
+# example, id, scope, created at, entry, statistics, texts, vector, exact key;
+# feedback, decision id, rater, token of this call, value, time of the rating, milliseconds to remember it.
+# Returns for each rating whether it was stored. A call that is repeated after a lost reply finds its own token and gets
+# the same reply as the first time.
+WRITE: Final = (
     _FEED
     + """
 local function prune(shelf)
   return redis.call('ZRANGEBYSCORE', shelf, '-inf', ARGV[3], 'LIMIT', 0, 8)
 end
-local function set_expiring(kind, i)
-  local id, scope, value, expires, ttl = unpack(ARGV, i, i + 4)
-  if id == '' then return end
+local function set_expiring(kind, id, scope, value, expires, ttl)
   redis.call('SET', key(kind, id), value, 'PX', ttl)
   local shelf = key(kind .. 's', scope)
   redis.call('ZADD', shelf, expires, id)
@@ -98,10 +99,7 @@ local function set_expiring(kind, i)
   redis.call('ZADD', prefix .. 'expiring', 'GT', expires, scope)
   for _, old in ipairs(prune(prefix .. 'expiring')) do redis.call('ZREM', prefix .. 'expiring', old) end
 end
-set_expiring('decision', 4)
-set_expiring('exact', 9)
-for i = 14, #ARGV, 8 do
-  local id, scope, created, entry, statistics, texts, vector, answer = unpack(ARGV, i, i + 7)
+local function put(id, scope, created, entry, statistics, texts, vector, answer)
   redis.call('HSET', key('entry', scope), id, entry)
   redis.call('HSET', key('statistics', scope), id, statistics)
   redis.call('HSET', key('texts', scope), id, texts)
@@ -115,6 +113,32 @@ for i = 14, #ARGV, 8 do
   redis.call('SADD', prefix .. 'scopes', scope)
   add_change('put', scope, id)
 end
+local function rate(decision, rater, call, value, at, remember)
+  local rated = key('rated', decision)
+  local before = redis.call('HGET', rated, rater)
+  if before then return before == call and 1 or 0 end
+  redis.call('HSET', rated, rater, call)
+  redis.call('PEXPIRE', rated, remember)
+  local offset = redis.call('INCR', prefix .. 'feedback:last')
+  redis.call('XADD', prefix .. 'feedback', string.format('%.0f-0', offset), 'at', at, 'value', value)
+  return 1
+end
+local fresh = {}
+local i = 4
+while i <= #ARGV do
+  local kind = ARGV[i]
+  if kind == 'example' then
+    put(unpack(ARGV, i + 1, i + 8))
+    i = i + 9
+  elseif kind == 'feedback' then
+    fresh[#fresh + 1] = rate(unpack(ARGV, i + 1, i + 6))
+    i = i + 7
+  else
+    set_expiring(kind, unpack(ARGV, i + 1, i + 5))
+    i = i + 6
+  end
+end
+return fresh
 """
 )
 
@@ -170,22 +194,6 @@ CLAIM: Final = (
     + """
 redis.call('HSETNX', prefix .. 'claims', ARGV[1], ARGV[2])
 return redis.call('HGET', prefix .. 'claims', ARGV[1])
-"""
-)
-
-# ARGV: decision id; rater; token of this call; value; time of the rating; milliseconds to remember it.
-# A call that is repeated after a lost reply finds its own token and gets the same reply as the first time.
-FEEDBACK: Final = (
-    _KEYS
-    + """
-local rated = key('rated', ARGV[1])
-local before = redis.call('HGET', rated, ARGV[2])
-if before then return before == ARGV[3] and 1 or 0 end
-redis.call('HSET', rated, ARGV[2], ARGV[3])
-redis.call('PEXPIRE', rated, ARGV[6])
-local offset = redis.call('INCR', prefix .. 'feedback:last')
-redis.call('XADD', prefix .. 'feedback', string.format('%.0f-0', offset), 'at', ARGV[5], 'value', ARGV[4])
-return 1
 """
 )
 
@@ -248,4 +256,37 @@ if redis.call('HGET', lease, 'token') == ARGV[2] then redis.call('HDEL', lease, 
 """
 )
 
-ALL: Final = (RECORD, DELETE, CLEAR, ROWS, CLAIM, FEEDBACK, PUBLISH, ACQUIRE, RELEASE)
+# Tries every command that the store needs, on keys of its own, and leaves nothing behind (without the right to delete:
+# one key for a minute). Returns the first command that
+# is refused, with the server's error; nothing if there is none.
+PROBE: Final = (
+    _KEYS
+    + """
+local text, hash, set, zset, stream =
+  key('probe', 'text'), key('probe', 'hash'), key('probe', 'set'), key('probe', 'zset'), key('probe', 'stream')
+local delete = {'DEL', text, hash, set, zset, stream}
+local commands = {
+  {'SET', text, '1', 'PX', 60000}, delete, {'SET', text, '1', 'PX', 60000}, {'GET', text}, {'MGET', text}, {'INCR', text}, {'PTTL', text},
+  {'PEXPIRE', text, 60000}, {'EXISTS', text},
+  {'HSET', hash, 'a', '1'}, {'HSETNX', hash, 'a', '1'}, {'HGET', hash, 'a'}, {'HMGET', hash, 'a'},
+  {'HEXISTS', hash, 'a'}, {'HINCRBY', hash, 'a', 1}, {'HDEL', hash, 'a'},
+  {'SADD', set, 'a'}, {'SMEMBERS', set}, {'SREM', set, 'a'},
+  {'ZADD', zset, 'GT', 1, 'a'}, {'ZCARD', zset}, {'ZRANGE', zset, 0, 1}, {'ZRANGEBYSCORE', zset, 0, 1},
+  {'ZSCAN', zset, 0}, {'ZREM', zset, 'a'},
+  {'XADD', stream, '1-0', 'a', '1'}, {'XRANGE', stream, '-', '+'}, {'XREVRANGE', stream, '+', '-'},
+  {'XTRIM', stream, 'MINID', '1-0'},
+}
+local refused = {}
+for _, command in ipairs(commands) do
+  local reply = redis.pcall(unpack(command))
+  if type(reply) == 'table' and reply.err then
+    refused = {command[1], reply.err}
+    break
+  end
+end
+redis.pcall(unpack(delete))
+return refused
+"""
+)
+
+ALL: Final = (WRITE, DELETE, CLEAR, ROWS, CLAIM, PUBLISH, ACQUIRE, RELEASE, PROBE)

@@ -21,6 +21,7 @@ from typing_extensions import override
 from shared_core.errors import FeedWasTrimmed
 from shared_core.records import Checkpoint, DecisionRecord, ExactAnswer, Example, Feedback, Statistics, Texts
 from shared_core.settings import Settings
+from shared_core.store import sqlite_writes
 from shared_core.store.codec import (
     decode_change,
     decode_checkpoint,
@@ -31,15 +32,11 @@ from shared_core.store.codec import (
     decode_statistics,
     decode_texts,
     encode_checkpoint,
-    encode_decision,
-    encode_exact,
-    encode_example,
-    encode_feedback,
     encode_statistics,
 )
 from shared_core.store.database import Database
 from shared_core.store.fields import Unreadable
-from shared_core.store.protocol import Change, Lease, Row, Store
+from shared_core.store.protocol import Change, Lease, Row, Store, Write
 from shared_core.values import Clock
 
 P = ParamSpec("P")
@@ -75,6 +72,7 @@ class SqliteStore(Store):
         self._decision_ttl = settings.decision_ttl
         self._clock = clock
         self._feed_length = feed_length
+        self._generation = 0
         self._unreadable = 0
         self._counting = threading.Lock()
 
@@ -95,35 +93,17 @@ class SqliteStore(Store):
             connection.execute("INSERT INTO claims VALUES (?, ?) ON CONFLICT DO NOTHING", (name, value))
             return str(connection.execute("SELECT value FROM claims WHERE name = ?", (name,)).fetchone()[0])
 
-    # examples -------------------------------------------------------------------------------------------------
-
     @override
-    def record(
-        self,
-        decision: DecisionRecord | None = None,
-        example: Example | None = None,
-        exact: ExactAnswer | None = None,
-    ) -> None:
-        with self._changing() as connection:
-            if decision is not None:
-                connection.execute(
-                    "INSERT OR REPLACE INTO decisions (id, scope, created_at, record) VALUES (?, ?, ?, ?)",
-                    (decision.id, decision.scope, decision.created_at, encode_decision(decision)),
-                )
-            if example is not None:
-                _put(connection, example)
-            if exact is not None:
-                connection.execute(
-                    "INSERT OR REPLACE INTO exact (key, scope, created_at, answer) VALUES (?, ?, ?, ?)",
-                    (exact.key, exact.scope, exact.created_at, encode_exact(exact)),
-                )
+    def write(self, batch: Sequence[Write]) -> Sequence[bool]:
+        with self._changing(len(batch)) as connection:
+            return [sqlite_writes.apply(connection, write) for write in batch]
+
+    # examples -------------------------------------------------------------------------------------------------
 
     @override
     def put(self, examples: Sequence[Example]) -> None:
         for start in range(0, len(examples), PUT_BATCH):
-            with self._changing() as connection:
-                for example in examples[start : start + PUT_BATCH]:
-                    _put(connection, example)
+            self.write([Write(example=example) for example in examples[start : start + PUT_BATCH]])
 
     @override
     def delete(self, scope: str, ids: Sequence[str]) -> int:
@@ -135,7 +115,7 @@ class SqliteStore(Store):
                     f"DELETE FROM exact WHERE scope = ? AND key IN (SELECT exact_key FROM examples WHERE {listed})",
                     (scope, *parameters),
                 )
-                removed += _remove(connection, listed, parameters)
+                removed += sqlite_writes.remove(connection, listed, parameters)
             return removed
 
     @override
@@ -146,7 +126,7 @@ class SqliteStore(Store):
                 connection.execute(f"DELETE FROM {table} WHERE {condition}", parameters)
             if scope is None:
                 connection.execute("DELETE FROM claims")
-            return _remove(connection, condition, parameters)
+            return sqlite_writes.remove(connection, condition, parameters)
 
     @override
     def scopes(self) -> Sequence[str]:
@@ -210,8 +190,12 @@ class SqliteStore(Store):
     def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
         """Sequence numbers have no gaps, so a gap after `after` means that the feed was trimmed.
 
-        A position beyond the feed's end counts as trimmed, too: the file was restored or replaced since.
+        A position beyond the feed's end counts as trimmed, too, and so does a file that was restored or replaced.
         """
+        self._database.follow()
+        if self._database.generation != self._generation:
+            self._generation = self._database.generation
+            raise FeedWasTrimmed(f"{self.label} was deleted or replaced; reload the scope")
         # read as blobs, because a text that is not UTF-8 would raise
         sql = (
             "SELECT seq, CAST(kind AS BLOB), CAST(scope AS BLOB), CAST(id AS BLOB) FROM changes "
@@ -255,23 +239,6 @@ class SqliteStore(Store):
         ]
         read = (self._readable(decode_decision, *parts) for parts in rows)
         return {record.id: record for record in read if record is not None}
-
-    @override
-    def append_feedback(self, feedback: Feedback) -> bool:
-        parameters = {
-            "decision_id": feedback.decision_id,
-            "rater": feedback.rater,
-            "at": feedback.at,
-            "judgement": encode_feedback(feedback),
-        }
-        with self._database.writing() as connection:
-            # not ON CONFLICT DO NOTHING, which would consume an offset
-            inserted = connection.execute(
-                "INSERT INTO feedback (decision_id, rater, at, judgement) SELECT :decision_id, :rater, :at, :judgement "
-                "WHERE NOT EXISTS (SELECT 1 FROM feedback WHERE decision_id = :decision_id AND rater = :rater)",
-                parameters,
-            )
-            return inserted.rowcount > 0
 
     @override
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
@@ -362,8 +329,8 @@ class SqliteStore(Store):
     # ----------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that trims the feed and deletes a few expired rows at its end."""
+    def _changing(self, added: int = 1) -> Iterator[sqlite3.Connection]:
+        """A transaction that trims the feed and deletes a few expired rows at its end: more than the `added` ones."""
         with self._database.writing() as connection:
             yield connection
             connection.execute(
@@ -372,9 +339,8 @@ class SqliteStore(Store):
             now = self._clock()
             for table, ttl in (("exact", self._exact_ttl), ("decisions", self._decision_ttl)):
                 connection.execute(
-                    f"DELETE FROM {table} WHERE rowid IN "
-                    f"(SELECT rowid FROM {table} WHERE created_at <= ? LIMIT {EXPIRED_PER_WRITE})",
-                    (now - ttl,),
+                    f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE created_at <= ? LIMIT ?)",
+                    (now - ttl, max(EXPIRED_PER_WRITE, 2 * added)),
                 )
 
     def _of_scope(self, columns: str, scope: str, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
@@ -397,31 +363,3 @@ def _listed(ids: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
     for start in range(0, len(ids), IDS_PER_STATEMENT):
         chunk = ids[start : start + IDS_PER_STATEMENT]
         yield f"id IN ({', '.join('?' * len(chunk))})", chunk
-
-
-def _put(connection: sqlite3.Connection, example: Example) -> None:
-    entry, encoded = example.entry, encode_example(example)
-    connection.execute(
-        "INSERT INTO examples (scope, id, created_at, exact_key, entry, statistics, vector, texts) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (scope, id) DO UPDATE SET created_at = excluded.created_at, "
-        "exact_key = excluded.exact_key, entry = excluded.entry, statistics = excluded.statistics, "
-        "vector = excluded.vector, texts = excluded.texts",
-        (
-            entry.scope,
-            entry.id,
-            entry.created_at,
-            entry.exact_key,
-            encoded.entry,
-            encoded.statistics,
-            encoded.vector,
-            encoded.texts,
-        ),
-    )
-    connection.execute("INSERT INTO changes (kind, scope, id) VALUES ('put', ?, ?)", (entry.scope, entry.id))
-
-
-def _remove(connection: sqlite3.Connection, condition: str, parameters: tuple[str, ...]) -> int:
-    connection.execute(
-        f"INSERT INTO changes (kind, scope, id) SELECT 'delete', scope, id FROM examples WHERE {condition}", parameters
-    )
-    return connection.execute(f"DELETE FROM examples WHERE {condition}", parameters).rowcount

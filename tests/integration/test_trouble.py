@@ -44,13 +44,14 @@ def test_redis_killed_in_mid_traffic_and_back_again():
             begun = time.monotonic()
             assert llm.invoke(f"alpha gamma {n}").content in {"small", "large"}
             assert time.monotonic() - begun < llm.engine.settings.deadline + 0.25
-        llm.flush(20)
-        assert llm.engine.counters["writer.failed"] >= 1
+        assert not llm.flush(0.1)
+        assert llm.engine.counters["writer.retried"] >= 1
         server.start()
         llm.invoke("alpha delta")
-        assert llm.flush(10)
+        assert llm.flush(20)
         llm.engine.maintain()
-        assert llm.engine.counters["admitted"] >= 2
+        assert llm.engine.counters["admitted"] == 12
+        assert llm.engine.counters["writer.failed"] == 0
         assert len(examples_of(llm.invoke("alpha"))) >= 1
         llm.close()
 
@@ -111,19 +112,26 @@ def routed_by(llm):
     return llm.invoke("alpha").response_metadata["iccache"]["version"]
 
 
-def test_a_full_disk_costs_the_record_and_not_the_answer(tmp_path):
+def test_a_full_disk_costs_neither_the_answer_nor_the_record(tmp_path):
     llm = chat(f"sqlite:///{tmp_path}/pool.db")
     llm.add_examples([("alpha beta", "1")])
     llm.flush(5)
     store = llm.engine._local.store
 
     def full(*args, **kwargs):
-        raise sqlite3.OperationalError("database or disk is full")
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
 
-    store.record = full
-    assert llm.invoke("alpha").content in {"small", "large"}
-    llm.flush(5)
-    assert llm.engine.counters.value("writer.failed", error="OperationalError") == 1
+    store.write, write = full, store.write
+    answer = llm.invoke("alpha")
+    assert answer.content in {"small", "large"}
+    assert not llm.flush(0.1)
+    assert llm.engine.counters.value("writer.retried", error="OperationalError") >= 1
+    store.write = write
+    assert llm.flush(5)
+    decision_id = answer.response_metadata["iccache"]["decision_id"]
+    assert list(store.decisions([decision_id])) == [decision_id]
     llm.close()
 
 

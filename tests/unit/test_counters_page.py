@@ -13,7 +13,13 @@ MAKERS = {
     "Periodic": ((".failed",), ("error",)),
     "_failing_open": ((".failed", ".unreadable.failed"), ("error",)),
 }
-MADE = {"{self._name}.failed", "{where}.failed", "{where}.unreadable"}  # names that only these calls fill in
+MADE = {
+    "{self._name}.dropped",
+    "{self._name}.failed",
+    "{self._name}.retried",
+    "{where}.failed",
+    "{where}.unreadable",
+}  # fmt: skip — names that only these calls, and those that add a lane, fill in
 
 
 def calls():
@@ -43,7 +49,18 @@ def counted(method):
         if name in MAKERS and method == "count":
             suffixes, labels = MAKERS[name]
             found |= {text + suffix: labels for text in constants(call.args[0]) for suffix in suffixes}
+        if name == "add" and receiver.endswith("lanes") and method == "count":
+            found |= {
+                f"{text}.{what}": labels for text in constants(call.args[0]) for what, labels in lane_counts(call)
+            }
     return found, made
+
+
+def lane_counts(call):
+    """What a lane counts; only one that tells passing errors tries again."""
+    yield from (("dropped", ()), ("failed", ("error",)))
+    if "is_temporary" in {keyword.arg for keyword in call.keywords}:
+        yield "retried", ("error",)
 
 
 def listed(heading):

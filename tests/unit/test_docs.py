@@ -103,7 +103,7 @@ def unknown_in(text: str) -> list[str]:
                 or f"\n{token}\n" in strings
             )
         elif NAME.fullmatch(token):
-            counted = token.removesuffix(".failed")  # which `Engine.failed` adds
+            counted = re.sub(r"\.(failed|dropped|retried)$", "", token)  # which `Engine.failed` and lanes add
             known = all(part in names for part in token.split(".")) or counted in strings
         else:
             continue

@@ -5,7 +5,7 @@ import gc
 import logging
 import threading
 
-from shared_core.background import Writer
+from shared_core.lanes import Job, Lanes
 from shared_core.router.load import CallsInFlight
 from shared_core.telemetry import Counters, RepeatFilter
 
@@ -102,8 +102,14 @@ def test_while_a_thread_warns():
 
 
 def test_while_a_thread_submits_a_record():
-    writer, recorded = Writer(Counters(), drain=5), []
-    assert closed_meanwhile(lambda: [writer.submit(list) for _ in range(3)], lambda: writer.submit(recorded.append, 1))
-    assert writer.flush(5)
-    assert len(recorded) == ROUNDS
-    writer.close()
+    lanes, recorded = Lanes(Counters(), drain=5), []
+    writer = lanes.add("writer", "records")
+
+    def submit(item):
+        return writer.submit(Job(writer, recorded.extend, item, size=10))
+
+    assert closed_meanwhile(lambda: [submit("other") for _ in range(3)], lambda: submit("left"))
+    assert lanes.flush(5)
+    assert recorded.count("left") == ROUNDS
+    assert writer.waiting == 0
+    lanes.close()

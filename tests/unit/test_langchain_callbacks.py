@@ -354,9 +354,10 @@ async def test_a_dead_store_never_fails_the_call(build, model):
         server.kill()
         for way in ("invoke", "astream"):
             assert (await call(model(), way, "hello", {"callbacks": [handler]})).text == "large answers"
-        handler.flush(20)
-        assert handler.engine.counters["writer.failed"] == 2
+        assert not handler.flush(0.1)
+        assert handler.engine.counters["writer.retried"] >= 1
         handler.close()
+        assert handler.engine.counters["writer.dropped"] == 2
 
 
 def test_a_call_without_a_reported_end_is_forgotten(build):

@@ -79,9 +79,10 @@ async def test_a_dead_store_never_fails_the_run(build, agent, way):
         state = await run(agent(middleware), way, "measure and heat the kitchen")
         answers = [message for message in state["messages"] if isinstance(message, AIMessage)]
         assert [answer.text for answer in answers] == ["", f"{provenance(answers[-1])['arm']} answers"]
-        middleware.flush(20)
-        assert middleware.engine.counters["writer.failed"] == 2
+        assert not middleware.flush(0.1)
+        assert middleware.engine.counters["writer.retried"] >= 1
         middleware.close()
+        assert middleware.engine.counters["writer.dropped"] == 2
 
 
 async def test_nothing_of_ours_blocks_the_event_loop(build, agent, tmp_path):

@@ -79,9 +79,9 @@ class TestFailures:
                 released.wait(30)
                 return super().exact(key)
 
-            def record(self, *parts):
+            def write(self, batch):
                 released.wait(30)
-                super().record(*parts)
+                return super().write(batch)
 
         released = threading.Event()
         cache = ICCache(Hanging(None, settings=PATIENT), settings=Settings(deadline=0.3))

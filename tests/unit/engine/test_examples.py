@@ -2,7 +2,6 @@
 
 import pytest
 
-from shared_core.errors import ConfigurationError
 from shared_core.manager.local import LIMIT_EVERY
 from shared_core.settings import Settings
 from shared_core.values import Message, Outcome, Request
@@ -53,14 +52,6 @@ def test_an_answer_that_the_reward_function_cannot_score_is_kept_without_a_score
     assert "reward function" in caplog.text
     assert engine.maintain().learned.consumed == 0
     assert engine.feedback(decision.id, 1.0)
-
-
-def test_a_reward_function_that_would_have_to_be_awaited_is_refused(build):
-    async def reward(request, answer):
-        return 1.0
-
-    with pytest.raises(ConfigurationError, match="coroutine"):
-        build(reward=reward)
 
 
 def test_a_rewarded_answer_of_another_arm_is_admitted_immediately(build):

@@ -105,8 +105,8 @@ def test_feedback_reaches_an_exact_answer_whose_example_could_not_be_made(build)
     engine = build(embedder=embedder)
     embedder.is_down = True
     decision_id = engine.observe(ask("alpha"), Outcome("x", writer="big", payload=b"x"), admit=True)
-    assert engine.flush(5)
-    assert engine.counters.value("writer.failed", error="OSError") == 1
+    assert not engine.flush(5)
+    assert engine.counters.value("prepare.failed", error="OSError") == 1
     assert engine.lookup(ask("alpha")) is not None
     engine.feedback(decision_id, 0.0)
     assert engine.lookup(ask("alpha")) is None

@@ -65,5 +65,5 @@ def test_redaction_that_fails_lets_the_request_through_and_stores_nothing(build)
     assert decision.fallback
     assert decision.arm == "large"
     engine.submit_record(decision, Outcome("calling Alice"))
-    engine.flush(5)
-    assert engine.counters["writer.failed"] == 1
+    assert not engine.flush(5)
+    assert engine.counters.value("prepare.failed", error="RedactionFailed") == 1
