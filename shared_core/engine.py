@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from shared_core.assembly import Components, after_fork, engine_spec
 from shared_core.errors import ConfigurationError, DependencyIsDown, DependencyIsSlow
-from shared_core.failures import Attempt, Failures
+from shared_core.failures import Attempt, Failures, cause_of
 from shared_core.guard import Deadline, Step, Steps
 from shared_core.inference import Embedder
 from shared_core.learning.learner import MaintainReport
@@ -241,7 +241,7 @@ class Engine:
 
     def _fallback(self, request: Request, identity: str, route: Route, error: Exception) -> Decision:
         self.failures.count("fallback", error)
-        route = replace(route, reason=f"fallback: {type(error).__name__}: {error}")
+        route = replace(route, reason=cause_of(error))
         return Decision(identity, request, route, fallback=True, created_at=self._clock())
 
     def _run(self, attempt: Attempt[Components, T]) -> T:

@@ -20,6 +20,18 @@ PASSING_ERRORS: Final = (DependencyIsDown, DependencyIsSlow, ScopeIsCold)
 """Errors that go away by themselves. Of every other error, a person must fix the cause."""
 
 
+_TEXTS_OF_OURS: Final = (DependencyIsDown, DependencyIsSlow)  # they name a dependency and a limit, nothing else
+
+
+def cause_of(error: Exception) -> str:
+    """The reason of a fallback, for provenance, which clients and traces see: the error's name.
+
+    The text of another library's error may hold keys, URLs or the request; it stays in the log.
+    """
+    text = f": {error}" if isinstance(error, _TEXTS_OF_OURS) else ""
+    return f"fallback: {type(error).__name__}{text}"
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt(Generic[C, T]):
     """The steps of a request, and its result if they fail or take too long."""

@@ -56,9 +56,10 @@ arrival: Final[ContextVar[float | None]] = ContextVar("iccache_arrival", default
 class Deadline:
     """The time until which IC-Cache may delay one request, counted from its `arrival`."""
 
-    __slots__ = ("_clock", "_end")
+    __slots__ = ("_clock", "_end", "seconds")
 
     def __init__(self, seconds: float, clock: Clock) -> None:
+        self.seconds = seconds
         self._clock = clock
         began = arrival.get()
         self._end = (clock() if began is None else began) + seconds
@@ -105,7 +106,7 @@ class Guard:
         ended.acquire()
         task = _Task(steps, ended.release)
         if self._start(task, deadline) and not ended.acquire(timeout=deadline.left()):
-            self._give_up(task)
+            self._give_up(task, deadline)
         return task.outcome()  # type: ignore[no-any-return]
 
     async def arun(self, deadline: Deadline, steps: Steps[T]) -> T:
@@ -127,7 +128,7 @@ class Guard:
             timer = loop.call_later(deadline.left(), _set, in_time, False)
             try:
                 if not await in_time:
-                    self._give_up(task)
+                    self._give_up(task, deadline)
             except asyncio.CancelledError:
                 task.given_up = True
                 raise
@@ -203,7 +204,7 @@ class Guard:
         threading.Thread(target=self._work, args=(worker,), name="iccache-guard", daemon=True).start()
         return worker
 
-    def _give_up(self, task: _Task) -> None:
+    def _give_up(self, task: _Task, deadline: Deadline) -> None:
         """The deadline has passed: stop waiting for this task, and raise."""
         task.given_up = True
         bulkhead = task.bulkhead
@@ -211,7 +212,7 @@ class Guard:
             raise DependencyIsSlow("the deadline passed between two calls")
         if task.waits_since in (None, bulkhead.answered):  # no call ended meanwhile, so the queue is not the cause
             bulkhead.breaker.failed()
-        raise DependencyIsSlow(f"{bulkhead.name}: it did not answer in time")
+        raise DependencyIsSlow(f"{bulkhead.name} did not answer within {deadline.seconds:g} s (setting deadline)")
 
     def _work(self, worker: _Worker) -> None:
         """The loop of each thread: run one task after the other as far as possible."""

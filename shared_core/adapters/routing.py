@@ -16,6 +16,7 @@ from shared_core.adapters.attempt import Answers, ArmAttempt, P, R, WholeAnswers
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
+from shared_core.failures import cause_of
 from shared_core.values import Clock, Decision, Insertion, Request, Route
 
 _OPENED: Final[Any] = None  # yielded before the pieces, once a stream is open
@@ -68,7 +69,7 @@ class Routing:
         except Exception as error:  # noqa: BLE001 - fail open, counted
             self.engine.failures.count("fallback.unreadable_call", error)
             nothing = Request((), "", store=False)
-            return self._unrouted(nothing, identity, f"fallback: {type(error).__name__}: {error}", fallback=True)
+            return self._unrouted(nothing, identity, cause_of(error), fallback=True)
         if bypass:
             self.engine.counters.count("bypass.not_routed")
             return self._unrouted(replace(request, store=False), identity, bypass)

@@ -46,7 +46,7 @@ class TestDeciding:
         routing = Routing(engine, "large")
         for decision in (routing.decide(unreadable, "d1"), await routing.adecide(unreadable, "d1")):
             assert (decision.id, decision.arm, decision.fallback) == ("d1", "large", True)
-            assert "no such message" in decision.route.reason
+            assert decision.route.reason == "fallback: TypeError"  # clients see it
             engine.record(decision, Outcome("an answer", writer="big"))
         assert engine.counters.value("fallback.unreadable_call", error="TypeError") == 2
         assert "TypeError: no such message" in caplog.text
@@ -97,16 +97,19 @@ class TestSelect:
         assert row.entry.statistics.helpfulness.value == 1.0
         assert not [name for name in engine._components().store.checkpoint().arrays if "qwen" in name]
 
-    def test_it_fails_open(self, engine):
+    def test_it_fails_open(self, engine, caplog):
         class Broken:
             tag = Words.tag
 
             def embed(self, texts):
-                raise ConnectionError("the embedder is gone")
+                raise ConnectionError("the embedder at sk-SECRET is gone")
 
         broken = Engine(store="memory://", embedder=Broken(), background=False)
         decision = broken.select(ask("heat the bathroom"))
-        assert decision.fallback and not decision.given and "the embedder is gone" in decision.route.reason
+        assert decision.fallback and not decision.given
+        assert decision.route.reason == "fallback: ConnectionError"  # what the embedder wrote stays in the log
+        assert "the embedder at sk-SECRET is gone" in caplog.text
+        assert "SECRET" not in str(decision.provenance())
         assert broken.counters.value("fallback", error="ConnectionError") == 1
         broken.close()
 

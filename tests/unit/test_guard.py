@@ -158,7 +158,7 @@ def test_a_request_without_steps_needs_no_thread():
 def test_requests_stuck_in_the_store_leave_the_embedders_places_to_others(stuck):
     guard, before = Guard(2, time.monotonic), len(guard_threads())
     for _ in range(4):  # two are stuck, two wait in line behind them
-        with pytest.raises(DependencyIsSlow, match="store: it did not answer"):
+        with pytest.raises(DependencyIsSlow, match=r"store did not answer within 0.05 s \(setting deadline\)"):
             guard.run(soon(0.05), both(int, stuck))
     with pytest.raises(DependencyIsSlow, match="store: all its threads are busy"):
         guard.run(soon(), both(int, int))
