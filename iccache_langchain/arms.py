@@ -35,7 +35,7 @@ def check(arms: Mapping[str, object], reference: str) -> None:
         ConfigurationError: Fewer than two arms, an unknown reference, an arm that is not a model, or one with its own
             cache, rate limiter or callbacks, which LangChain would ignore.
     """
-    check_arms(list(arms), reference)
+    check_arms(arms, reference)
     for name, arm in arms.items():
         if not isinstance(arm, BaseChatModel | BaseLLM):
             is_bound = isinstance(arm, Runnable)

@@ -98,7 +98,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
             config, because a chain's stream runs outside the `iccache_context` of its caller.
     """
 
-    arms: dict[str, ArmModel] = Field(exclude=True)
+    arms: dict[str, ArmModel] = Field(exclude=True, repr=False)  # they hold keys
     reference: str
     engine: Engine = Field(exclude=True, repr=False)
     scope: str | None = None

@@ -201,7 +201,7 @@ def _check_models(arms: Mapping[str, object], reference: str) -> None:
     Raises:
         ConfigurationError: Fewer than two arms, an unknown reference, or an arm that is a router or not a chat model.
     """
-    check_arms(list(arms), reference)
+    check_arms(arms, reference)
     if sum(arm is None for arm in arms.values()) > 1:
         raise ConfigurationError("only one arm may be None (the agent's own model); give a model for every other arm")
     for name, arm in arms.items():

@@ -81,7 +81,7 @@ def check(arms: Mapping[str, object], reference: str) -> None:
     Raises:
         ConfigurationError: Fewer than two arms, an unknown reference, or an arm that is not a LlamaIndex LLM.
     """
-    check_arms(list(arms), reference)
+    check_arms(arms, reference)
     for name, arm in arms.items():
         if not isinstance(arm, LLM):
             raise ConfigurationError(

@@ -79,16 +79,28 @@ def _default() -> Embedder:
     return default_embedder()
 
 
-def check_arms(names: Sequence[str], reference: str) -> None:
-    """Check that these arms can be routed.
+def check_arms(arms: object, reference: object) -> None:
+    """Check that `arms` is a mapping from names to models that can be routed. Messages never show a model: it holds keys.
 
     Raises:
-        ConfigurationError: Fewer than two arms, or an unknown reference.
+        ConfigurationError: It is not such a mapping, there are fewer than two arms, or the reference is unknown.
     """
+    if not isinstance(arms, Mapping):
+        raise ConfigurationError(
+            f"arms is a {type(arms).__name__}; pass a dict such as {{'small': model, 'large': model}}"
+        )
+    names = list(arms)
+    unnamed = next((name for name in names if not isinstance(name, str)), None)
+    if unnamed is not None:
+        raise ConfigurationError(
+            f"arms has a {type(unnamed).__name__} as a name; pass a dict such as {{'small': model, 'large': model}}"
+        )
+    if not isinstance(reference, str):
+        raise ConfigurationError(f"reference is a {type(reference).__name__}; pass the name of an arm: {names}")
     if len(names) < 2:
-        raise ConfigurationError(f"routing needs at least two arms, a small model and the reference; got {list(names)}")
+        raise ConfigurationError(f"routing needs at least two arms, a small model and the reference; got {names}")
     if reference not in names:
-        raise ConfigurationError(f"reference={reference!r} is not one of the arms {list(names)}")
+        raise ConfigurationError(f"reference={reference!r} is not one of the arms {names}")
 
 
 def core_arms(

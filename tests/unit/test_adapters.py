@@ -167,13 +167,36 @@ class TestConstruction:
 
     def test_what_cannot_be_routed(self):
         with pytest.raises(ConfigurationError, match="at least two arms"):
-            check_arms(["large"], "large")
+            check_arms({"large": "m"}, "large")
         with pytest.raises(ConfigurationError, match="not one of the arms"):
-            check_arms(["small", "large"], "larg")
+            check_arms({"small": "m", "large": "m"}, "larg")
         with pytest.raises(ConfigurationError, match="costs is missing 'small'"):
             core_arms(["small", "large"], "large", None, None, None)
         with pytest.raises(ConfigurationError, match="deadline"):
             with_knobs(None, {"deadline": -1})
+
+    @pytest.mark.parametrize(
+        ("given", "reference", "says"),
+        [
+            (lambda model: [model, model], lambda model: "large", "arms is a list; pass a dict such as"),
+            (lambda model: model, lambda model: "large", "arms is a Model; pass a dict such as"),
+            (lambda model: {model: "small", "large": model}, lambda model: "large", "arms has a Model as a name"),
+            (
+                lambda model: {"small": model, "large": model},
+                lambda model: model,
+                "reference is a Model; pass the name",
+            ),
+        ],
+    )
+    def test_a_message_about_arms_never_shows_a_model(self, given, reference, says):
+        class Model:
+            def __repr__(self):
+                return "Model(key='sk-SECRET')"
+
+        model = Model()
+        with pytest.raises(ConfigurationError, match=says) as refused:
+            check_arms(given(model), reference(model))
+        assert "SECRET" not in str(refused.value)
 
     def test_options_are_split_by_destination(self):
         options = {"scope": "acme", "costs": {"small": 0.1}, "tags": ["a"], "max_examples": 2, "embedder": None}

@@ -42,10 +42,16 @@ def build():
         model.close()
 
 
+def test_its_repr_shows_no_arm_because_arms_hold_keys(build):
+    secret = ParrotFakeChatModel(metadata={"key": "sk-SECRET"})
+    assert "SECRET" not in repr(build(arms={"small": secret, "large": secret}))
+
+
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
         ({"reference": "huge"}, "huge.*not one of the arms"),
+        ({"arms": [ParrotFakeChatModel()]}, "arms is a list; pass a dict"),
         ({"arms": {"large": ParrotFakeChatModel()}}, "at least two"),
         ({"costs": None}, "costs is missing 'small'"),
         ({"costs": {"small": 0.1, "tiny": 0.1}}, "tiny"),

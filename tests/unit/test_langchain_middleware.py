@@ -67,6 +67,7 @@ def responding(request):
     ("wanted", "says"),
     [
         ({"reference": "huge"}, "huge.*not one of the arms"),
+        ({"arms": [ParrotFakeChatModel()]}, "arms is a list; pass a dict"),
         ({"arms": {"large": None}}, "at least two"),
         ({"arms": {"small": None, "large": None}}, "only one arm may be None"),
         ({"arms": {"small": FakeListLLM(responses=["x"]), "large": None}}, "small.*FakeListLLM.*not a chat model"),

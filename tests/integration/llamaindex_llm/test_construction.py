@@ -22,6 +22,7 @@ def test_metadata_is_what_holds_for_every_arm(build, arm):
 @pytest.mark.parametrize(
     ("wanted", "match"),
     [
+        ({"arms": [MockLLM()]}, "arms is a list; pass a dict"),
         ({"arms": {"large": MockLLM()}}, "at least two arms"),
         ({"arms": {"small": "gpt", "large": MockLLM()}}, "'small' is a str"),
         ({"reference": "big"}, "'big' is not one of the arms"),
