@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.latency import figures, timed, timed_in_threads
 from shared_core.engine import Engine
-from shared_core.guard import Deadline
+from shared_core.guard.deadline import Deadline
 from shared_core.prompt import render
 from shared_core.records import Vector
 from shared_core.settings import Settings

@@ -14,7 +14,7 @@ from uuid import uuid4
 from shared_core.background import Periodic
 from shared_core.errors import CheckpointIsUnreadable, ConfigurationError, StoreIsUnusable
 from shared_core.exact import ExactTier
-from shared_core.guard import Guard
+from shared_core.guard.threads import Guard
 from shared_core.inference import Embedder
 from shared_core.learning.learner import Learner, newest_checkpoint
 from shared_core.manager import Manager

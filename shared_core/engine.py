@@ -20,7 +20,8 @@ from uuid import uuid4
 from shared_core.assembly import Components, after_fork, engine_spec
 from shared_core.errors import ConfigurationError, DependencyIsDown, DependencyIsSlow
 from shared_core.failures import Attempt, Failures, cause_of
-from shared_core.guard import Deadline, Step, Steps
+from shared_core.guard import Step, Steps
+from shared_core.guard.deadline import Deadline
 from shared_core.inference import Embedder
 from shared_core.learning.learner import MaintainReport
 from shared_core.manager import Answer
@@ -179,7 +180,7 @@ class Engine:
             route = yield from components.router.route(cleaned, selection, identity)
             return self._decided(identity, cleaned, route, selection, self._arms[route.arm].style)
 
-        return Attempt(steps, lambda error: self._fallback(request, identity, Route(self._reference), error))
+        return Attempt(steps, lambda error: self._fallback(request, identity, self._in_doubt(request, error), error))
 
     def _select(self, request: Request, identity: str, arm: Arm) -> Attempt[Components, Decision]:
         def steps(components: Components) -> Steps[Decision]:
@@ -236,12 +237,17 @@ class Engine:
     def _decided(self, identity: str, request: Request, route: Route, selection: Selection, style: Style) -> Decision:
         """The decision, with its examples rendered."""
         insertion = render(request, selection.for_arm(route.arm), style)
-        self.counters.count("decided", arm=route.arm)
+        self.failures.note_decided(route.arm)
         return Decision(identity, request, route, selection, insertion, created_at=self._clock())
 
+    def _in_doubt(self, request: Request, error: Exception) -> Route:
+        """The reference; if the examples only came too late, a cheaper arm that is good enough without them."""
+        router = self._components().router if isinstance(error, DependencyIsSlow | DependencyIsDown) else None
+        return router.without_examples(request) if router else Route(self._reference)
+
     def _fallback(self, request: Request, identity: str, route: Route, error: Exception) -> Decision:
-        self.failures.count("fallback", error)
-        route = replace(route, reason=cause_of(error))
+        self.failures.note_fallback(error)
+        route = replace(route, reason="; ".join(filter(None, (cause_of(error), route.reason))))
         return Decision(identity, request, route, fallback=True, created_at=self._clock())
 
     def _run(self, attempt: Attempt[Components, T]) -> T:

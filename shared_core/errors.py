@@ -71,5 +71,9 @@ class DependencyIsSlow(ICCacheError, TimeoutError):
     """A guarded call did not start or end before its deadline."""
 
 
+class DependencyIsBusy(DependencyIsSlow):
+    """A guarded call did not start, because other requests kept its dependency busy: no failure of the dependency."""
+
+
 class DependencyIsDown(ICCacheError):
     """The circuit breaker of a dependency is open after repeated failures."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final, ParamSpec, TypeVar, cast
 
-from shared_core.guard import arrival
+from shared_core.guard.deadline import arrival
 
 P = ParamSpec("P")
 T = TypeVar("T")

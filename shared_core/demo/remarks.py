@@ -41,9 +41,7 @@ def remarks(cases: Sequence[Case], reward: Reward, max_tokens: int) -> tuple[str
         )
     if fallbacks:
         first = fallbacks[0].removeprefix("fallback: ")
-        notes.append(
-            f"{len(fallbacks)} of {len(cases)} requests fell back on the large model; the first because {first}."
-        )
+        notes.append(f"{len(fallbacks)} of {len(cases)} requests fell back; the first because {first}.")
     if not any(case.offloaded and case.examples for case in cases):
         notes.append(f"The small model was shown no examples: {_why_none(cases, reward, cut + unusable)}.")
     if not any(case.is_known for case in cases):

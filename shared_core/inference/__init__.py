@@ -11,7 +11,11 @@ from shared_core.values import Message, Request
 
 
 class Embedder(Protocol):
-    """Turns texts into unit vectors."""
+    """Turns texts into unit vectors. Texts of several requests, also of several scopes, may share a call.
+
+    An attribute ``one_at_a_time = True`` says that a second call would only wait for the first. Requests that come
+    meanwhile then all share the next call.
+    """
 
     @property
     def tag(self) -> str:

@@ -89,6 +89,11 @@ class SentenceTransformerEmbedder:
         self._loaded: SentenceTransformer | None = None
 
     @property
+    def one_at_a_time(self) -> bool:
+        """True: a second call waits for the first."""
+        return True
+
+    @property
     def tag(self) -> str:
         """The hub id, or the folder's name and fingerprint."""
         return self._tag

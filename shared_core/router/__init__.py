@@ -26,5 +26,12 @@ class Router(Protocol):
             ValueError: The selection holds a value that is not finite.
         """
 
+    def without_examples(self, request: Request) -> Route:
+        """The cheapest arm known to be good enough without examples, else the reference.
+
+        For a request whose examples came too late. Never blocks and draws nothing: the result depends only on request
+        and state.
+        """
+
     def adopt(self, checkpoint: Checkpoint) -> None:
         """Use this checkpoint from now on. Unreadable entries are ignored and counted."""

@@ -17,6 +17,7 @@ from shared_core.guard import Steps, immediately
 from shared_core.records import Checkpoint
 from shared_core.router import Router, state
 from shared_core.router.bandit import (
+    KNOWN_AFTER,
     Array,
     Head,
     Posterior,
@@ -112,6 +113,22 @@ class LinearRouter(Router):
     def route(self, request: Request, selection: Selection, decision_id: str) -> Steps[Route]:
         return immediately(self._route(request, selection, decision_id))
 
+    @override
+    def without_examples(self, request: Request) -> Route:
+        """An arm is known from `KNOWN_AFTER` rewards. The request has no vector, so its length alone tells it apart."""
+        snapshot = self._snapshot
+        seen = contexts(request, Selection(), self._arms)
+        eligible = self._eligible(snapshot, *_predictions(snapshot, seen))
+        among = [
+            i
+            for i, (may, head) in enumerate(zip(eligible, snapshot.heads, strict=True))
+            if may and (i == self._reference or head.count >= KNOWN_AFTER)
+        ]
+        chosen = min(among, key=lambda i: self._arms[i].cost)
+        name = self._arms[chosen].name if chosen != self._reference else "no cheaper arm"
+        reason = f"{name} is known to be good enough without examples"
+        return Route(self._arms[chosen].name, reason=reason, version=snapshot.version)
+
     def _route(self, request: Request, selection: Selection, decision_id: str) -> Route:
         snapshot = self._snapshot
         rng = _generator(self._settings.seed, decision_id)
@@ -143,16 +160,18 @@ class LinearRouter(Router):
         self, snapshot: _Snapshot, request: Request, selection: Selection, rng: np.random.Generator
     ) -> _Evaluation:
         seen = contexts(request, selection, self._arms)
-        means, stds = zip(*(predict(head, x) for head, x in zip(snapshot.heads, seen, strict=True)), strict=True)
+        means, stds = _predictions(snapshot, seen)
         if not all(map(math.isfinite, means + stds)):
             raise ValueError("a similarity, a utility or the embedding of this request is not a finite number")
         samples = thompson(means, stds, rng)
-        if snapshot.rated:
-            eligible = guard(means, stds, self._reference, self._settings.quality_target, self._settings.confidence)
-        else:
-            eligible = tuple(i == self._reference for i in range(len(means)))  # a prior is not evidence
+        eligible = self._eligible(snapshot, means, stds)
         scores = tuple(sample - cost for sample, cost in zip(samples, self._costs, strict=True))
         return _Evaluation(seen, means, stds, samples, scores, eligible, self._shares(snapshot, selection))
+
+    def _eligible(self, snapshot: _Snapshot, means: tuple[float, ...], stds: tuple[float, ...]) -> tuple[bool, ...]:
+        if snapshot.rated:
+            return guard(means, stds, self._reference, self._settings.quality_target, self._settings.confidence)
+        return tuple(i == self._reference for i in range(len(means)))  # a prior is not evidence
 
     def _shares(self, snapshot: _Snapshot, selection: Selection) -> tuple[float, ...]:
         if not snapshot.rated and not self._can_learn:
@@ -213,6 +232,12 @@ class LinearRouter(Router):
             "reference %r answers everything; pass reward=…, or call record_feedback",
             self._arms[self._reference].name,
         )
+
+
+def _predictions(snapshot: _Snapshot, seen: Sequence[Array]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each arm's reward in its context."""
+    means, stds = zip(*(predict(head, x) for head, x in zip(snapshot.heads, seen, strict=True)), strict=True)
+    return means, stds
 
 
 def _explored_arm(shares: Sequence[float], turn: float) -> int | None:

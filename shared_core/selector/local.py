@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from shared_core.guard import Step, Steps
+from shared_core.guard import SharedCall, Steps
 from shared_core.inference import Embedder
 from shared_core.pool import Candidates, Pool
 from shared_core.prompt import within_budget
@@ -37,7 +36,7 @@ class LocalSelector(Selector):
     An empty query is not embedded, and gets an empty selection.
 
     Args:
-        embedder: Turns the query into a unit vector.
+        embedder: Turns the query into a unit vector; queries that wait at the same time share one call.
         pool: Finds candidates (stage 1) and their texts.
         settings: `candidates`, `max_examples`, `example_tokens`, `relevance_quantile`, `duplicate_similarity` are used.
         counters: Counts ``bypass.empty_query``.
@@ -52,7 +51,7 @@ class LocalSelector(Selector):
         counters: Counters,
         utility: Utility | None = None,
     ) -> None:
-        self._embedder = embedder
+        self._embed = SharedCall(embedder.embed, one_at_a_time=getattr(embedder, "one_at_a_time", False))
         self._pool = pool
         self._settings = settings
         self._counters = counters
@@ -63,7 +62,7 @@ class LocalSelector(Selector):
         if not request.query.strip():
             self._counters.count("bypass.empty_query")
             return Selection()
-        vector = (yield Step("embedder", partial(self._embedder.embed, [request.query])))[0]
+        vector = yield self._embed.step("embedder", request.query)
         shown = [arm for arm in arms if arm.uses_examples]
         if not shown or self._settings.max_examples == 0:
             return Selection(vector=vector)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_core.guard import Deadline, Guard
+from shared_core.guard.deadline import Deadline
+from shared_core.guard.threads import Guard
 from shared_core.prompt import example_tokens
 from shared_core.selector.combination import ROUNDING, TIE_DECIMALS, by_utility, without_duplicates
 from shared_core.selector.local import LocalSelector

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from shared_core.guard import Deadline, Guard
+from shared_core.guard.deadline import Deadline
+from shared_core.guard.threads import Guard
 from shared_core.pool.replica import Replica
 from shared_core.settings import Settings
 from shared_core.store import open_store

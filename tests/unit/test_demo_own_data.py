@@ -175,7 +175,7 @@ def test_a_small_model_that_fails_with_examples_is_told(monkeypatch, capsys, ser
     server.answer = failing
     assert call(monkeypatch, *arguments(server, data(40))) == 0
     out, _ = says(capsys)
-    assert "of 40 requests fell back on the large model; the first because small failed: " in out
+    assert "of 40 requests fell back; the first because small failed: " in out
     assert "shown no examples: where it was to answer, the large model had to." in out
 
 

@@ -139,7 +139,7 @@ def test_names_in_backticks_exist(page):
 
 
 def test_a_name_that_does_not_exist_is_found():
-    text = "`NoSuchClass`, `engine.no_such_method`, `shared_core/no_such_file.py`, but `Engine.decide` and `guard.py`"
+    text = "`NoSuchClass`, `engine.no_such_method`, `shared_core/no_such_file.py`, but `Engine.decide` and `engine.py`"
     assert unknown_in(text) == ["NoSuchClass", "engine.no_such_method", "shared_core/no_such_file.py"]
 
 

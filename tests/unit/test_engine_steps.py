@@ -88,6 +88,9 @@ class HangingRouter(Router):
             self._hang()
         return Route("small")
 
+    def without_examples(self, request):
+        return Route("large")
+
     def adopt(self, checkpoint): ...
 
 

@@ -9,7 +9,10 @@ from contextvars import ContextVar
 import pytest
 
 from shared_core.errors import DependencyIsDown, DependencyIsSlow
-from shared_core.guard import FAILURES_TO_OPEN, OPEN_SECONDS, Deadline, Guard, Step, immediately
+from shared_core.guard import Step, immediately
+from shared_core.guard.breaker import FAILURES_TO_OPEN, OPEN_SECONDS
+from shared_core.guard.deadline import Deadline
+from shared_core.guard.threads import Guard
 
 
 class Clock:
@@ -112,10 +115,7 @@ def test_many_threads_share_the_guard():
 
     def ask(n):
         for i in range(50):
-            try:
-                results.append(guard.call("a", soon(), lambda: n * 100 + i) == n * 100 + i)
-            except DependencyIsSlow:  # more callers than slots and queue places: refused immediately
-                results.append(True)
+            results.append(guard.call("a", soon(), lambda: n * 100 + i) == n * 100 + i)
 
     threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
     for thread in threads:
@@ -157,11 +157,12 @@ def test_a_request_without_steps_needs_no_thread():
 
 def test_requests_stuck_in_the_store_leave_the_embedders_places_to_others(stuck):
     guard, before = Guard(2, time.monotonic), len(guard_threads())
-    for _ in range(4):  # two are stuck, two wait in line behind them
+    for _ in range(FAILURES_TO_OPEN):  # two are stuck, the others wait behind them
         with pytest.raises(DependencyIsSlow, match=r"store did not answer within 0.05 s \(setting deadline\)"):
             guard.run(soon(0.05), both(int, stuck))
-    with pytest.raises(DependencyIsSlow, match="store: all its threads are busy"):
+    with pytest.raises(DependencyIsDown, match="store"):
         guard.run(soon(), both(int, int))
+    assert not guard._bulkheads["store"].waiting
     for _ in range(10):
         assert guard.call("embedder", soon(), lambda: "fine") == "fine"
     assert len(guard_threads()) - before <= 4

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from shared_core.errors import DependencyIsSlow, ScopeIsCold
-from shared_core.guard import Deadline, Guard
+from shared_core.guard.deadline import Deadline
+from shared_core.guard.threads import Guard
 from shared_core.selector.combination import without_duplicates
 from shared_core.selector.local import LocalSelector
 from shared_core.selector.utility import quality_weight, utility

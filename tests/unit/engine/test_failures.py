@@ -20,7 +20,7 @@ async def test_a_burst_is_held_no_longer_than_the_deadline(build):
     class Slow(Words):
         def embed(self, texts):
             with turn:
-                time.sleep(0.02)
+                time.sleep(0.02 * len(texts))
                 return super().embed(texts)
 
     engine = build(embedder=Slow(), settings=FULL.model_copy(update={"deadline": 0.2}))
