@@ -82,6 +82,7 @@ def outcome_of(message: AIMessage, *, require_finish_reason: bool = False) -> Ou
         writer=named_model(metadata.get),
         prompt_tokens=usage.get("input_tokens", 0) if usage else 0,  # an answer from a cache may report only costs
         completion_tokens=usage.get("output_tokens", 0) if usage else 0,
+        cached_tokens=(usage.get("input_token_details") or {}).get("cache_read") or 0 if usage else 0,
     )
 
 

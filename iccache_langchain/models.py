@@ -83,13 +83,12 @@ def _completion(result: ChatResult) -> Completion:
     answers = [described(generation, result.llm_output) for generation in result.generations]
     outcomes = [outcome_of(answer) for answer in answers]
     logprobs = tuple(_logprobs(answer) for answer in answers)
-    usage = answers[0].usage_metadata if answers else None
     return Completion(
         texts=tuple(outcome.answer for outcome in outcomes),
         finish_reasons=tuple(finish_reason(answer.response_metadata) or "" for answer in answers),
         prompt_tokens=outcomes[0].prompt_tokens if outcomes else 0,
         completion_tokens=outcomes[0].completion_tokens if outcomes else 0,
-        cached_tokens=usage.get("input_token_details", {}).get("cache_read", 0) if usage else 0,
+        cached_tokens=outcomes[0].cached_tokens if outcomes else 0,
         logprobs=logprobs if all(logprobs) else (),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
@@ -52,6 +52,7 @@ class ResponseInfo:
         prompt_tokens: As the provider counted them.
         completion_tokens: As the provider counted them.
         answers: Number of answers (n).
+        cached_tokens: Prompt tokens that the provider read from its cache.
     """
 
     reason: str | None = None
@@ -59,6 +60,7 @@ class ResponseInfo:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     answers: int = 0
+    cached_tokens: int = 0
 
     @classmethod
     def of(cls, response: Response) -> ResponseInfo:
@@ -74,6 +76,7 @@ class ResponseInfo:
             _count(usage, response, "prompt_tokens", "input_tokens"),
             _count(usage, response, "completion_tokens", "output_tokens"),
             len(choices),
+            _first_integer([_read(_read(usage, "prompt_tokens_details"), "cached_tokens")]),
         )
 
     def merge(self, later: ResponseInfo) -> ResponseInfo:
@@ -84,6 +87,7 @@ class ResponseInfo:
             later.prompt_tokens or self.prompt_tokens,
             later.completion_tokens or self.completion_tokens,
             max(later.answers, self.answers),
+            later.cached_tokens or self.cached_tokens,
         )
 
 
@@ -123,6 +127,7 @@ def outcome_of(response: Response, info: ResponseInfo | None = None) -> Outcome:
         writer=info.writer,
         prompt_tokens=info.prompt_tokens,
         completion_tokens=info.completion_tokens,
+        cached_tokens=info.cached_tokens,
     )
 
 
@@ -222,6 +227,10 @@ def _kind(block: ContentBlock) -> str:
 def _count(usage: object, response: Response, *names: str) -> int:
     """A token count from the raw answer, else from `additional_kwargs`, where LlamaIndex's integrations put it."""
     counts = (_read(source, name) for source in (usage, response.additional_kwargs) for name in names)
+    return _first_integer(counts)
+
+
+def _first_integer(counts: Iterable[object]) -> int:
     return next((count for count in counts if isinstance(count, int)), 0)
 
 

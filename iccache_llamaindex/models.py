@@ -69,7 +69,7 @@ def _completion(response: ChatResponse) -> Completion:
         finish_reasons=(info.reason or "",),
         prompt_tokens=info.prompt_tokens,
         completion_tokens=info.completion_tokens,
-        cached_tokens=_read(response.raw, "usage", "prompt_tokens_details", "cached_tokens") or 0,
+        cached_tokens=info.cached_tokens,
         logprobs=(logprobs,) if logprobs else (),
     )
 

@@ -36,6 +36,7 @@ from shared_core.values import EXACT, UNROUTED, Arm, Clock
 
 log = get_logger("assembly")
 
+TRIM_EVERY: Final = 60.0  # seconds; counting a million decisions takes SQLite well under a second
 RESERVED: Final = frozenset({EXACT, UNROUTED})  # values of `DecisionRecord.arm` without a chosen arm
 SERVER_SCHEMES: Final = ("redis://", "rediss://", "unix://")  # stores that run in a server process
 
@@ -103,6 +104,7 @@ class Components:
         loops = [Periodic("follow", settings.refresh, self.refresh, counters)]
         if self.router:
             loops.append(Periodic("learn", settings.learn_every, self.learner.run_until_drained, counters))
+        loops.append(Periodic("trim", TRIM_EVERY, self.store.trim_decisions, counters))
         if self.pool:
             loops.append(Periodic("rebuild", settings.learn_every, self.pool.maintain, counters))
         return tuple(loops)

@@ -25,7 +25,7 @@ from shared_core.guard.deadline import Deadline
 from shared_core.inference import Embedder
 from shared_core.learning.learner import MaintainReport
 from shared_core.manager import Answer
-from shared_core.manager.decisions import record_of
+from shared_core.manager.decision_record import UNKNOWN_OUTCOME, record_of
 from shared_core.manager.privacy import Redact, check_redact, redacted
 from shared_core.prompt import render
 from shared_core.records import Feedback, Source
@@ -312,9 +312,12 @@ class Engine:
         """`record` in the background: never blocks, never raises. Only the record itself is on the writer."""
         self._submit(Answer(decision, outcome, trusted))
 
-    def submit_decision(self, decision: Decision) -> None:
-        """Store a decision without its answer, on the writer; feedback can then reach its examples."""
-        self._submit(Write(record_of(decision)))
+    def submit_decision(self, decision: Decision, outcome: Outcome = UNKNOWN_OUTCOME) -> None:
+        """Store a decision without its answer, on the writer; feedback can then reach its examples.
+
+        `outcome` says how a call without an answer ended.
+        """
+        self._submit(Write(record_of(decision, outcome, keep_vector=self.settings.log_vectors)))
 
     def submit_feedback(self, decision_id: str, score: float, rater: str = "user") -> None:
         """`feedback` on the writer, after earlier records: never blocks.
@@ -384,7 +387,7 @@ class Engine:
         self.failures.count(f"{where}.failed", error)
 
     def maintain(self) -> MaintainReport:
-        """Run one round of maintenance here: learn from the log, publish, evict, follow the feed, adopt, rebuild.
+        """Run one round of maintenance here: learn, publish, evict, trim the log, follow the feed, adopt, rebuild.
 
         Raises:
             CheckpointIsUnreadable: The stored checkpoint is corrupt, or a newer release wrote it. Nothing was learned.
@@ -392,6 +395,7 @@ class Engine:
         components = self._components()
         learned = components.learner.run_until_drained()
         evicted = components.manager.maintain()
+        components.store.trim_decisions()
         changed = components.refresh()
         if components.pool:
             components.pool.maintain()

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Final
 
 from shared_core.guard import Step, Steps
-from shared_core.manager.decisions import Decisions, record_of
+from shared_core.manager.decision_record import record_of
+from shared_core.manager.decisions import Decisions
 from shared_core.manager.privacy import Redact, redacted
 from shared_core.records import ExactAnswer
 from shared_core.store.protocol import Store, Write

@@ -1,29 +1,53 @@
-"""Stored values. All are frozen. Times are seconds since the epoch, from the injected clock; texts are plain text."""
+"""Stored values. All are frozen. Times are seconds since the epoch, from the injected clock; texts are plain text.
+
+A field that is added later gets a default, which stands for it in values that were stored before.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AllowInfNan, BeforeValidator, Field, GetPydanticSchema, PlainSerializer, Strict
+from pydantic_core import core_schema
 
 Vector: TypeAlias = NDArray[np.float32]
 Source: TypeAlias = Literal["traffic", "replay", "correction", "import", "synthetic"]
+Tier: TypeAlias = Literal["", "exact", "model", "explored", "probe", "shadow", "fallback", "unrouted"]
+Ending: TypeAlias = Literal["", "finished", "cut", "left", "failed"]
+
+# What `store.codec` accepts in stored JSON. Python itself checks none of it.
+Number: TypeAlias = Annotated[float, Strict(), AllowInfNan(False)]
+Integer: TypeAlias = Annotated[int, Strict(), Field(gt=-(2**63), lt=2**63)]
+Flag: TypeAlias = Annotated[bool, Strict()]
+_Unchecked: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
 
 
 @dataclass(frozen=True, slots=True)
 class Average:
     """An exponential moving average that starts as a plain mean, so the initial value has no weight."""
 
-    value: float = 0.5
-    count: int = 0
+    value: Number = 0.5
+    count: Integer = 0
 
     def update(self, x: float, rate: float = 0.1) -> Average:
         """The average after one more observation `x`; the weight of `x` is max(rate, 1 / (count + 1))."""
         weight = max(rate, 1.0 / (self.count + 1))
         return Average(self.value + weight * (x - self.value), self.count + 1)
+
+
+def _as_fields(pair: object) -> object:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise ValueError("expected a pair of value and count")
+    return {"value": pair[0], "count": pair[1]}
+
+
+_Pair: TypeAlias = Annotated[
+    Average, BeforeValidator(_as_fields), PlainSerializer(lambda average: (average.value, average.count))
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +63,12 @@ class Statistics:
         replay_count: Number of replays.
     """
 
-    quality: Average = Average()
-    helpfulness: Average = Average()
-    offload_value: float = 0.0
-    offload_at: float = 0.0
-    replay_gain: float = 0.0
-    replay_count: int = 0
+    quality: _Pair = Average()
+    helpfulness: _Pair = Average()
+    offload_value: Number = 0.0
+    offload_at: Number = 0.0
+    replay_gain: Number = 0.0
+    replay_count: Integer = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +96,11 @@ class Entry:
 
     id: str
     scope: str
-    task: str
-    source: Source
-    writer: str
-    created_at: float
-    size: int
+    task: str = ""
+    source: Source = "traffic"
+    writer: str = ""
+    created_at: Number = 0.0
+    size: Integer = 0
     exact_key: str = ""
     statistics: Statistics = Statistics()
 
@@ -96,35 +120,110 @@ class ExactAnswer:
 
     key: str
     scope: str
-    payload: bytes
-    writer: str
-    decision_id: str
-    created_at: float
+    payload: bytes = b""
+    writer: str = ""
+    decision_id: str = ""
+    created_at: Number = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRecord:
+    """One arm in a stored decision. Without a router, only its examples are known.
+
+    Attributes:
+        arm: Its name.
+        mean: Expected reward.
+        std: Standard deviation of `mean`.
+        sample: The Thompson sample.
+        score: What was compared: `sample` less `price` and `bias`.
+        price: Reward that its cost was worth.
+        bias: Reward that its load was worth.
+        eligible: True if it passed the quality guard.
+        propensity: Probability that it was chosen.
+        utility: Expected usefulness of each candidate for this arm, of shape (candidates,); empty if it uses no examples.
+        shown: Positions of the candidates that its prompt would hold, the most useful first.
+    """
+
+    arm: str
+    mean: Number = 0.0
+    std: Number = 0.0
+    sample: Number = 0.0
+    score: Number = 0.0
+    price: Number = 0.0
+    bias: Number = 0.0
+    eligible: Flag = False
+    propensity: Number = 0.0
+    utility: tuple[Number, ...] = ()
+    shown: tuple[Integer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """The stored form of a decision: ids and features, never messages.
+    """The stored form of a decision, from which learners learn: ids and numbers, never messages.
 
-    `example_ids` are the examples in the prompt, `admitted_id` is the example that the answer became, and `exact_key`
-    is the exact answer that the decision stored or served. Each is empty if there is none. `arm` is ``"exact"`` for an
-    exact hit.
+    Attributes:
+        arm: The arm that answered; ``"exact"`` for an exact hit.
+        features: The arm's context vector, for the router's learner.
+        example_ids: The examples in the prompt.
+        propensity: Probability that the arm was chosen.
+        explored: True if the exploration share chose it.
+        version: Version of the router's checkpoint; 0 before the first.
+        exact_key: The exact answer that the decision stored or served.
+        admitted_id: The example that the answer became.
+        prompt_tokens: As the provider counted them; 0 if unknown.
+        completion_tokens: As the provider counted them; 0 if unknown.
+        cached_tokens: Prompt tokens that the provider read from its cache; 0 if unknown.
+        example_tokens: Estimated tokens of the examples in the prompt.
+        tier: How the request was answered; ``"unrouted"`` if IC-Cache did not choose the model.
+        probe_of: The decision whose arm this call was compared with.
+        features_name: Version of `features`.
+        candidates: Ids of the candidates of stage 1, the most similar first.
+        similarity: Their cosines, of shape (candidates,).
+        threshold: The required similarity.
+        arms: Every arm.
+        examples_propensity: Probability that the arm was shown this number of examples.
+        surface: Counts of the request's text and turns.
+        seconds: From the start of the arm's call to the end of its answer; 0 if unknown.
+        first_token: Seconds to the first content; 0 if it was not streamed.
+        money: Cost of the call, in the unit of the arms' costs.
+        ended: How the answer ended: ``"cut"`` at a limit, ``"left"`` by its reader; empty if unknown.
+        error: Type of the exception if the call failed.
+        tool_calls: True if the answer calls tools.
+        vector: The request's unit embedding of shape (dimension,), in half precision; None if it is not kept.
     """
 
     id: str
     scope: str
-    task: str
-    arm: str
-    features: tuple[float, ...]
-    example_ids: tuple[str, ...]
-    propensity: float
-    explored: bool
-    version: int
-    created_at: float
+    task: str = ""
+    arm: str = ""
+    features: tuple[Number, ...] = ()
+    example_ids: tuple[str, ...] = ()
+    propensity: Number = 1.0
+    explored: Flag = False
+    version: Integer = 0
+    created_at: Number = 0.0
     exact_key: str = ""
     admitted_id: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Integer = 0
+    completion_tokens: Integer = 0
+    cached_tokens: Integer = 0
+    example_tokens: Integer = 0
+    tier: Tier = ""
+    probe_of: str = ""
+    features_name: str = ""
+    candidates: tuple[str, ...] = ()
+    similarity: tuple[Number, ...] = ()
+    threshold: Number = -1.0
+    arms: tuple[ArmRecord, ...] = ()
+    examples_propensity: Number = 1.0
+    surface: dict[str, Integer] = field(default_factory=dict)
+    seconds: Number = 0.0
+    first_token: Number = 0.0
+    money: Number = 0.0
+    ended: Ending = ""
+    error: str = ""
+    tool_calls: Flag = False
+    vector: Annotated[NDArray[np.float16] | None, _Unchecked] = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +232,8 @@ class Feedback:
 
     decision_id: str
     rater: str
-    score: float
-    at: float
+    score: Number
+    at: Number
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,18 @@ class Settings(BaseSettings):
     # what is stored (paper §4.3)
     max_pool: int = Field(100_000, ge=1, description="Examples per scope; the oldest are evicted first.")
     exact_ttl: float = Field(7 * DAY, gt=0, description="Seconds for which an exact answer may be served.")
-    decision_ttl: float = Field(7 * DAY, gt=0, description="Seconds for which feedback on a decision is accepted.")
+    decision_ttl: float = Field(
+        7 * DAY, gt=0, description="Seconds for which a decision is kept and feedback on it accepted."
+    )
+    log_records: int = Field(
+        100_000,
+        ge=1,
+        description="Decision records per scope, 3 kB each (4 kB in SQLite); the oldest beyond that are deleted within a "
+        "minute. Enough to train on, and for feedback that comes hours later at 10 requests a second.",
+    )
+    log_vectors: bool = Field(
+        True, description="Keep each request's vector in its decision record; SECURITY.md says what it gives away."
+    )
     trust_feedback: float = Field(
         0.8,
         ge=0.0,

@@ -10,6 +10,7 @@ from typing import Final
 
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 LINE_END: Final = re.compile(r"\r\n?|\n")
+_NUMBER: Final = re.compile(r"\d+(?:[.,]\d+)*")
 
 
 def fold(text: str) -> str:
@@ -28,6 +29,22 @@ def canonical_text(text: str) -> str:
     lines = [line.rstrip() for line in LINE_END.split(unicodedata.normalize("NFC", text))]
     kept = "\n".join(lines).strip("\n")
     return kept if "\n" in kept else fold(kept)
+
+
+def surface_counts(text: str) -> dict[str, int]:
+    """What can be counted in a text without understanding it; characters unless the name says otherwise."""
+    return {
+        "characters": len(text),
+        "bytes": len(text.encode("utf-8", "surrogatepass")),
+        "words": len(text.split()),
+        "lines": text.count("\n") + 1 if text else 0,
+        "digits": sum(map(str.isdigit, text)),
+        "numbers": len(_NUMBER.findall(text)),
+        "capitals": sum(map(str.isupper, text)),
+        "questions": text.count("?"),
+        "brackets": sum(map(text.count, "([{<")),
+        "quotes": sum(map(text.count, "\"'`")),
+    }
 
 
 def canonical_json(value: object) -> str:

@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shared_core.records import ExactAnswer, Vector
 from shared_core.text import canonical_text, digest
 
@@ -96,6 +99,23 @@ class ScoredExample:
     answer: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Considered:
+    """The candidates among which a selection chose, for the log; the most similar first.
+
+    Attributes:
+        ids: Ids of the k candidates.
+        similarity: Cosines of shape (k,).
+        arms: The arms that use examples.
+        utility: Utilities of shape (arms, k).
+    """
+
+    ids: tuple[str, ...]
+    similarity: NDArray[np.float32] = field(repr=False)
+    arms: tuple[str, ...]
+    utility: NDArray[np.float32] = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """The examples chosen for a request, and how they were chosen.
@@ -105,12 +125,14 @@ class Selection:
         considered: Number of candidates from stage 1.
         threshold: The required similarity.
         vector: The request's unit embedding of shape (dimension,), or None if it was not embedded.
+        candidates: The candidates themselves, or None if there was no search.
     """
 
     by_arm: Mapping[str, tuple[ScoredExample, ...]] = field(default_factory=dict)
     considered: int = 0
     threshold: float = -1.0
     vector: Vector | None = field(default=None, compare=False, repr=False)
+    candidates: Considered | None = field(default=None, compare=False, repr=False)
 
     def for_arm(self, arm: str) -> tuple[ScoredExample, ...]:
         """The examples for one arm; empty for an arm without examples."""
@@ -138,8 +160,18 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class ArmScore:
-    """The evaluation of one arm in one decision: posterior mean and standard deviation of its reward, Thompson sample,
-    cost, whether it passed the quality guard, and the score that was compared."""
+    """The evaluation of one arm in one decision.
+
+    Attributes:
+        arm: Its name.
+        mean: Posterior mean of its reward.
+        std: Posterior standard deviation of its reward.
+        sample: Thompson sample.
+        cost: Its relative cost.
+        eligible: True if it passed the quality guard.
+        score: What was compared: the sample less what the cost is worth.
+        propensity: Probability in [0, 1] that it was chosen, exploration included.
+    """
 
     arm: str
     mean: float
@@ -148,6 +180,7 @@ class ArmScore:
     cost: float
     eligible: bool
     score: float
+    propensity: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +195,7 @@ class Route:
         reason: One sentence.
         features: The chosen arm's context vector, for the learner; empty on a fallback.
         version: The checkpoint version of the posterior.
+        features_name: Version of `features`; empty without them.
     """
 
     arm: str
@@ -171,6 +205,7 @@ class Route:
     reason: str = ""
     features: tuple[float, ...] = ()
     version: int = 0
+    features_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +288,7 @@ class Outcome:
         payload: The adapter's JSON of the whole response for the exact tier; None keeps it out of that tier.
         prompt_tokens: As the provider counted them; 0 if unknown.
         completion_tokens: As the provider counted them; 0 if unknown.
+        cached_tokens: Prompt tokens that the provider read from its cache; 0 if unknown.
         seconds: From the start of the arm's call to the end of its answer; 0 if not measured.
         first_token: Seconds from the start of the call to the first content; None if not streamed.
         error: Type of the exception if the call failed; else empty.
@@ -266,6 +302,7 @@ class Outcome:
     payload: bytes | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
     seconds: float = 0.0
     first_token: float | None = None
     error: str = ""

@@ -117,9 +117,9 @@ class ArmAttempt(Generic[R, P]):
             return False
         has_failed = isinstance(error, Exception) and not isinstance(error, self._not_failures)
         name = type(error).__name__ if has_failed else ""
-        self._end(name, ended=error is None)
         if self._replaceable and not self._has_begun:
             self.failure = name
+        self._end(name, ended=error is None)
         return bool(self.failure)
 
     @contextmanager
@@ -192,6 +192,8 @@ class ArmAttempt(Generic[R, P]):
             self._engine.ended(self.decision, timed)
         if self._outcome is not None:
             self._engine.submit_record(self.decision, timed)
+        elif not ended and not self.failure:  # the reference's record stands for both
+            self._engine.submit_decision(self.decision, timed)
 
     def _seconds(self) -> float:
         return self._clock() - self._started_at

@@ -40,7 +40,10 @@ class SettingsOptions(TypedDict, total=False):
         seed: Seed of every random draw; equal seed and state give equal decisions.
         max_pool: Examples per scope; the oldest are evicted first.
         exact_ttl: Seconds for which an exact answer may be served.
-        decision_ttl: Seconds for which feedback on a decision is accepted.
+        decision_ttl: Seconds for which a decision is kept and feedback on it accepted.
+        log_records: Decision records per scope, 3 kB each (4 kB in SQLite); the oldest beyond that are deleted within a
+            minute. Enough to train on, and for feedback that comes hours later at 10 requests a second.
+        log_vectors: Keep each request's vector in its decision record; SECURITY.md says what it gives away.
         trust_feedback: Reward from which an answer of another arm than the reference may become an example.
         deadline: Seconds by which IC-Cache may delay a request, all steps together.
         workers: Threads per dependency (embedder, store) for calls on the request path.
@@ -63,6 +66,8 @@ class SettingsOptions(TypedDict, total=False):
     max_pool: int
     exact_ttl: float
     decision_ttl: float
+    log_records: int
+    log_vectors: bool
     trust_feedback: float
     deadline: float
     workers: int

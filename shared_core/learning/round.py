@@ -12,7 +12,7 @@ from shared_core.learning.statistics import credited, helped, rated
 from shared_core.records import Average, Checkpoint, DecisionRecord, Feedback, Statistics
 from shared_core.router import state
 from shared_core.router.bandit import Posterior, observe
-from shared_core.router.features import DIMENSION
+from shared_core.router.features import DIMENSION, FEATURES
 
 REWARDS: Final = "rewards"  # metadata: arm → [mean reward, count], over all ratings so far
 
@@ -53,8 +53,8 @@ class Round:
 
     def _learn_arm(self, record: DecisionRecord, score: float) -> None:
         self.rewards[record.arm] = self.rewards.get(record.arm, Average()).update(score, rate=0.0)
-        if len(record.features) != DIMENSION:
-            return  # a fallback or an exact hit has no features; those of another release differ
+        if len(record.features) != DIMENSION or record.features_name not in ("", FEATURES):
+            return  # a fallback or an exact hit has no features; those of another release may mean something else
         before = self.posteriors.get(record.arm) or state.initial(reference=record.arm == self.reference)
         self.posteriors[record.arm] = observe(before, np.array(record.features), score)
 

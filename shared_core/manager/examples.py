@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from shared_core.errors import ConfigurationError, EmbedderDiffers
 from shared_core.inference import Embedder
 from shared_core.manager.admission import POOR_SCORE
-from shared_core.manager.decisions import exact_key_of
+from shared_core.manager.decision_record import exact_key_of
 from shared_core.manager.privacy import Redact, redacted
 from shared_core.records import Entry, Example, Source, Statistics, Texts, Vector
 from shared_core.settings import Settings

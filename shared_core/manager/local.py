@@ -13,7 +13,7 @@ from typing_extensions import override
 from shared_core.errors import EmbedderDiffers
 from shared_core.manager import Answer, Manager, Stored
 from shared_core.manager.admission import RULES, UNTRUSTED, Candidate, Rule, refusal
-from shared_core.manager.decisions import record_of
+from shared_core.manager.decision_record import record_of
 from shared_core.manager.examples import Examples
 from shared_core.records import Example
 from shared_core.settings import Settings
@@ -121,7 +121,7 @@ class LocalManager(Manager):
 
     def _plan_answer(self, plan: _Plan, answer: Answer) -> None:
         decision, outcome = answer.decision, answer.outcome
-        plan.writes.append(Write(record_of(decision, outcome)))
+        plan.writes.append(Write(record_of(decision, outcome, keep_vector=self._settings.log_vectors)))
         if answer.example is not None or answer.score is not None:
             plan.again.add(len(plan.writes) - 1)
         if answer.example is not None:

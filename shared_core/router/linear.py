@@ -28,7 +28,7 @@ from shared_core.router.bandit import (
     thompson,
     win_probabilities,
 )
-from shared_core.router.features import contexts
+from shared_core.router.features import FEATURES, contexts
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters, get_logger
 from shared_core.text import digest
@@ -137,14 +137,16 @@ class LinearRouter(Router):
         explored_arm = _explored_arm(evaluation.shares, turn)
         explored = explored_arm is not None
         chosen = _best_arm(evaluation) if explored_arm is None else explored_arm
+        propensities = self._propensities(evaluation)
         return Route(
             arm=self._arms[chosen].name,
-            scores=self._explain(evaluation),
-            propensity=self._propensity(evaluation, chosen),
+            scores=self._explain(evaluation, propensities),
+            propensity=propensities[chosen],
             explored=explored,
             reason=self._reason(snapshot, evaluation, chosen, explored),
             features=tuple(evaluation.contexts[chosen].tolist()),
             version=snapshot.version,
+            features_name=FEATURES,
         )
 
     def _snapshot_of(self, posteriors: Mapping[str, Posterior], version: int) -> _Snapshot:
@@ -180,17 +182,18 @@ class LinearRouter(Router):
         shown = (selection.for_arm(arm.name) for arm in self._arms)
         return tuple(share if examples else 0.0 for share, examples in zip(snapshot.shares, shown, strict=True))
 
-    def _propensity(self, evaluation: _Evaluation, chosen: int) -> float:
-        share = evaluation.shares[chosen]
-        if not evaluation.eligible[chosen]:
-            return share
+    def _propensities(self, evaluation: _Evaluation) -> tuple[float, ...]:
+        """The probability of each arm: its exploration share, and what the shares leave for it to win."""
         among = [i for i, may in enumerate(evaluation.eligible) if may]
         wins = win_probabilities(
             [evaluation.means[i] - self._costs[i] for i in among], [evaluation.stds[i] for i in among]
         )
-        return (1.0 - sum(evaluation.shares)) * wins[among.index(chosen)] + share
+        rest, propensities = 1.0 - sum(evaluation.shares), list(evaluation.shares)
+        for i, win in zip(among, wins, strict=True):
+            propensities[i] += rest * win
+        return tuple(propensities)
 
-    def _explain(self, evaluation: _Evaluation) -> tuple[ArmScore, ...]:
+    def _explain(self, evaluation: _Evaluation, propensities: tuple[float, ...]) -> tuple[ArmScore, ...]:
         rows = zip(
             *(
                 self._arms,
@@ -199,12 +202,13 @@ class LinearRouter(Router):
                 evaluation.samples,
                 evaluation.eligible,
                 evaluation.scores,
+                propensities,
             ),
             strict=True,
         )
         return tuple(
-            ArmScore(arm.name, mean, std, sample, arm.cost, eligible, score)
-            for arm, mean, std, sample, eligible, score in rows
+            ArmScore(arm.name, mean, std, sample, arm.cost, eligible, score, propensity)
+            for arm, mean, std, sample, eligible, score, propensity in rows
         )
 
     def _reason(self, snapshot: _Snapshot, evaluation: _Evaluation, chosen: int, explored: bool) -> str:

@@ -19,7 +19,7 @@ from shared_core.selector.combination import by_utility, without_duplicates
 from shared_core.selector.utility import SimilarityUtility
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
-from shared_core.values import Arm, Request, ScoredExample, Selection
+from shared_core.values import Arm, Considered, Request, ScoredExample, Selection
 
 
 class _Choice(NamedTuple):
@@ -80,6 +80,7 @@ class LocalSelector(Selector):
             considered=len(found.ids),
             threshold=threshold,
             vector=vector,
+            candidates=Considered(found.ids, found.similarity, tuple(chosen), utilities),
         )
 
     def _chosen(self, found: Candidates, utility: NDArray[np.float32], threshold: float) -> list[_Choice]:

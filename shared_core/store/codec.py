@@ -1,16 +1,18 @@
-"""Encodes and decodes stored values: JSON for values, raw float32 for vectors, safetensors for weights.
+"""Encodes and decodes stored values: JSON for values, raw floats for vectors, safetensors for weights.
 
-Every JSON object has the schema version ``v``. Stored bytes are not trusted: for every defect, the ``decode_*``
-functions raise `Unreadable` and nothing else. They check shapes and types, not plausibility.
+Stored bytes are not trusted: for every defect, the ``decode_*`` functions raise `Unreadable` and nothing else. They
+check shapes and types, not plausibility. Ids and keys must be those under which a value was stored; any other missing
+field gets its default (`fields`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, cast, get_args
+from dataclasses import dataclass, field
+from typing import Final, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -21,19 +23,25 @@ from shared_core.records import (
     ExactAnswer,
     Example,
     Feedback,
-    Source,
+    Integer,
     Statistics,
     Texts,
-    Vector,
 )
-from shared_core.store.fields import MAX_VALUE_BYTES, Fields, Unreadable, check_size, dump, raw_bytes
+from shared_core.store.fields import MAX_VALUE_BYTES, Format, Unreadable, check_size, dump, parse, raw_bytes
 from shared_core.store.protocol import Change, ChangeKind, Row
+
+F = TypeVar("F", bound=np.floating)
 
 MAX_ARRAYS_BYTES: Final = 256 * 2**20  # weights of one checkpoint; half the size limit of a Redis value
 MAX_DIMENSION: Final = 65_536
 
-_SOURCES: Final = frozenset(get_args(Source))
 _KINDS: Final = frozenset(get_args(ChangeKind))
+_ENTRIES: Final = Format(Entry, "statistics")
+_STATISTICS: Final = Format(Statistics)
+_TEXTS: Final = Format(Texts)
+_EXACT: Final = Format(ExactAnswer, "payload")
+_DECISIONS: Final = Format(DecisionRecord, "vector")
+_FEEDBACK: Final = Format(Feedback)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,23 @@ class EncodedCheckpoint:
     arrays: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _CheckpointHead:
+    """A checkpoint without its arrays. Its version and offset have no defaults, because publishing compares them."""
+
+    version: Integer
+    offset: Integer
+    meta: dict[str, object] = field(default_factory=dict)
+
+
+_CHECKPOINT: Final = TypeAdapter(_CheckpointHead)
+
+
+def _complete(value: object, name: str, part: object) -> None:
+    """Set a field that is stored elsewhere. `value` is frozen, but new: `replace` takes as long as decoding it."""
+    object.__setattr__(value, name, part)
+
+
 # examples -----------------------------------------------------------------------------------------------------------
 
 
@@ -67,33 +92,17 @@ def encode_example(example: Example) -> EncodedExample:
     vector = np.ascontiguousarray(example.vector, dtype="<f4")
     if vector.ndim != 1 or not 0 < vector.size <= MAX_DIMENSION or not np.isfinite(vector).all():
         raise ValueError(f"the vector of example {entry.id} must be one row of 1 to {MAX_DIMENSION} finite numbers")
-    head = {
-        "id": entry.id,
-        "scope": entry.scope,
-        "task": entry.task,
-        "source": entry.source,
-        "writer": entry.writer,
-        "created_at": entry.created_at,
-        "size": entry.size,
-        "exact_key": entry.exact_key,
-        "dimension": vector.size,
-    }
-    texts = {"query": example.texts.query, "answer": example.texts.answer}
-    return EncodedExample(dump(head), encode_statistics(entry.statistics), vector.tobytes(), dump(texts))
+    return EncodedExample(
+        _ENTRIES.dump(entry, vector.size),
+        encode_statistics(entry.statistics),
+        vector.tobytes(),
+        _TEXTS.dump(example.texts),
+    )
 
 
 def encode_statistics(statistics: Statistics) -> bytes:
     """The statistics of an example, which the learner updates."""
-    return dump(
-        {
-            "quality": [statistics.quality.value, statistics.quality.count],
-            "helpfulness": [statistics.helpfulness.value, statistics.helpfulness.count],
-            "offload_value": statistics.offload_value,
-            "offload_at": statistics.offload_at,
-            "replay_gain": statistics.replay_gain,
-            "replay_count": statistics.replay_count,
-        }
-    )
+    return _STATISTICS.dump(statistics)
 
 
 def decode_row(scope: str, example_id: str, entry: object, statistics: object, vector: object) -> Row:
@@ -102,24 +111,11 @@ def decode_row(scope: str, example_id: str, entry: object, statistics: object, v
     Raises:
         Unreadable: See the module.
     """
-    fields = Fields(entry)
-    fields.expect("id", example_id)
-    fields.expect("scope", scope)
-    source = fields.text("source")
-    if source not in _SOURCES:
-        raise Unreadable(f"unknown source {source!r}")
-    decoded = Entry(
-        id=example_id,
-        scope=scope,
-        task=fields.text("task"),
-        source=cast("Source", source),
-        writer=fields.text("writer"),
-        created_at=fields.number("created_at"),
-        size=fields.integer("size"),
-        exact_key=fields.text("exact_key"),
-        statistics=decode_statistics(statistics),
-    )
-    return Row(decoded, _vector(vector, fields.integer("dimension")))
+    decoded, header = _ENTRIES.load(entry)
+    if decoded.id != example_id or decoded.scope != scope:
+        raise Unreadable("the id or the scope differs from the one in the key")
+    _complete(decoded, "statistics", decode_statistics(statistics))
+    return Row(decoded, _vector(vector, header.dimension, np.float32))
 
 
 def decode_texts(data: object) -> Texts:
@@ -128,8 +124,7 @@ def decode_texts(data: object) -> Texts:
     Raises:
         Unreadable: See the module.
     """
-    fields = Fields(data)
-    return Texts(fields.text("query"), fields.text("answer"))
+    return _TEXTS.load(data)[0]
 
 
 def decode_statistics(data: object) -> Statistics:
@@ -138,22 +133,17 @@ def decode_statistics(data: object) -> Statistics:
     Raises:
         Unreadable: See the module.
     """
-    fields = Fields(data)
-    return Statistics(
-        quality=fields.average("quality"),
-        helpfulness=fields.average("helpfulness"),
-        offload_value=fields.number("offload_value"),
-        offload_at=fields.number("offload_at"),
-        replay_gain=fields.number("replay_gain"),
-        replay_count=fields.integer("replay_count"),
-    )
+    return _STATISTICS.load(data)[0]
 
 
-def _vector(data: object, dimension: int) -> Vector:
-    raw = raw_bytes(data, 4 * MAX_DIMENSION)
-    if dimension < 1 or len(raw) != 4 * dimension:
-        raise Unreadable(f"the vector has {len(raw)} bytes; expected {4 * dimension}")
-    vector = np.frombuffer(raw, dtype="<f4")
+def _vector(data: object, dimension: int, kind: type[F]) -> NDArray[F]:
+    """The vector of raw bytes; a `dimension` of 0 is unknown."""
+    dtype = np.dtype(kind).newbyteorder("<")
+    raw = raw_bytes(data, dtype.itemsize * MAX_DIMENSION)
+    wanted = dimension or len(raw) // dtype.itemsize
+    if wanted < 1 or len(raw) != dtype.itemsize * wanted:
+        raise Unreadable(f"the vector has {len(raw)} bytes; expected {dtype.itemsize * wanted}")
+    vector: NDArray[F] = np.frombuffer(raw, dtype=dtype)
     if not np.isfinite(vector).all():
         raise Unreadable("the vector holds numbers that are not finite")
     return vector
@@ -187,16 +177,7 @@ def encode_exact(answer: ExactAnswer) -> bytes:
     Raises:
         ValueError: The answer is too large to be decoded.
     """
-    head = dump(
-        {
-            "key": answer.key,
-            "scope": answer.scope,
-            "writer": answer.writer,
-            "decision_id": answer.decision_id,
-            "created_at": answer.created_at,
-        }
-    )
-    return check_size(head + b"\n" + answer.payload)
+    return check_size(_EXACT.dump(answer) + b"\n" + answer.payload)
 
 
 def decode_exact(key: str, data: object) -> ExactAnswer:
@@ -208,42 +189,25 @@ def decode_exact(key: str, data: object) -> ExactAnswer:
     head, newline, payload = raw_bytes(data, MAX_VALUE_BYTES).partition(b"\n")
     if not newline:
         raise Unreadable("the exact answer has no payload")
-    fields = Fields(head)
-    fields.expect("key", key)
-    return ExactAnswer(
-        key=key,
-        scope=fields.text("scope"),
-        payload=payload,
-        writer=fields.text("writer"),
-        decision_id=fields.text("decision_id"),
-        created_at=fields.number("created_at"),
-    )
+    answer = _EXACT.load(head)[0]
+    if answer.key != key:
+        raise Unreadable("the key differs from the one under which it is stored")
+    _complete(answer, "payload", payload)
+    return answer
 
 
 def encode_decision(decision: DecisionRecord) -> bytes:
-    """A decision record.
+    """One line of JSON, then the raw vector if there is one.
 
     Raises:
-        ValueError: It is too large to be decoded, or a feature is not finite.
+        ValueError: It is too large to be decoded, or a number is not finite.
     """
-    return dump(
-        {
-            "id": decision.id,
-            "scope": decision.scope,
-            "task": decision.task,
-            "arm": decision.arm,
-            "features": list(decision.features),
-            "example_ids": list(decision.example_ids),
-            "propensity": decision.propensity,
-            "explored": decision.explored,
-            "version": decision.version,
-            "created_at": decision.created_at,
-            "exact_key": decision.exact_key,
-            "admitted_id": decision.admitted_id,
-            "prompt_tokens": decision.prompt_tokens,
-            "completion_tokens": decision.completion_tokens,
-        }
-    )
+    if decision.vector is None:
+        return _DECISIONS.dump(decision)
+    vector = np.ascontiguousarray(decision.vector, dtype="<f2")
+    if vector.ndim != 1 or not 0 < vector.size <= MAX_DIMENSION or not np.isfinite(vector).all():
+        raise ValueError(f"the vector of decision {decision.id} must be one row of 1 to {MAX_DIMENSION} finite numbers")
+    return check_size(_DECISIONS.dump(decision, vector.size) + b"\n" + vector.tobytes())
 
 
 def decode_decision(decision_id: str, data: object) -> DecisionRecord:
@@ -252,24 +216,13 @@ def decode_decision(decision_id: str, data: object) -> DecisionRecord:
     Raises:
         Unreadable: See the module.
     """
-    fields = Fields(data)
-    fields.expect("id", decision_id)
-    return DecisionRecord(
-        id=decision_id,
-        scope=fields.text("scope"),
-        task=fields.text("task"),
-        arm=fields.text("arm"),
-        features=fields.numbers("features"),
-        example_ids=fields.texts("example_ids"),
-        propensity=fields.number("propensity"),
-        explored=fields.flag("explored"),
-        version=fields.integer("version"),
-        created_at=fields.number("created_at"),
-        exact_key=fields.text("exact_key"),
-        admitted_id=fields.text("admitted_id"),
-        prompt_tokens=fields.integer("prompt_tokens"),
-        completion_tokens=fields.integer("completion_tokens"),
-    )
+    head, _, raw = raw_bytes(data, MAX_VALUE_BYTES).partition(b"\n")
+    decision, header = _DECISIONS.load(head)
+    if decision.id != decision_id:
+        raise Unreadable("the id differs from the one in the key")
+    vector = _vector(raw, header.dimension, np.float16) if raw or header.dimension else None
+    _complete(decision, "vector", vector)
+    return decision
 
 
 def encode_feedback(feedback: Feedback) -> bytes:
@@ -278,14 +231,7 @@ def encode_feedback(feedback: Feedback) -> bytes:
     Raises:
         ValueError: It is too large to be decoded, or the score is not finite.
     """
-    return dump(
-        {
-            "decision_id": feedback.decision_id,
-            "rater": feedback.rater,
-            "score": feedback.score,
-            "at": feedback.at,
-        }
-    )
+    return _FEEDBACK.dump(feedback)
 
 
 def decode_feedback(data: object) -> Feedback:
@@ -294,8 +240,7 @@ def decode_feedback(data: object) -> Feedback:
     Raises:
         Unreadable: See the module.
     """
-    fields = Fields(data)
-    return Feedback(fields.text("decision_id"), fields.text("rater"), fields.number("score"), fields.number("at"))
+    return _FEEDBACK.load(data)[0]
 
 
 # checkpoints --------------------------------------------------------------------------------------------------------
@@ -319,8 +264,11 @@ def decode_checkpoint(head: object, arrays: object) -> Checkpoint:
     Raises:
         Unreadable: See the module.
     """
-    fields = Fields(head)
-    return Checkpoint(fields.integer("version"), fields.integer("offset"), _arrays(arrays), fields.table("meta"))
+    try:
+        decoded = _CHECKPOINT.validate_python(parse(head))
+    except ValidationError as error:
+        raise Unreadable(str(error)) from error
+    return Checkpoint(decoded.version, decoded.offset, _arrays(arrays), decoded.meta)
 
 
 def _arrays(data: object) -> dict[str, NDArray[np.float64]]:

@@ -23,6 +23,7 @@ from shared_core.telemetry import get_logger
 log = get_logger("store")
 
 APPLICATION: Final = 0x49434361  # "ICCa" in the file's header, to recognise another program's database
+IDS_PER_STATEMENT: Final = 500  # old SQLite versions allow 999 parameters
 BUSY_SECONDS: Final = 5.0  # how long a write waits for writes of other processes before it fails
 
 # One step for each schema version. A released step is never edited; add the next one.
@@ -51,7 +52,15 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """CREATE TABLE leases (
             name TEXT PRIMARY KEY, owner TEXT NOT NULL, token INTEGER NOT NULL, expires_at REAL NOT NULL)""",
     ),
+    ("CREATE INDEX decisions_by_scope ON decisions (scope, created_at, id)",),
 )
+
+
+def listed(ids: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
+    """SQL conditions that together are ``id IN ids``, each with its parameters."""
+    for start in range(0, len(ids), IDS_PER_STATEMENT):
+        chunk = ids[start : start + IDS_PER_STATEMENT]
+        yield f"id IN ({', '.join('?' * len(chunk))})", chunk
 
 
 class Database:

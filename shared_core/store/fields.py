@@ -1,32 +1,126 @@
-"""Reads JSON objects with a schema version, field by field, and checks each field's type."""
+"""Stored JSON objects with a schema version ``v``, checked by pydantic against the dataclass that they stand for.
+
+A missing field gets the dataclass's default, and an unknown field is ignored. So a value of another release can be
+read, and ``v`` changes only if the meaning of a field does.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from typing import Final, NoReturn
+from dataclasses import dataclass
+from typing import Final, Generic, Literal, NoReturn, TypeVar
 
-from shared_core.records import Average
+from pydantic import TypeAdapter, ValidationError
+
+from shared_core.records import Integer
+
+T = TypeVar("T")
 
 SCHEMA: Final = 1
 MAX_VALUE_BYTES: Final = 64 * 2**20  # one JSON value; longer than any model's answer
 
-_INTEGER_LIMIT: Final = 2**63
+_QUOTES_OF_V: Final = 2  # quotation marks of an object that holds its version and nothing else
+_SURROGATE: Final = b"\xed"  # the first byte of every surrogate (and of some letters)
 
 
 class Unreadable(Exception):
     """Stored bytes are corrupt, too large, nested too deep, or of an unknown version. Stores skip and count them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a stored object holds beside the fields of its value.
+
+    Attributes:
+        v: The schema version.
+        dimension: Length of the vector that is stored beside the object; 0 if it does not say.
+    """
+
+    v: Literal[1]
+    dimension: Integer = 0
+
+
+_HEADER: Final = TypeAdapter(Header)
+
+
+class Format(Generic[T]):
+    """The JSON of one kind of value.
+
+    Args:
+        kind: A dataclass. `records` has the types of its numbers.
+        without: Names of fields that are stored elsewhere. They have defaults.
+    """
+
+    def __init__(self, kind: type[T], *without: str) -> None:
+        self._adapter: TypeAdapter[T] = TypeAdapter(kind)
+        self._without = set(without)
+
+    def dump(self, value: T, dimension: int = 0) -> bytes:
+        """`value` as one line of JSON.
+
+        Raises:
+            ValueError: A number is not finite, or the JSON is too large to be decoded.
+        """
+        head = f'{{"v":{SCHEMA},"dimension":{dimension},' if dimension else f'{{"v":{SCHEMA},'
+        try:
+            data = head.encode() + self._adapter.dump_json(value, exclude=self._without)[1:]
+        except ValueError:  # a lone surrogate: Python writes it, pydantic does not
+            fields = self._adapter.dump_python(value, exclude=self._without)
+            data = (head + _ENCODER.encode(fields)[1:]).encode("utf-8", "surrogatepass")
+        check_size(data)
+        if b"null" in data and _holds_null(_DECODER.decode(data.decode("utf-8", "surrogatepass"))):
+            raise ValueError("a number that is not finite cannot be stored")
+        return data
+
+    def load(self, data: object) -> tuple[T, Header]:
+        """The value of stored bytes; the fields that are stored elsewhere have any value.
+
+        Raises:
+            Unreadable: The bytes are not such an object, or it has no field at all.
+        """
+        raw = raw_bytes(data, MAX_VALUE_BYTES)
+        if raw.count(b'"') <= _QUOTES_OF_V:
+            raise Unreadable("an object without fields")
+        try:
+            return self._adapter.validate_json(raw), _HEADER.validate_json(raw)
+        except ValidationError as error:
+            if _SURROGATE not in raw:
+                raise Unreadable(str(error)) from error
+        return self._load_surrogates(raw)
+
+    def _load_surrogates(self, raw: bytes) -> tuple[T, Header]:
+        fields = parse(raw)
+        try:
+            return self._adapter.validate_python(fields), _HEADER.validate_python(fields)
+        except ValidationError as error:
+            raise Unreadable(str(error)) from error
+
+
 def dump(fields: Mapping[str, object]) -> bytes:
-    """`fields` as one line of JSON with the schema version ``v``.
+    """`fields`, which may be any JSON, as one line of JSON with the schema version.
 
     Raises:
         ValueError: A number is not finite, or the JSON is too large to be decoded.
         TypeError: A value is not JSON.
     """
     return check_size(_ENCODER.encode({"v": SCHEMA, **fields}).encode("utf-8", "surrogatepass"))
+
+
+def parse(data: object) -> dict[str, object]:
+    """The fields of any stored object.
+
+    Raises:
+        Unreadable: The bytes are not an object of this schema version.
+    """
+    raw = raw_bytes(data, MAX_VALUE_BYTES)
+    try:
+        fields = _DECODER.decode(raw.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"JSON: {error}") from error
+    if not isinstance(fields, dict) or fields.get("v") != SCHEMA:
+        raise Unreadable(f"expected an object of version {SCHEMA}")
+    return fields
 
 
 def check_size(data: bytes, limit: int = MAX_VALUE_BYTES) -> bytes:
@@ -45,74 +139,6 @@ def raw_bytes(data: object, limit: int) -> bytes:
     return data
 
 
-class Fields:
-    """The fields of one stored JSON object. A field that is missing or has another type raises `Unreadable`."""
-
-    __slots__ = ("_fields",)
-
-    def __init__(self, data: object) -> None:
-        raw = raw_bytes(data, MAX_VALUE_BYTES)
-        try:
-            fields = _DECODER.decode(raw.decode("utf-8", "surrogatepass"))
-        except (ValueError, RecursionError) as error:
-            raise Unreadable(f"JSON: {error}") from error
-        if not isinstance(fields, dict) or fields.get("v") != SCHEMA:
-            raise Unreadable(f"expected an object of version {SCHEMA}")
-        self._fields: dict[str, object] = fields
-
-    def expect(self, name: str, value: str) -> None:
-        """Check that the text `name` is `value`, the key under which the object was stored."""
-        if self.text(name) != value:
-            raise Unreadable(f"the {name} differs from the one in the key")
-
-    def text(self, name: str) -> str:
-        """A string."""
-        return _text(self._fields.get(name))
-
-    def number(self, name: str) -> float:
-        """A finite number."""
-        return _number(self._fields.get(name))
-
-    def integer(self, name: str) -> int:
-        """A 64-bit integer."""
-        return _integer(self._fields.get(name))
-
-    def flag(self, name: str) -> bool:
-        """A boolean."""
-        value = self._fields.get(name)
-        if not isinstance(value, bool):
-            raise Unreadable(f"{name}: expected a boolean")
-        return value
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        """A list of strings."""
-        return tuple(_text(value) for value in self._list(name))
-
-    def numbers(self, name: str) -> tuple[float, ...]:
-        """A list of finite numbers."""
-        return tuple(_number(value) for value in self._list(name))
-
-    def average(self, name: str) -> Average:
-        """A pair of value and count."""
-        pair = self._list(name)
-        if len(pair) != 2:
-            raise Unreadable(f"{name}: expected a pair")
-        return Average(_number(pair[0]), _integer(pair[1]))
-
-    def table(self, name: str) -> dict[str, object]:
-        """An object with any content."""
-        value = self._fields.get(name)
-        if not isinstance(value, dict):
-            raise Unreadable(f"{name}: expected an object")
-        return value
-
-    def _list(self, name: str) -> list[object]:
-        value = self._fields.get(name)
-        if not isinstance(value, list):
-            raise Unreadable(f"{name}: expected a list")
-        return value
-
-
 def _refuse_constant(name: str) -> NoReturn:
     raise Unreadable(f"{name} is not JSON")
 
@@ -122,20 +148,8 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise Unreadable("expected a string")
-    return value
-
-
-def _integer(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= _INTEGER_LIMIT:
-        raise Unreadable("expected a 64-bit integer")
-    return value
-
-
-def _number(value: object) -> float:
-    number = float(value) if isinstance(value, float) else float(_integer(value))
-    if not math.isfinite(number):
-        raise Unreadable("expected a finite number")
-    return number
+def _holds_null(value: object) -> bool:
+    """True if a value within is null, as pydantic writes a number that is not finite."""
+    if isinstance(value, Mapping):
+        return any(map(_holds_null, value.values()))
+    return any(map(_holds_null, value)) if isinstance(value, list) else value is None

@@ -160,6 +160,21 @@ class Store(Protocol):
     def decisions(self, ids: Sequence[str]) -> Mapping[str, DecisionRecord]:
         """Records of these decisions, in one round trip; unknown and expired ones are left out."""
 
+    def scan_decisions(self, scope: str, batch: int = 1024) -> Iterator[Sequence[DecisionRecord]]:
+        """The decisions of a scope in batches, the oldest first, without expired ones.
+
+        Decisions that are written or deleted meanwhile may or may not appear.
+        """
+
+    def decision_counts(self) -> Mapping[str, int]:
+        """The scopes that hold decisions, and how many each holds; some of them may have expired."""
+
+    def trim_decisions(self) -> int:
+        """Delete the oldest decisions of each scope beyond `log_records`; returns how many.
+
+        Takes many short transactions. Meant for the background: writes do not enforce the limit.
+        """
+
     def append_feedback(self, feedback: Feedback) -> bool:
         """`write` one rating; False if this rater has rated this decision before."""
         return self.write([Write(feedback=feedback)])[0]

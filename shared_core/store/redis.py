@@ -41,6 +41,7 @@ Argument: TypeAlias = str | bytes | int | float
 FEED_LENGTH: Final = 100_000  # changes that a replica may miss before it must reload; about 10 MB
 PUT_BATCH: Final = 200  # examples per script; 200 of 384 dimensions take half a megabyte and a few milliseconds
 CLEAR_BATCH: Final = 500  # of each kind per script
+TRIMMED_AT_ONCE: Final = 500  # decisions in one script of `trim_decisions`; other clients run in between
 CONSUMED: Final = 1000  # oldest log entries that one publication checks for deletion
 READ_BATCH: Final = 1000  # ids per command; Lua can pass on only a few thousand arguments
 
@@ -68,7 +69,7 @@ class RedisStore(Store):
 
         Args:
             url: The address; ``?pool=name`` selects one of several pools on one server.
-            settings: Only the times to live are used.
+            settings: The times to live and `log_records` are used.
             clock: Seconds since the epoch, to decide what has expired.
             feed_length: Minimum number of changes that the feed keeps.
 
@@ -249,6 +250,28 @@ class RedisStore(Store):
                 if decision and decision.created_at > alive_since:
                     found[name] = decision
         return found
+
+    @override
+    def scan_decisions(self, scope: str, batch: int = 1024) -> Iterator[Sequence[DecisionRecord]]:
+        """Reads all ids first, then each batch in one round trip."""
+        ids = [_string(name) for name in self._command("ZRANGE", f"decisions:{scope}", 0, -1)]
+        for some in _batches(ids, min(batch, READ_BATCH)):
+            if found := list(self.decisions(some).values()):
+                yield found
+
+    @override
+    def decision_counts(self) -> Mapping[str, int]:
+        """One round trip for each scope."""
+        scopes = sorted(_string(scope) for scope in self._command("ZRANGE", "expiring", 0, -1))
+        counts = {scope: int(self._command("ZCARD", f"decisions:{scope}")) for scope in scopes}
+        return {scope: held for scope, held in counts.items() if held}
+
+    @override
+    def trim_decisions(self) -> int:
+        removed = 0
+        while done := int(self._run(scripts.TRIM, self._settings.log_records, TRIMMED_AT_ONCE)):
+            removed += done
+        return removed
 
     @override
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:

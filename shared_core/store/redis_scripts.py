@@ -176,6 +176,27 @@ return {existed, left}
 """
 )
 
+# ARGV: decisions that a scope may hold; how many to delete at most. Returns how many were deleted.
+TRIM: Final = (
+    _KEYS
+    + """
+local limit, left = tonumber(ARGV[1]), tonumber(ARGV[2])
+local removed = 0
+for _, scope in ipairs(redis.call('ZRANGE', prefix .. 'expiring', 0, -1)) do
+  local shelf = key('decisions', scope)
+  local surplus = math.min(redis.call('ZCARD', shelf) - limit, left - removed)
+  if surplus > 0 then
+    for _, id in ipairs(redis.call('ZRANGE', shelf, 0, surplus - 1)) do
+      redis.call('DEL', key('decision', id))
+      redis.call('ZREM', shelf, id)
+    end
+    removed = removed + surplus
+  end
+end
+return removed
+"""
+)
+
 # ARGV: scope; then ids. Returns entries, statistics and vectors, read atomically.
 ROWS: Final = (
     _KEYS
@@ -289,4 +310,4 @@ return refused
 """
 )
 
-ALL: Final = (WRITE, DELETE, CLEAR, ROWS, CLAIM, PUBLISH, ACQUIRE, RELEASE, PROBE)
+ALL: Final = (WRITE, DELETE, CLEAR, TRIM, ROWS, CLAIM, PUBLISH, ACQUIRE, RELEASE, PROBE)

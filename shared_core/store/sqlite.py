@@ -25,7 +25,6 @@ from shared_core.store import sqlite_writes
 from shared_core.store.codec import (
     decode_change,
     decode_checkpoint,
-    decode_decision,
     decode_exact,
     decode_feedback,
     decode_row,
@@ -34,9 +33,10 @@ from shared_core.store.codec import (
     encode_checkpoint,
     encode_statistics,
 )
-from shared_core.store.database import Database
+from shared_core.store.database import Database, listed
 from shared_core.store.fields import Unreadable
 from shared_core.store.protocol import Change, Lease, Row, Store, Write
+from shared_core.store.sqlite_decisions import DecisionTable
 from shared_core.values import Clock
 
 P = ParamSpec("P")
@@ -47,7 +47,6 @@ EXPIRED_PER_WRITE: Final = 64  # expired rows that one write deletes: more than 
 CONSUMED_PER_PUBLISH: Final = 1000  # oldest log entries that one publication checks for deletion
 PUT_BATCH: Final = 256  # examples in one transaction of `put`; other writers run in between
 
-IDS_PER_STATEMENT: Final = 500  # old SQLite versions allow 999 parameters
 TEXTS_PER_ROW: Final = 50  # the limit of examples in one prompt
 
 
@@ -56,7 +55,7 @@ class SqliteStore(Store):
 
     Args:
         path: The file, created (mode 0600) if it is new; None for memory.
-        settings: `exact_ttl` and `decision_ttl` are used.
+        settings: `exact_ttl`, `decision_ttl` and `log_records` are used.
         clock: Seconds since the epoch, to decide what has expired.
         feed_length: Number of changes that the feed keeps, at least 1.
 
@@ -70,6 +69,7 @@ class SqliteStore(Store):
         self._database = Database(path)
         self._exact_ttl = settings.exact_ttl
         self._decision_ttl = settings.decision_ttl
+        self._decisions = DecisionTable(self._database, settings, clock, self._readable)
         self._clock = clock
         self._feed_length = feed_length
         self._generation = 0
@@ -109,13 +109,13 @@ class SqliteStore(Store):
     def delete(self, scope: str, ids: Sequence[str]) -> int:
         with self._changing() as connection:
             removed = 0
-            for condition, chunk in _listed(ids):
-                listed, parameters = f"scope = ? AND {condition}", (scope, *chunk)
+            for condition, chunk in listed(ids):
+                chosen, parameters = f"scope = ? AND {condition}", (scope, *chunk)
                 connection.execute(
-                    f"DELETE FROM exact WHERE scope = ? AND key IN (SELECT exact_key FROM examples WHERE {listed})",
+                    f"DELETE FROM exact WHERE scope = ? AND key IN (SELECT exact_key FROM examples WHERE {chosen})",
                     (scope, *parameters),
                 )
-                removed += sqlite_writes.remove(connection, listed, parameters)
+                removed += sqlite_writes.remove(connection, chosen, parameters)
             return removed
 
     @override
@@ -229,16 +229,19 @@ class SqliteStore(Store):
 
     @override
     def decisions(self, ids: Sequence[str]) -> Mapping[str, DecisionRecord]:
-        oldest = self._clock() - self._decision_ttl
-        rows = [
-            row
-            for condition, chunk in _listed(ids)
-            for row in self._database.read(
-                f"SELECT id, record FROM decisions WHERE created_at > ? AND {condition}", (oldest, *chunk)
-            )
-        ]
-        read = (self._readable(decode_decision, *parts) for parts in rows)
-        return {record.id: record for record in read if record is not None}
+        return self._decisions.read(ids)
+
+    @override
+    def scan_decisions(self, scope: str, batch: int = 1024) -> Iterator[Sequence[DecisionRecord]]:
+        return self._decisions.scan(scope, batch)
+
+    @override
+    def decision_counts(self) -> Mapping[str, int]:
+        return dict(self._decisions.scopes())
+
+    @override
+    def trim_decisions(self) -> int:
+        return self._decisions.trim()
 
     @override
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
@@ -344,7 +347,7 @@ class SqliteStore(Store):
                 )
 
     def _of_scope(self, columns: str, scope: str, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        for condition, chunk in _listed(ids):
+        for condition, chunk in listed(ids):
             yield from self._database.read(
                 f"SELECT {columns} FROM examples WHERE scope = ? AND {condition}", (scope, *chunk)
             )
@@ -356,10 +359,3 @@ class SqliteStore(Store):
             with self._counting:
                 self._unreadable += 1
             return None
-
-
-def _listed(ids: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
-    """SQL conditions that together are ``id IN ids``, each with its parameters."""
-    for start in range(0, len(ids), IDS_PER_STATEMENT):
-        chunk = ids[start : start + IDS_PER_STATEMENT]
-        yield f"id IN ({', '.join('?' * len(chunk))})", chunk

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 
 from shared_core.records import (
+    ArmRecord,
     Average,
     Checkpoint,
     DecisionRecord,
@@ -50,7 +51,9 @@ def make_exact(key: str = "k1", scope: str = "s", created_at: float = START, pay
     )
 
 
-def make_decision(id: str = "d1", scope: str = "s", created_at: float = START, arm: str = "small") -> DecisionRecord:
+def make_decision(
+    id: str = "d1", scope: str = "s", created_at: float = START, arm: str = "small", *, vector: bool = True
+) -> DecisionRecord:
     return DecisionRecord(
         id=id,
         scope=scope,
@@ -66,6 +69,27 @@ def make_decision(id: str = "d1", scope: str = "s", created_at: float = START, a
         admitted_id="e9",
         prompt_tokens=12,
         completion_tokens=7,
+        cached_tokens=3,
+        example_tokens=5,
+        tier="explored",
+        probe_of="d0",
+        features_name="features-1",
+        candidates=("e1", "e2", "e3"),
+        similarity=(0.9, 0.75, -0.1),
+        threshold=0.3,
+        arms=(
+            ArmRecord("small", 0.5, 0.1, 0.6, 0.55, 0.05, 0.01, True, 0.95, (0.8, 0.7, 0.0), (0, 1)),
+            ArmRecord("large", 0.8, 0.1, 0.7, 0.2, 0.5, 0.0, True, 0.05),
+        ),
+        examples_propensity=0.5,
+        surface={"characters": 12, "words": 3},
+        seconds=1.5,
+        first_token=0.25,
+        money=0.1,
+        ended="finished",
+        error="TimeoutError",
+        tool_calls=True,
+        vector=(np.arange(DIMENSION) / DIMENSION).astype(np.float16) if vector else None,
     )
 
 

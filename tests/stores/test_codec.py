@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -29,15 +30,18 @@ from shared_core.store.codec import (
 )
 from shared_core.store.fields import MAX_VALUE_BYTES, Unreadable
 from shared_core.records import (
+    ArmRecord,
     Average,
     Checkpoint,
     DecisionRecord,
+    Ending,
     Entry,
     ExactAnswer,
     Example,
     Feedback,
     Statistics,
     Texts,
+    Tier,
 )
 from tests.stores.makers import make_checkpoint, make_decision, make_exact, make_example, make_feedback
 
@@ -53,12 +57,26 @@ vectors = hnp.arrays(
 )
 examples = st.builds(Example, entries, st.builds(Texts, text, text), vectors)
 answers = st.builds(ExactAnswer, text, text, st.binary(max_size=60), text, text, finite)
+numbers = st.lists(finite, max_size=5).map(tuple)
+arms = st.builds(
+    ArmRecord,
+    *(text, finite, finite, finite, finite, finite, finite, st.booleans(), finite, numbers),
+    st.lists(counts, max_size=5).map(tuple),
+)
 decisions = st.builds(
     DecisionRecord,
     *(text, text, text, text),
-    st.lists(finite, max_size=5).map(tuple),
+    numbers,
     st.lists(text, max_size=5).map(tuple),
-    *(finite, st.booleans(), counts, finite, text, text, counts, counts),
+    *(finite, st.booleans(), counts, finite, text, text, counts, counts, counts, counts),
+    st.sampled_from(get_args(Tier)),
+    *(text, text),
+    st.lists(text, max_size=5).map(tuple),
+    *(numbers, finite, st.lists(arms, max_size=3).map(tuple), finite),
+    st.dictionaries(text, counts, max_size=3),
+    *(finite, finite, finite, st.sampled_from(get_args(Ending)), text, st.booleans()),
+    vector=st.none()
+    | hnp.arrays(np.float16, st.integers(1, 20), elements=st.floats(width=16, allow_nan=False, allow_infinity=False)),
 )
 judgements = st.builds(Feedback, text, text, finite, finite)
 arrays = hnp.arrays(np.float64, hnp.array_shapes(min_dims=0, min_side=0, max_dims=3), elements=st.floats())
@@ -91,7 +109,9 @@ def test_answers_decisions_and_judgements_come_back(
     answer: ExactAnswer, decision: DecisionRecord, judgement: Feedback
 ) -> None:
     assert decode_exact(answer.key, encode_exact(answer)) == answer
-    assert decode_decision(decision.id, encode_decision(decision)) == decision
+    found = decode_decision(decision.id, encode_decision(decision))
+    assert found == decision
+    assert np.array_equal(found.vector, decision.vector)
     assert decode_feedback(encode_feedback(judgement)) == judgement
 
 
@@ -218,6 +238,12 @@ def test_nesting_without_end_is_unreadable(name: str) -> None:
         ("decision", {"explored": 1}),
         ("decision", {"features": [None]}),
         ("decision", {"example_ids": [1]}),
+        ("decision", {"dimension": 7}),
+        ("decision", {"dimension": -8}),
+        ("decision", {"tier": "hearsay"}),
+        ("decision", {"surface": {"words": 0.5}}),
+        ("decision", {"arms": [{"arm": "small", "utility": ["much"]}]}),
+        ("decision", {"arms": [{}]}),
         ("checkpoint", {"meta": []}),
     ],
 )
@@ -252,3 +278,68 @@ def test_what_is_too_large_is_neither_read_nor_written() -> None:
 def test_a_vector_that_is_none_is_not_written(vector: list[float]) -> None:
     with pytest.raises(ValueError, match="vector of example e1"):
         encode_example(replace(make_example("e1"), vector=np.array(vector, dtype=np.float32)))
+
+
+NEEDED = {  # what says which value it is, or what there would be nothing without
+    "entry": {"v", "id", "scope"},
+    "statistics": {"v"},
+    "texts": {"v", "query", "answer"},
+    "exact": {"v", "key", "scope"},
+    "decision": {"v", "id", "scope"},
+    "feedback": {"v", "decision_id", "rater", "score", "at"},
+    "checkpoint": {"v", "version", "offset"},
+}
+KINDS: dict[str, Any] = {"entry": Entry, "statistics": Statistics, "exact": ExactAnswer, "decision": DecisionRecord}
+
+
+def default_of(kind: Any, name: str) -> object:
+    """The default of a field of a dataclass."""
+    [field] = [field for field in fields(kind) if field.name == name]
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_missing_field_has_its_default(name: str) -> None:
+    """Another release did not write it."""
+    whole, read = READERS[name]
+    head, newline, rest = whole.partition(b"\n")
+    stored = json.loads(head)
+    for field in set(stored) - NEEDED[name]:
+        less = json.dumps({key: value for key, value in stored.items() if key != field}).encode()
+        found: Any = read(less + newline + rest)
+        found = found.entry if name == "entry" else found.entry.statistics if name == "statistics" else found
+        if field not in ("dimension", "meta"):
+            assert getattr(found, field) == default_of(KINDS[name], field)
+    for field in NEEDED[name]:
+        less = json.dumps({key: value for key, value in stored.items() if key != field}).encode()
+        assert not reads_or_refuses(name, less + newline + rest)
+
+
+@of_json
+def test_an_unknown_field_is_left_out(name: str) -> None:
+    """A later release wrote it."""
+    whole, read = READERS[name]
+    assert read(changed(whole, of_a_later_release={"any": ["thing", None]})) == read(whole)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_not_written(number: float) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        encode_feedback(make_feedback(score=number))
+    with pytest.raises(ValueError, match="not finite"):
+        encode_decision(replace(make_decision(), similarity=(0.5, number)))
+    with pytest.raises(ValueError, match="vector of decision d1"):
+        encode_decision(replace(make_decision("d1"), vector=np.array([number], dtype=np.float16)))
+
+
+@pytest.mark.parametrize("word", ["null", "NaN", "\ud800", "null \ud800", "\ud7ff\uffff", '"\\null'])
+def test_a_word_that_looks_like_damage_is_a_text(word: str) -> None:
+    example = replace(make_example("e1"), texts=Texts(word, f"{word} {word}"))
+    assert decode_texts(encode_example(example).texts) == example.texts
+
+
+def test_a_vector_may_be_left_out() -> None:
+    plain = encode_decision(make_decision(vector=False))
+    assert decode_decision("d1", plain).vector is None
+    assert not reads_or_refuses("decision", plain + b"\n" + bytes(3))
+    assert not reads_or_refuses("decision", READERS["decision"][0] + bytes(2))

@@ -105,6 +105,7 @@ def test_examples_are_put_in_place_and_the_given_messages_stay():
         ({"model": "m", "done_reason": "length"}, ResponseInfo("length", "m")),
         ({"stop_reason": "end_turn", "usage": {"input_tokens": 3, "output_tokens": 2}}, ResponseInfo("end_turn", "", 3, 2)),
         ({"choices": [], "usage": None}, ResponseInfo()),
+        ({"usage": {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}}, ResponseInfo(prompt_tokens=3, cached_tokens=2)),
         ({"choices": [{"finish_reason": "STOP"}, {"finish_reason": "stop"}]}, ResponseInfo("stop", answers=2)),
     ],
 )  # fmt: skip

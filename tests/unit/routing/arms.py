@@ -24,6 +24,7 @@ class Notes:
     def __init__(self):
         self.counters, self.in_flight = Counters(), CallsInFlight()
         self.started_arms, self.paused_arms, self.ends, self.records, self.now = [], [], [], [], 0.0
+        self.unanswered = []
 
     def started(self, decision):
         self.in_flight.started(decision.arm)
@@ -42,6 +43,9 @@ class Notes:
 
     def submit_record(self, decision, outcome):
         self.records.append((decision, outcome))
+
+    def submit_decision(self, decision, outcome):
+        self.unanswered.append((decision.arm, outcome))
 
     def clock(self):
         return self.now

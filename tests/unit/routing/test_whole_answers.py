@@ -34,6 +34,7 @@ async def test_where_an_arm_fails_the_reference_answers_without_examples(colour)
     ]
     ((recorded, outcome),) = notes.records
     assert (recorded.arm, recorded.route.features, outcome.answer) == ("large", (), "fine")
+    assert notes.unanswered == []  # one decision, one record
     assert "small failed: ConnectionError" in recorded.route.reason
     assert notes.counters["fallback.arm_failed"] == 1
 
@@ -47,6 +48,7 @@ async def test_the_references_own_failure_is_the_users(colour, arm):
     assert [arm for arm, _ in notes.ends] == (["small", "large"] if arm == "small" else ["large"])
     assert [o.error for _, o in notes.ends] == ["OSError"] * len(notes.ends)
     assert notes.records == []
+    assert notes.unanswered == [notes.ends[-1]]  # that it failed is known later
     assert notes.is_balanced()
 
 
@@ -57,6 +59,7 @@ async def test_what_says_nothing_about_the_arm_is_raised_at_once_and_is_no_error
     with pytest.raises(error):
         await colour.run(call(notes), Arms(small=error(), large="never"))
     assert [(arm, o.error, o.broken_off) for arm, o in notes.ends] == [("small", "", True)]
+    assert notes.unanswered == notes.ends
     assert notes.counters["fallback.arm_failed"] == 0
     assert notes.is_balanced()
 
