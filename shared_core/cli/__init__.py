@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import typer
 
-from shared_core.cli import demo, demo_models, estimate, learn
+from shared_core.cli import demo, demo_models, estimate, learn, log
 from shared_core.cli.output import give_up_stdout, warn
 from shared_core.errors import ICCacheError
 
@@ -39,12 +39,14 @@ Try it in this order:
 In your code, `from iccache_langchain import ICCacheChatModel` stands where your chat model stands. With LlamaIndex it
 is `from iccache_llamaindex import ICCacheLLM`.
 
-In production, `iccache learn` learns from the feedback that your services log.""",
+In production, `iccache learn` learns from the feedback that your services log, and `iccache log export` writes the log to
+a file, for your own analysis.""",
     epilog="Exit code 2: a file, option, endpoint or model cannot be used; one line on stderr names it and what to do. "
     "Exit code 130: the command was interrupted.",
 )
 for command in (demo.demo, estimate.estimate, learn.learn, demo_models.demo_models):
     app.command()(command)
+app.add_typer(log.app, name="log")
 
 
 def main() -> None:
@@ -87,6 +89,9 @@ def _reason(error: Exception) -> str:
 
 
 def _path(error: Any) -> str:
-    """The command that was misused, such as ``iccache learn``."""
-    context = getattr(error, "ctx", None)
-    return f"iccache {context.info_name}" if context is not None and context.parent is not None else "iccache"
+    """The command that was misused, such as ``iccache log export``."""
+    context, names = getattr(error, "ctx", None), []
+    while context is not None and context.parent is not None:
+        names.append(context.info_name)
+        context = context.parent
+    return " ".join(["iccache", *reversed(names)])

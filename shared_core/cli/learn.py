@@ -10,19 +10,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 from uuid import uuid4
 
 from typer import Option
 
 from shared_core.cli.output import warn, write, write_json
+from shared_core.cli.stores import check_shared
 from shared_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from shared_core.learning.learner import Learner, LearnReport
+    from shared_core.learning.learner import LearnReport
     from shared_core.store.protocol import Store
 
 LONGEST_PAUSE: Final = 86_400.0  # seconds
@@ -59,13 +59,19 @@ def learn(
     try:
         owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex}"
         learner = Learner(opened, reference, settings, clock=time.time, owner=owner)
+
+        def run() -> LearnReport:
+            report = learner.run_until_drained()
+            opened.trim_decisions()
+            return report
+
         if every is None:
             is_known(opened, reference)
-            _show(learner.run_until_drained(), as_json=as_json)
+            _show(run(), as_json=as_json)
         else:
             stop = threading.Event()
             _stop_on_signals(stop)
-            _keep_going(learner, lambda: is_known(opened, reference), every, stop, as_json=as_json)
+            _keep_going(run, lambda: is_known(opened, reference), every, stop, as_json=as_json)
     finally:
         opened.close()
 
@@ -74,7 +80,7 @@ def _check(url: str, reference: str, *, once: bool, every: float | None) -> None
     """Refuse options that contradict each other or cannot be used.
 
     Raises:
-        ConfigurationError: See above. A SQLite file must exist: to open it would create it, and hide a mistyped path.
+        ConfigurationError: See above.
     """
     if once and every is not None:
         raise ConfigurationError("--once and --every contradict each other; give one of them")
@@ -82,15 +88,9 @@ def _check(url: str, reference: str, *, once: bool, every: float | None) -> None
         raise ConfigurationError(
             f"--every takes seconds above 0 and at most {LONGEST_PAUSE:,.0f}, a day; got {every:g}"
         )
-    if url == "memory://":
-        raise ConfigurationError(
-            "memory:// is another store in every process; name one that is shared, such as sqlite://"
-        )
+    check_shared(url)
     if not reference.strip():
         raise ConfigurationError("--reference is empty; give the name of the reference arm, as your chat model has it")
-    file = url.removeprefix("sqlite:///")
-    if file not in (url, "", ":memory:") and not Path(file).exists():
-        raise ConfigurationError(f"{url} does not exist; name the file that your services write to")
 
 
 def is_known(store: Store, reference: str) -> bool:
@@ -121,13 +121,18 @@ def is_known(store: Store, reference: str) -> bool:
 
 
 def _keep_going(
-    learner: Learner, know_reference: Callable[[], bool], every: float, stop: threading.Event, *, as_json: bool
+    run: Callable[[], LearnReport],
+    know_reference: Callable[[], bool],
+    every: float,
+    stop: threading.Event,
+    *,
+    as_json: bool,
 ) -> None:
     is_out = knows = False
     while True:
         try:
             knows = knows or know_reference()
-            report = learner.run_until_drained()
+            report = run()
         except (OSError, sqlite3.Error) as error:
             if not is_out:
                 warn(f"the store failed, next try in {every:g} s: {error}")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.test_cli import call
 
-COMMANDS = ("", "demo", "estimate", "learn", "demo-models")
+COMMANDS = ("", "demo", "estimate", "learn", "log export", "demo-models")
 WIDTHS = (80, 100, 120)
 BOX = "│╭╰"
 
@@ -91,12 +91,16 @@ def test_each_command_shows_one_example_that_can_be_pasted(monkeypatch, capsys, 
     examples = [p for p in paragraphs(shown(monkeypatch, capsys, command, width)) if is_code(p)]
     assert len(examples) == 1
     words = shlex.split("\n".join(examples[0]).replace("\\\n", " "))
-    assert words[:2] == ["iccache", command]
+    names = command.split()
+    assert words[: 1 + len(names)] == ["iccache", *names]
     from typer.main import get_command
 
     from shared_core.cli import app
 
-    get_command(app).commands[command].make_context(command, words[2:])  # raises where an option does not exist
+    found = get_command(app)
+    for name in names:
+        found = found.commands[name]
+    found.make_context(command, words[1 + len(names) :])  # raises where an option does not exist
 
 
 def test_a_line_that_ends_too_early_is_found():
