@@ -15,10 +15,10 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
-from iccache_langchain.calls import DECISION, FREE, QueryFunction, call_context
+from iccache_langchain.calls import FREE, QueryFunction, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised, outcome_of
-from shared_core.adapters.context import Context
+from shared_core.adapters.context import DECISION, Context
 from shared_core.adapters.factory import example_engine
 from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.parameters import decision_id

@@ -15,14 +15,9 @@ from langchain_core.runnables.config import ensure_config
 from langchain_core.utils.uuid import uuid7
 
 from shared_core.adapters import parameters
-from shared_core.adapters.context import KEYS, Context, current_context
+from shared_core.adapters.context import KEYS, RUN, Context, current_context
 
-RUN: Final = "iccache_run_id"
 OWN_KEYS: Final = KEYS | {RUN}
-
-# Keys in the metadata of a model's run. They show the decision in traces and in the metadata of streamed tokens.
-DECISION: Final = "iccache_decision_id"
-ARM: Final = "iccache_arm"
 
 # LangChain's own parameters that leave the answer free text: transport and time limits.
 FREE: Final = parameters.FREE | {"max_retries", "stream", "stream_options", "stream_usage", "timeout"}

@@ -26,12 +26,12 @@ from iccache_langchain import arms as arm_calls
 from iccache_langchain.answers import ChatAnswers
 from iccache_langchain.arms import ArmModel
 from iccache_langchain.binding import rebound
-from iccache_langchain.calls import FREE, OWN_KEYS, RUN, QueryFunction, call_context
+from iccache_langchain.calls import FREE, OWN_KEYS, QueryFunction, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
 from iccache_langchain.options import FIELDS, ChatModelOptions, without_client_options
 from iccache_langchain.runnable_config import PinnedChatModel
-from shared_core.adapters.context import Context
+from shared_core.adapters.context import RUN, Context
 from shared_core.adapters.factory import routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.options import RoutingOptions, read_options

@@ -17,12 +17,12 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from typing_extensions import override
 
 from iccache_langchain.arms import can_stream, model_name
-from iccache_langchain.calls import ARM, DECISION, FREE, QueryFunction, call_context
+from iccache_langchain.calls import FREE, QueryFunction, call_context
 from iccache_langchain.chat_model import ICCacheChatModel
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import insert, normalised, outcome_of
 from shared_core.adapters.attempt import WholeAnswers
-from shared_core.adapters.context import KEYS, Context, current_context
+from shared_core.adapters.context import ARM, DECISION, PREFIX, Context, current_context
 from shared_core.adapters.factory import check_arms, routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.options import RoutingOptions, read_options
@@ -243,7 +243,8 @@ def _conversation(request: AgentRequest) -> list[BaseMessage]:
 def _run_context(request: AgentRequest, *, context_counts: bool) -> Context:
     """Scope and task of the run, by precedence: its ``configurable``, the agent's context, `iccache_context`."""
     given = getattr(request.runtime, "context", None)
-    entries = given if isinstance(given, Mapping) else {key: getattr(given, key) for key in KEYS if hasattr(given, key)}
+    names = [] if isinstance(given, Mapping) else [name for name in dir(given) if name.startswith(PREFIX)]
+    entries = given if isinstance(given, Mapping) else {name: getattr(given, name) for name in names}
     context = call_context({}, context_counts=False).over(Context.read(entries))
     return context.over(current_context()) if context_counts else context
 

@@ -11,7 +11,8 @@ from langchain_core.runnables import RunnableConfig
 from typing_extensions import override
 
 from iccache_langchain.binding import BoundModel
-from iccache_langchain.calls import RUN, pinned
+from iccache_langchain.calls import pinned
+from shared_core.adapters.context import RUN
 
 
 class PinnedChatModel(BaseChatModel):

@@ -6,6 +6,7 @@ Precedence: the call's own values, then `iccache_context`, then the surface's de
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,13 @@ SCOPE: Final = "iccache_scope"
 TASK: Final = "iccache_task"
 NO_STORE: Final = "iccache_no_store"
 KEYS: Final = frozenset({SCOPE, TASK, NO_STORE})
+PREFIX: Final = "iccache_"
+
+# What the adapters write next to them: the call's run, and the decision, for traces and streamed tokens.
+RUN: Final = "iccache_run_id"
+DECISION: Final = "iccache_decision_id"
+ARM: Final = "iccache_arm"
+_OURS: Final = KEYS | {RUN, DECISION, ARM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +54,11 @@ class Context:
         """From the entries ``iccache_scope``, ``iccache_task`` and ``iccache_no_store`` of a mapping.
 
         Raises:
-            ConfigurationError: An entry has an invalid value. None is refused, too: a tenant id that is None by mistake
-                must not lead to the default scope, which everybody shares.
+            ConfigurationError: An entry has an invalid value, or its key starts with ``iccache_`` and is unknown. None
+                is refused, too: neither a tenant id that is None by mistake nor a misspelt key must lead to the default
+                scope, which everybody shares.
         """
+        _check_keys(values)
         for key in (SCOPE, TASK):
             if key in values and values[key] is None:
                 raise ConfigurationError(f"{key} is None; pass a non-empty string, or leave {key} out")
@@ -62,6 +72,15 @@ class Context:
         """The mapping that `read` accepts, without missing values."""
         values = {SCOPE: self.scope, TASK: self.task, NO_STORE: self.no_store or None}
         return {key: value for key, value in values.items() if value is not None}
+
+
+def _check_keys(values: Mapping[str, object]) -> None:
+    unknown = (key for key in values if isinstance(key, str) and key.startswith(PREFIX) and key not in _OURS)
+    for key in unknown:
+        names = [known.removeprefix(PREFIX) for known in sorted(KEYS)]  # the prefix alone would make any two similar
+        near = difflib.get_close_matches(key.removeprefix(PREFIX), names, 1)
+        remedy = f"did you mean {PREFIX}{near[0]}?" if near else f"pass {', '.join(sorted(KEYS))}"
+        raise ConfigurationError(f"{key} is unknown to IC-Cache; {remedy}")
 
 
 _EMPTY: Final = Context()

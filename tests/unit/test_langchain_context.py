@@ -68,6 +68,16 @@ def test_a_scope_that_cannot_be_used_is_refused_rather_than_shared(entries):
         Context.read(entries)
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("iccache_scop", "iccache_scope"), ("iccache_nostore", "iccache_no_store"), ("iccache_tsk", "iccache_task"), ("iccache_xyz", "pass iccache_no_store")],
+)  # fmt: skip
+def test_a_misspelt_key_is_refused_rather_than_ignored(key, meant):
+    with pytest.raises(ConfigurationError, match=f"{key} is unknown.*{meant}"):
+        Context.read({"iccache_scope": "acme", key: "x"})
+    assert Context.read({"iccache_run_id": "r", "iccache_arm": "small", "other": 1, 2: "x"}) == Context()
+
+
 def test_what_is_read_is_what_was_written():
     for context in (Context(), Context("a"), Context("a", "t", True)):
         assert Context.read(context.entries()) == context

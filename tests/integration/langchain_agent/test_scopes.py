@@ -34,6 +34,8 @@ async def test_the_scope_of_a_run_in_every_form(build, agent, store, way):
     assert await scope_of(agent(middleware), named) == "a"
     assert await scope_of(agent(middleware, context_schema=Tenancy), context=Tenancy("b")) == "b"
     assert await scope_of(agent(middleware, context_schema=dict), context={"iccache_scope": "c"}) == "c"
+    with pytest.raises(ConfigurationError, match="did you mean iccache_scope"):
+        await scope_of(agent(middleware, context_schema=dict), context={"iccache_scop": "c"})
     assert await scope_of(agent(middleware, context_schema=Tenancy), named, context=Tenancy("b")) == "a"
     with iccache_context(scope="d"):
         assert await scope_of(agent(middleware)) == "d"

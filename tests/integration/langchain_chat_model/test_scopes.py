@@ -139,6 +139,17 @@ async def test_strict_wants_every_call_to_name_its_scope(build):
         model.invoke("x", iccache_scope=None)
 
 
+def test_a_misspelt_key_of_a_call_is_refused_and_asks_no_model(build, server):
+    model = build()
+    with pytest.raises(ConfigurationError, match="did you mean iccache_scope"):
+        model.invoke("x", {"configurable": {"iccache_scop": "acme"}})
+    with pytest.raises(ConfigurationError, match="did you mean iccache_no_store"):
+        list(model.stream("x", {"configurable": {"iccache_scope": "acme", "iccache_nostore": True}}))
+    with pytest.raises(ConfigurationError, match="did you mean iccache_scope"):
+        model.bind(iccache_scop="acme").invoke("x")
+    assert not server.asked
+
+
 def test_what_must_not_be_stored_is_not(build, store):
     model = build()
     model.bind(iccache_no_store=True).invoke("x")

@@ -76,6 +76,8 @@ async def test_strict_wants_every_call_to_name_its_scope(build):
     assert text(await ask(model, "stream_chat", "x", iccache_scope="a")) == "large answers"
     with pytest.raises(ConfigurationError, match="None"):
         model.chat([user("x")], iccache_scope=None)
+    with pytest.raises(ConfigurationError, match="did you mean iccache_scope"):
+        model.chat([user("x")], iccache_scop="acme")
 
 
 def test_what_must_not_be_stored_is_not(build, store):
