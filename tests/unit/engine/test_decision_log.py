@@ -147,23 +147,29 @@ def test_an_exact_hit_has_a_record_of_its_own(engine):
     assert (record.tier, record.arm, record.vector, record.money) == ("exact", "exact", None, 0.0)
 
 
-def test_a_fallback_says_so(build):
-    class Broken(Words):
-        def embed(self, texts):
-            raise OSError("down")
+class Failing(Words):
+    """An embedder that fails on one query, as the test says."""
 
-    engine = build(embedder=Words())
-    engine._components().selector._embedder = Broken()
-    _, record = recorded(engine, "d1")
+    def __init__(self, fail):
+        self.fail = fail
+
+    def embed(self, texts):
+        return self.fail(texts) if any("climate" in text for text in texts) else super().embed(texts)
+
+
+def test_a_fallback_says_so(build):
+    def fail(texts):
+        raise OSError("down")
+
+    engine = build(embedder=Failing(fail))
+    engine.submit_decision(engine.decide(ask("climate"), "d1"))
+    assert engine.flush(5)
+    record = stored(engine, "d1")
     assert (record.tier, record.arms, record.vector, record.candidates) == ("fallback", (), None, ())
 
 
-def test_a_vector_that_is_not_finite_is_left_out_of_the_log(engine):
-    class Nonsense(Words):
-        def embed(self, texts):
-            return np.full((len(texts), 256), np.nan, np.float32)
-
-    engine._components().selector._embedder = Nonsense()
+def test_a_vector_that_is_not_finite_is_left_out_of_the_log(build):
+    engine = build(embedder=Failing(lambda texts: np.full((len(texts), 256), np.nan, np.float32)))
     engine.submit_decision(engine.select(ask("climate"), "d1"))
     assert engine.flush(5)
     assert stored(engine, "d1").vector is None
