@@ -144,7 +144,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         """Rate an answer in [0, 1], by its run id or by its message with LangChain's id. Does not wait.
 
         Raises:
-            ConfigurationError: The score is not within [0, 1].
+            ConfigurationError: The score is not within [0, 1], or the answer is neither a message nor an id.
             NotFromICCache: The message has no run id.
         """
         if isinstance(answer, BaseMessage) and PROVENANCE not in answer.response_metadata:

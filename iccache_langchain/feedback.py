@@ -20,7 +20,7 @@ class Rateable(EngineOwner):
         for identical calls.
 
         Raises:
-            ConfigurationError: The score is not within [0, 1].
+            ConfigurationError: The score is not within [0, 1], or the answer is neither a message nor an id.
             NotFromICCache: The message did not come through IC-Cache.
         """
         self.engine.submit_feedback(decision_id_of(answer), score, rater)

@@ -17,7 +17,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from shared_core.adapters.parameters import decision_id
+from shared_core.adapters.parameters import rated_id
 from shared_core.adapters.provenance import PROVENANCE, finish_reason, is_clean
 from shared_core.errors import NotFromICCache
 from shared_core.inference.naming import named_model
@@ -90,6 +90,7 @@ def decision_id_of(answer: BaseMessage | UUID | str) -> str:
     """The decision id of an answer, given as its message, its run id or the decision id itself.
 
     Raises:
+        ConfigurationError: It is none of these.
         NotFromICCache: The message did not come through IC-Cache.
     """
     if isinstance(answer, BaseMessage):
@@ -100,7 +101,7 @@ def decision_id_of(answer: BaseMessage | UUID | str) -> str:
                 "or a later step dropped its metadata; pass the run id or the decision id instead"
             )
         return str(provenance["decision_id"])
-    return decision_id(answer)
+    return rated_id(answer)
 
 
 def _role(message: BaseMessage) -> Role:

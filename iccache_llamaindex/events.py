@@ -37,6 +37,7 @@ from shared_core.adapters.context import Context, current_context
 from shared_core.adapters.factory import example_engine
 from shared_core.adapters.lifecycle import EngineOwner
 from shared_core.adapters.options import EngineOptions, read_options
+from shared_core.adapters.parameters import rated_id
 from shared_core.adapters.provenance import PROVENANCE, is_trusted
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.signatures import with_options
@@ -160,10 +161,10 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         """Rate an answer in [0, 1], by the query engine's response or by its decision id. Does not wait.
 
         Raises:
-            ConfigurationError: The score is not within [0, 1].
+            ConfigurationError: The score is not within [0, 1], or the answer is neither a response nor an id.
             NotFromICCache: The response holds no decision.
         """
-        self._engine.submit_feedback(answer if isinstance(answer, str) else decision_id_of(answer), score, rater)
+        self._engine.submit_feedback(decision_id_of(answer), score, rater)
 
     def last_decision_id(self) -> str:
         """The decision id of the last answer in this thread or task; empty if there is none.
@@ -187,7 +188,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
             handover = chosen if chosen and not chosen.answered else None
             _current.set(_Synthesis(question_of(event.query), current_context(), handover))
         elif isinstance(event, ICCacheFeedbackEvent):
-            self._engine.submit_feedback(event.decision_id, event.score, event.rater)
+            self._engine.submit_feedback(rated_id(event.decision_id), event.score, event.rater)
         elif (synthesis := _current.get()) is not None:
             if isinstance(event, SynthesizeEndEvent):
                 _current.set(None)
@@ -235,13 +236,16 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         self._engine.submit_record(kept, outcome, trusted=is_trusted(outcome.writer, self.reference))
 
 
-def decision_id_of(response: RESPONSE_TYPE) -> str:
-    """The decision id of a query engine's response.
+def decision_id_of(response: RESPONSE_TYPE | str) -> str:
+    """The decision id of a query engine's response, or the given one.
 
     Raises:
+        ConfigurationError: It is neither.
         NotFromICCache: It has none.
     """
-    provenance = (getattr(response, "metadata", None) or {}).get(PROVENANCE)
+    if not hasattr(response, "metadata"):
+        return rated_id(response)
+    provenance = (response.metadata or {}).get(PROVENANCE)
     if not isinstance(provenance, Mapping) or "decision_id" not in provenance:
         raise NotFromICCache(
             f"this {type(response).__name__} has no metadata['iccache']; pass the decision id instead, which "

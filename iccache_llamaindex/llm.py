@@ -269,7 +269,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         """Rate an answer in [0, 1]: by its response, or by its decision id. Does not wait.
 
         Raises:
-            ConfigurationError: The score is not within [0, 1].
+            ConfigurationError: The score is not within [0, 1], or the answer is neither a response nor an id.
             NotFromICCache: The response did not come through IC-Cache.
         """
         self.engine.submit_feedback(decision_id_of(answer), score, rater)

@@ -17,7 +17,7 @@ from llama_index.core.base.llms.types import (
     TextBlock,
 )
 
-from shared_core.adapters.parameters import decision_id, plain
+from shared_core.adapters.parameters import plain, rated_id
 from shared_core.adapters.provenance import PROVENANCE, REASON_KEYS, finish_reason, is_clean
 from shared_core.errors import NotFromICCache
 from shared_core.text import canonical_json
@@ -194,11 +194,12 @@ def decision_id_of(answer: Response | UUID | str) -> str:
     """The decision id of an answer, given as the response or as the id itself.
 
     Raises:
+        ConfigurationError: It is neither.
         NotFromICCache: The response did not come through IC-Cache.
     """
-    if isinstance(answer, UUID | str):
-        return decision_id(answer)
-    provenance = getattr(answer, "additional_kwargs", {}).get(PROVENANCE)
+    if not hasattr(answer, "additional_kwargs"):
+        return rated_id(answer)
+    provenance = answer.additional_kwargs.get(PROVENANCE)
     if not isinstance(provenance, dict) or "decision_id" not in provenance:
         raise NotFromICCache(
             f"this {type(answer).__name__} has no additional_kwargs['iccache']: it did not come through IC-Cache, or a "

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from shared_core.errors import ConfigurationError
 from shared_core.text import canonical_json
 
 # Parameters that leave the answer one free text. Every other parameter may determine its form (tools, a response
@@ -55,6 +56,24 @@ def decision_id(given: UUID | str) -> str:
         return UUID(given).hex
     except ValueError:
         return given
+
+
+def rated_id(given: object) -> str:
+    """The decision id that feedback names: a run id, or the id in an answer's provenance.
+
+    Raises:
+        ConfigurationError: It is neither. The message does not quote it, because it may be an answer's text.
+    """
+    if isinstance(given, UUID | str):
+        try:
+            return UUID(str(given)).hex
+        except ValueError:
+            pass
+    what = "text" if isinstance(given, str) else type(given).__name__
+    raise ConfigurationError(
+        f"this {what} is not the id of an answer, a UUID or its 32 hex digits; pass the answer itself, or the "
+        "decision_id in its 'iccache' metadata"
+    )
 
 
 def plain(value: object) -> object:

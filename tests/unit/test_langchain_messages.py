@@ -97,9 +97,15 @@ def test_a_decision_is_found_by_message_run_or_id():
     run = uuid.uuid4()
     assert decision_id_of(AIMessage("x", response_metadata={"iccache": {"decision_id": "d"}})) == "d"
     assert decision_id_of(run) == decision_id_of(str(run)) == decision_id_of(run.hex) == run.hex
-    assert decision_id_of("my-id") == "my-id"
     with pytest.raises(NotFromICCache, match="did not come through IC-Cache"):
         decision_id_of(AIMessage("x"))
+
+
+@pytest.mark.parametrize("given", [None, 7, "", "sk-SECRET is the answer"])
+def test_what_names_no_answer_is_refused_and_not_quoted(given):
+    with pytest.raises(ConfigurationError, match="32 hex digits; pass the answer itself") as refused:
+        decision_id_of(given)
+    assert "SECRET" not in str(refused.value)
 
 
 def test_a_speakers_name_is_not_a_picture():

@@ -173,7 +173,10 @@ def test_a_mark_leaves_the_arms_response_alone():
     assert said.additional_kwargs["prompt_tokens"] == 1
     assert said.raw is raw
     assert "iccache" not in given.additional_kwargs
-    assert decision_id_of(said) == decision_id_of(as_completion(said)) == decision_id_of("d1") == "d1"
+    assert decision_id_of(said) == decision_id_of(as_completion(said)) == "d1"
+    for wrong in (None, "the answer's text"):
+        with pytest.raises(ConfigurationError, match="32 hex digits"):
+            decision_id_of(wrong)
     with pytest.raises(NotFromICCache, match="did not come through IC-Cache"):
         decision_id_of(given)
 

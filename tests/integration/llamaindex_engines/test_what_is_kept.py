@@ -12,6 +12,7 @@ from iccache_llamaindex.events import ICCacheFeedbackEvent
 from iccache_llamaindex.llm import ICCacheLLM
 from iccache_llamaindex.prompts import few_shot_prompt
 from shared_core.adapters.context import iccache_context
+from shared_core.errors import ConfigurationError
 from tests.embedding import Words
 from tests.integration.llamaindex_engines.engines import (
     PATIENT,
@@ -54,9 +55,13 @@ class TestWhatIsKept:
     def test_feedback_by_event(self, llm, handler):
         response = query_engine(llm, None).query(QUESTION)
         get_dispatcher().event(ICCacheFeedbackEvent(decision_id=response.metadata["iccache"]["decision_id"], score=1.0))
+        get_dispatcher().event(ICCacheFeedbackEvent(decision_id="the answer's text", score=1.0))
+        with pytest.raises(ConfigurationError, match="32 hex digits"):
+            handler.record_feedback("the answer's text", 1.0)
         assert handler.flush(20)
         handler.engine.maintain()
         assert statistics(handler, QUESTION).quality.count == 1
+        assert handler.counters.value("observe.failed", error="ConfigurationError") == 1
 
     @pytest.mark.parametrize(
         "reply", [Reply("half", finish_reason="length"), Reply(""), Reply("x", finish_reason="content_filter")]
