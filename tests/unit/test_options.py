@@ -3,6 +3,7 @@
 import inspect
 import pydoc
 import re
+from pathlib import Path
 
 import pytest
 from langchain_core.language_models import BaseChatModel
@@ -23,6 +24,7 @@ from shared_core.adapters.options import EngineOptions, RoutingOptions, Settings
 from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 
+ROOT = Path(__file__).parents[2]
 EXAMPLE_SURFACES = [ICCache, ICCacheCallbackHandler, ICCacheEventHandler, ICCacheExampleSelector, ICCachePostprocessor]
 UNKNOWN = [
     ("max_exampels", "max_examples"),
@@ -119,6 +121,14 @@ def test_every_surface_describes_an_argument_in_the_same_words():
     }
     yardstick = wordings("reference", [ICCacheChatModel, ICCacheMiddleware, ICCacheLLM])
     assert len({text.split(" before its first token")[0].split(". It gets")[0] for text in yardstick.values()}) == 1
+
+
+def test_the_page_of_settings_lists_the_options_of_the_constructors_as_they_are():
+    options = described(EngineOptions) | described(RoutingOptions)
+    options["query_fn"] = described(ICCacheChatModel)["query_fn"]
+    rows = [f"| `{name}` | {text.replace('``', '`')} |" for name, text in options.items()]
+    page = (ROOT / "docs/settings.md").read_text(encoding="utf-8").split("## Options of the constructors")[1]
+    assert [line for line in page.splitlines() if line.startswith("| `")] == rows
 
 
 def test_each_field_of_the_base_classes_is_typed():
