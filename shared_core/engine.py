@@ -86,15 +86,7 @@ class Engine:
         self._clock = clock
         self._lock = threading.Lock()
         self._spec = engine_spec(
-            store,
-            arms,
-            reference,
-            embedder,
-            self.settings,
-            redact,
-            reward=reward,
-            background=background,
-            clock=clock,
+            store, arms, reference, embedder, self.settings, redact, reward=reward, background=background, clock=clock
         )
         self._local = Components(self._spec, self.counters)
         self._pid = os.getpid()
