@@ -44,12 +44,15 @@ def test_a_forked_child_works_on_redis_with_its_own_threads_and_connections(buil
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_on_sqlite_falls_back_and_says_what_to_do(build, tmp_path):
+def test_a_forked_child_on_sqlite_falls_back_and_logs_what_to_do(build, tmp_path, caplog):
     engine = build(store=f"sqlite:///{tmp_path}/pool.db", background=True)
     engine.add_examples([("alpha beta", "1")], scope="default", task="t")
-    said = in_a_child(lambda: engine.decide(ask("alpha"), "d").route)
-    assert "arm='large'" in said
-    assert "create the engine in the child" in said
+
+    def child():
+        route = engine.decide(ask("alpha"), "d").route
+        return route.arm, route.reason, "create the engine in the child" in caplog.text
+
+    assert in_a_child(child) == "('large', 'fallback: StoreIsUnusable', True)"
     assert engine.decide(ask("alpha"), "e").selection.for_arm("small")
 
 
