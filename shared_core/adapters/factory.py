@@ -130,8 +130,8 @@ def core_arms(
 
 def _check_names(argument: str, mapping: object, names: Sequence[str]) -> None:
     if not isinstance(mapping, Mapping | None):
-        raise ConfigurationError(f"{argument} is {mapping!r}; pass a mapping from names of arms")
-    unknown = sorted((mapping or {}).keys() - set(names))
+        raise ConfigurationError(f"{argument} is a {type(mapping).__name__}; pass a mapping from names of arms")
+    unknown = sorted(key if isinstance(key, str) else type(key).__name__ for key in mapping or () if key not in names)
     if unknown:
         raise ConfigurationError(f"{argument} has the unknown arms {unknown}; the arms are {list(names)}")
 

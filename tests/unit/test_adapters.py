@@ -197,6 +197,10 @@ class TestConstruction:
         with pytest.raises(ConfigurationError, match=says) as refused:
             check_arms(given(model), reference(model))
         assert "SECRET" not in str(refused.value)
+        for costs in ([model], {model: 0.1}):
+            with pytest.raises(ConfigurationError, match="costs") as refused:
+                core_arms(["small", "large"], "large", costs, None, None)
+            assert "SECRET" not in str(refused.value)
 
     def test_options_are_split_by_destination(self):
         options = {"scope": "acme", "costs": {"small": 0.1}, "tags": ["a"], "max_examples": 2, "embedder": None}
