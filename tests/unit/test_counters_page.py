@@ -41,8 +41,9 @@ def counted(method):
     found, made = {}, set()
     for call in calls():
         name, receiver = ast.unparse(call.func).rpartition(".")[2], ast.unparse(call.func).rpartition(".")[0]
-        if name == method and receiver.endswith(("counters", "failures")):
-            labels = ("error",) if receiver.endswith("failures") else tuple(k.arg for k in call.keywords)
+        by_failures = receiver.endswith("failures") or receiver == "self"  # `Failures` counts by itself, too
+        if name == method and (receiver.endswith("counters") or by_failures):
+            labels = ("error",) if by_failures else tuple(k.arg for k in call.keywords)
             found |= dict.fromkeys(constants(call.args[0]), labels)
         if name in {method, "failed"} and isinstance(call.args[0], ast.JoinedStr):
             made.add(ast.unparse(call.args[0])[2:-1])
