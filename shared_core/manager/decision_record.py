@@ -132,7 +132,7 @@ def _rounded(values: NDArray[np.float32]) -> list[Any]:
 
 
 def _half(vector: NDArray[np.float32] | None) -> NDArray[np.float16] | None:
-    """`vector` in half precision; None if it is no vector of a request, because an embedder failed silently."""
+    """`vector` in half precision; None if it is unusable, because an embedder failed silently."""
     if vector is None:
         return None
     half = vector.astype(np.float16)
