@@ -69,6 +69,7 @@ class Lane:
         self._pending = pending
         self._counters = counters
         self._batch = limits.batch
+        self._gather = limits.gather
         self._is_temporary = is_temporary
         self._wait = wait
         self._room = Room(name, things, limits)
@@ -112,7 +113,7 @@ class Lane:
         return False
 
     def hurry(self) -> None:
-        """Make the next attempt now, if the lane waits to try again."""
+        """Go on now, if the lane waits for more jobs or to try again."""
         self._hurry.set()
 
     def report(self) -> None:
@@ -156,6 +157,7 @@ class Lane:
             if self._is_stopped:
                 return []
             first, self._held = self._held or self._queue.get(), None
+            self._gather_more()
             if first is None or self._is_stopped:
                 return []
             taken, size = [first], first[0].size
@@ -170,6 +172,12 @@ class Lane:
                 taken.append(following)
                 size += following[0].size
             return taken
+
+    def _gather_more(self) -> None:
+        """Wait for more jobs, unless a batch is there or `flush` waits for it."""
+        if self._gather and self._room.jobs < self._batch and not self._pending.is_awaited:
+            self._wait(self._hurry, self._gather)
+            self._hurry.clear()
 
     def _run(self, jobs: Sequence[Job]) -> None:
         """Call the function until it succeeds or fails for good; submit what follows."""

@@ -16,6 +16,7 @@ class Pending:
         self._open: dict[int, int] = {}  # ticket → jobs
         self._last = 0
         self._running = threading.local()
+        self._waiting = 0
 
     def add(self) -> int:
         """Count one more job, and return its ticket."""
@@ -51,8 +52,17 @@ class Pending:
         finally:
             self._running.ticket = None
 
+    @property
+    def is_awaited(self) -> bool:
+        """True while a thread is in `wait`."""
+        return self._waiting > 0
+
     def wait(self, timeout: float) -> bool:
         """Wait until every job that was added before, and all that these started, has ended; False after `timeout`."""
         with self._changed:
             last = self._last
-            return self._changed.wait_for(lambda: all(ticket > last for ticket in self._open), timeout)
+            self._waiting += 1
+            try:
+                return self._changed.wait_for(lambda: all(ticket > last for ticket in self._open), timeout)
+            finally:
+                self._waiting -= 1

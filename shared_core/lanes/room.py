@@ -16,17 +16,19 @@ MB: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may wait. More is dropped, because memory would grow without limit.
+    """How much may wait, and for how long. More is dropped, because memory would grow without limit.
 
     Attributes:
         jobs: Number of jobs.
         size: Bytes of all of them, estimated.
         batch: Number of jobs that one call gets.
+        gather: Seconds that a call waits for more jobs, so that fewer calls are made.
     """
 
     jobs: int = 10_000
     size: int = 64 * MB
     batch: int = 1
+    gather: float = 0.0
 
 
 class Room:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from shared_core.prompt import example_tokens
 from shared_core.records import ArmRecord, DecisionRecord, Ending, Tier
 from shared_core.text import surface_counts
-from shared_core.values import EXACT, ArmScore, Decision, Outcome, Request
+from shared_core.values import EXACT, ArmScore, Considered, Decision, Outcome, Request
 
 UNKNOWN_OUTCOME: Final = Outcome("")  # an unknown answer
 _UNSCORED: Final = ArmScore("", mean=0.0, std=0.0, sample=0.0, cost=0.0, eligible=False, score=0.0)  # without a router
-DECIMALS: Final = 5  # of what is estimated; more would double the record
+DECIMALS: Final = 5  # of what is known of each candidate; more would double the record
 
 
 def record_of(
@@ -32,6 +32,7 @@ def record_of(
     if not request.store:
         return None
     found = selection.candidates
+    similarity, utilities = _of_candidates(found)
     return DecisionRecord(
         id=decision.id,
         scope=request.scope,
@@ -51,9 +52,9 @@ def record_of(
         tier=_tier(decision),
         features_name=route.features_name,
         candidates=found.ids if found else (),
-        similarity=tuple(_rounded(found.similarity)) if found else (),
-        threshold=round(selection.threshold, DECIMALS),
-        arms=tuple(_arms(decision)),
+        similarity=similarity,
+        threshold=selection.threshold,
+        arms=tuple(_arms(decision, utilities)),
         surface=_surface(request),
         seconds=round(outcome.seconds, DECIMALS),
         first_token=round(outcome.first_token or 0.0, DECIMALS),
@@ -90,32 +91,37 @@ def _ending(outcome: Outcome) -> Ending:
     return "finished" if outcome.finished else "cut"
 
 
-def _arms(decision: Decision) -> Iterator[ArmRecord]:
+def _arms(decision: Decision, utilities: Mapping[str, tuple[float, ...]]) -> Iterator[ArmRecord]:
     """Every arm: what the router found, and what the selector chose for it."""
     selection, found = decision.selection, decision.selection.candidates
     positions = {name: i for i, name in enumerate(found.ids)} if found else {}
-    utilities = dict(zip(found.arms, map(tuple, _rounded(found.utility)), strict=True)) if found else {}
     scores = {score.arm: score for score in decision.route.scores}
     for arm in dict.fromkeys((*scores, *utilities)):
-        utility = utilities.get(arm, ())
         shown = tuple([positions[e.id] for e in selection.for_arm(arm) if e.id in positions])
-        yield _arm_record(arm, scores.get(arm, _UNSCORED), utility, shown)
+        yield _arm_record(arm, scores.get(arm, _UNSCORED), utilities.get(arm, ()), shown)
 
 
 def _arm_record(arm: str, found: ArmScore, utility: tuple[float, ...], shown: tuple[int, ...]) -> ArmRecord:
-    mean, std, sample, score = (round(x, DECIMALS) for x in (found.mean, found.std, found.sample, found.score))
     return ArmRecord(
         arm,
-        mean=mean,
-        std=std,
-        sample=sample,
-        score=score,
-        price=round(sample - score, DECIMALS),
+        mean=found.mean,
+        std=found.std,
+        sample=found.sample,
+        score=found.score,
+        price=found.sample - found.score,
         eligible=found.eligible,
-        propensity=round(found.propensity, 2 * DECIMALS),
+        propensity=found.propensity,
         utility=utility,
         shown=shown,
     )
+
+
+def _of_candidates(found: Considered | None) -> tuple[tuple[float, ...], dict[str, tuple[float, ...]]]:
+    """The similarity of the candidates, and their utility for each arm, as plain numbers."""
+    if found is None:
+        return (), {}
+    similarity, *utility = _rounded(np.vstack((found.similarity, found.utility)))
+    return similarity, dict(zip(found.arms, utility, strict=True))
 
 
 def _surface(request: Request) -> dict[str, int]:
@@ -124,11 +130,10 @@ def _surface(request: Request) -> dict[str, int]:
     return {**surface_counts(request.query), "turns": len(turns), "conversation": sum(turns)}
 
 
-def _rounded(values: NDArray[np.float32]) -> list[Any]:
-    """Plain numbers. One that is not finite becomes 0."""
-    rounded = values.astype(np.float64).round(DECIMALS)
-    plain: list[Any] = (rounded if np.isfinite(rounded).all() else np.nan_to_num(rounded)).tolist()
-    return plain
+def _rounded(rows: NDArray[np.float32]) -> list[tuple[float, ...]]:
+    """Rows of plain numbers. One that is not finite becomes 0."""
+    rounded = rows.astype(np.float64).round(DECIMALS)
+    return list(map(tuple, (rounded if np.isfinite(rounded).all() else np.nan_to_num(rounded)).tolist()))
 
 
 def _half(vector: NDArray[np.float32] | None) -> NDArray[np.float16] | None:
