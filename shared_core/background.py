@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from shared_core.error_log import described, log_error
 from shared_core.telemetry import Counters, get_logger
 
 log = get_logger("background")
@@ -66,9 +67,10 @@ class Periodic:
                 self._failure = ""
             except Exception as error:  # noqa: BLE001 - the loop must go on
                 self._counters.count(f"{self._name}.failed", error=type(error).__name__)
-                self._log_failure(f"{type(error).__name__}: {error}")
+                self._log_failure(error)
 
-    def _log_failure(self, failure: str) -> None:
+    def _log_failure(self, error: Exception) -> None:
+        failure = described(error)
         level = logging.DEBUG if failure == self._failure else logging.WARNING
-        log.log(level, "IC-Cache's background loop %r failed: %s", self._name, failure)
+        log_error(log, level, error, "IC-Cache's background loop %r failed", self._name)
         self._failure = failure

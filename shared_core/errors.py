@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 
 class ICCacheError(Exception):
     """Base class of all exceptions that this package raises on purpose."""
@@ -9,6 +11,14 @@ class ICCacheError(Exception):
 
 class ConfigurationError(ICCacheError, ValueError):
     """A setting or constructor argument cannot be used as given."""
+
+
+class InvalidScore(ConfigurationError):
+    """A score is not a number in [0, 1]."""
+
+    def __init__(self, score: object) -> None:
+        got = repr(float(score)) if isinstance(score, Real) else f"a {type(score).__name__}"  # which may be a text
+        super().__init__(f"a score must be a number in [0, 1]; got {got}")
 
 
 class EmbedderFailed(ICCacheError, ValueError):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from shared_core.error_log import described, log_error
 from shared_core.errors import DependencyIsDown, DependencyIsSlow, ScopeIsCold
 from shared_core.guard import Steps
 from shared_core.telemetry import Counters, get_logger
@@ -34,7 +35,7 @@ _TEXTS_OF_OURS: Final = (DependencyIsDown, DependencyIsSlow)  # they name a depe
 def cause_of(error: Exception) -> str:
     """The reason of a fallback, for provenance, which clients and traces see: the error's name.
 
-    The text of another library's error may hold keys, URLs or the request; it stays in the log.
+    The text of another library's error may hold keys, URLs or the request.
     """
     text = f": {error}" if isinstance(error, _TEXTS_OF_OURS) else ""
     return f"fallback: {type(error).__name__}{text}"
@@ -73,7 +74,8 @@ class Failures:
         self._counters.count(counter, error=name)
         is_news = not isinstance(error, PASSING_ERRORS) and (counter, name) not in self._warned
         self._warned.add((counter, name))
-        log.log(logging.WARNING if is_news else logging.DEBUG, "IC-Cache %s: %s: %s", counter, name, error)
+        level = logging.WARNING if is_news else logging.DEBUG
+        log_error(log, level, error, "IC-Cache %s", counter)
 
     def note_decided(self, arm: str) -> None:
         """Count a request that did not fall back, by its arm."""
@@ -86,9 +88,9 @@ class Failures:
         fallbacks, requests = self._note(is_fallback=True)
         if fallbacks >= STORM_FALLBACKS and self._may_warn():
             log.warning(
-                "%d of the last %d requests fell back, the latest because of %s: %s; the counters fallback{error=…} "
+                "%d of the last %d requests fell back, the latest because of %s; the counters fallback{error=…} "
                 "give every cause, and docs/settings.md tells what to change",
-                *(fallbacks, requests, type(error).__name__, error),
+                *(fallbacks, requests, described(error)),
             )
 
     def _note(self, *, is_fallback: bool) -> tuple[int, int]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from numbers import Real
 from typing import Final, TypeAlias
 
-from shared_core.errors import ConfigurationError
+from shared_core.error_log import log_error
+from shared_core.errors import ConfigurationError, InvalidScore
 from shared_core.inference.background_loop import BackgroundLoop
 from shared_core.telemetry import Counters, get_logger
 from shared_core.values import Request
@@ -37,10 +39,10 @@ def check_score(score: float) -> None:
     """Check the range of a score.
 
     Raises:
-        ConfigurationError: It is not a number in [0, 1].
+        InvalidScore: It is not a number in [0, 1].
     """
     if not (isinstance(score, Real) and 0.0 <= score <= 1.0):
-        raise ConfigurationError(f"a score must be a number in [0, 1]; got {score!r}")
+        raise InvalidScore(score)
 
 
 class Scorer:
@@ -64,7 +66,7 @@ class Scorer:
                 check_score(score)
         except Exception as error:  # noqa: BLE001 - counted; the answer is stored without a score
             self._counters.count("reward.failed", error=type(error).__name__)
-            log.warning("IC-Cache got no score from the reward function: %s: %s", type(error).__name__, error)
+            log_error(log, logging.WARNING, error, "IC-Cache got no score from the reward function")
             return None
         return None if score is None else float(score)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from shared_core.error_log import described, log_error
 from shared_core.lanes.pending import Pending
 from shared_core.lanes.room import MB, Limits, Room
 from shared_core.telemetry import Counters, get_logger
@@ -191,21 +193,21 @@ class Lane:
                     continue
                 if len(jobs) == 1:
                     self._lose(error)
-                for job in jobs if len(jobs) > 1 else ():
-                    self._run([job])  # only the one that cannot be done fails
-                return
+                    return
+                break
             self._recovered()
             for job in following:
                 job.lane.submit(job)
             return
+        for job in jobs if len(jobs) > 1 else ():
+            self._run([job])  # only the one that cannot be done fails
 
     def _pause(self, error: Exception, seconds: float) -> float:
         """Wait after a temporary error; returns the length of the next pause."""
-        reason = f"{type(error).__name__}: {error}"
         self._counters.count(f"{self._name}.retried", error=type(error).__name__)
-        if not self.error:
-            log.warning("IC-Cache keeps its %s in memory until the store accepts them: %s", self.things, reason)
-        self.error = reason
+        level = logging.DEBUG if self.error else logging.WARNING
+        log_error(log, level, error, "IC-Cache keeps its %s in memory until the store accepts them", self.things)
+        self.error = described(error)
         self.report()
         self._wait(self._hurry, seconds)
         if self._hurry.is_set():
@@ -221,4 +223,4 @@ class Lane:
     def _lose(self, error: Exception) -> None:
         self._room.lose()
         self._counters.count(f"{self._name}.failed", error=type(error).__name__)
-        log.warning("IC-Cache lost one of its %s: %s: %s", self.things, type(error).__name__, error)
+        log_error(log, logging.WARNING, error, "IC-Cache lost one of its %s", self.things)

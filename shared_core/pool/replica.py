@@ -6,6 +6,7 @@ time; a load is published once it has caught up with the follower.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ import numpy as np
 from typing_extensions import override
 
 from shared_core.background import yield_to_requests
+from shared_core.error_log import log_error
 from shared_core.errors import FeedWasTrimmed, ScopeIsCold
 from shared_core.guard import Step, Steps, immediately
 from shared_core.pool import STATISTICS_DTYPE, Candidates, Pool
@@ -156,7 +158,7 @@ class Replica(Pool):
                 self.warm(scope)
             except Exception as error:  # noqa: BLE001 - counted; the next request for this scope tries again
                 self._counters.count("pool.load_failed", error=type(error).__name__)
-                log.warning("IC-Cache could not load scope %r: %s: %s", scope, type(error).__name__, error)
+                log_error(log, logging.WARNING, error, "IC-Cache could not load scope %r", scope)
             with self._wanted_lock:
                 del self._wanted[scope]
                 scope = next(iter(self._wanted), None)

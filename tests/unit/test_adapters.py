@@ -49,7 +49,7 @@ class TestDeciding:
             assert decision.route.reason == "fallback: TypeError"  # clients see it
             engine.record(decision, Outcome("an answer", writer="big"))
         assert engine.counters.value("fallback.unreadable_call", error="TypeError") == 2
-        assert "TypeError: no such message" in caplog.text
+        assert "fallback.unreadable_call: TypeError at test_adapters.py:" in caplog.text
         engine.maintain()
         assert engine.decide(ask("an answer"), "d2").selection.considered == 0
 
@@ -107,9 +107,9 @@ class TestSelect:
         broken = Engine(store="memory://", embedder=Broken(), background=False)
         decision = broken.select(ask("heat the bathroom"))
         assert decision.fallback and not decision.given
-        assert decision.route.reason == "fallback: ConnectionError"  # what the embedder wrote stays in the log
-        assert "the embedder at sk-SECRET is gone" in caplog.text
+        assert decision.route.reason == "fallback: ConnectionError"  # not what the embedder wrote
         assert "SECRET" not in str(decision.provenance())
+        assert "SECRET" not in caplog.text
         assert broken.counters.value("fallback", error="ConnectionError") == 1
         broken.close()
 

@@ -32,7 +32,7 @@ def test_a_closed_loop_never_runs_again():
 
 def test_a_failure_warns_when_it_is_new_and_not_while_it_repeats(caplog):
     caplog.set_level("DEBUG", logger="iccache")
-    outcomes = iter(["down", "down", None, "down", "slow"])
+    outcomes = iter([OSError, OSError, None, OSError, TimeoutError])
     ended = threading.Event()
 
     def step():
@@ -40,12 +40,17 @@ def test_a_failure_warns_when_it_is_new_and_not_while_it_repeats(caplog):
         if outcome == "end":
             ended.set()
         elif outcome:
-            raise OSError(outcome)
+            raise outcome
         else:
             forget_warnings()  # a second later
 
     loop = Periodic("follow", 0.001, step, Counters())
     assert ended.wait(5)
     loop.close()
-    told = [(record.levelname, record.getMessage().rsplit(" ", 1)[1]) for record in caplog.records]
-    assert told == [("WARNING", "down"), ("DEBUG", "down"), ("WARNING", "down"), ("WARNING", "slow")]
+    told = [
+        (record.levelname, record.getMessage().split("failed: ")[1].split()[0])
+        for record in caplog.records
+        if record.getMessage().startswith("IC-Cache")
+    ]
+    names = ["OSError", "OSError", "OSError", "TimeoutError"]
+    assert told == list(zip(["WARNING", "DEBUG", "WARNING", "WARNING"], names, strict=True))

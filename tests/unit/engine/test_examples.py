@@ -47,9 +47,10 @@ def test_an_answer_that_the_reward_function_cannot_score_is_kept_without_a_score
     engine = build(reward=reward)
     decision = engine.decide(ask("heat the kitchen"), "a")
     engine.record(decision, Outcome("climate kitchen", writer="big"))
-    name = "ZeroDivisionError" if isinstance(score, Exception) else "ConfigurationError"
+    name = "ZeroDivisionError" if isinstance(score, Exception) else "InvalidScore"
     assert (engine.counters["admitted"], engine.counters.value("reward.failed", error=name)) == (1, 1)
     assert "reward function" in caplog.text
+    assert ("a score must be a number in [0, 1]; got " in caplog.text) is (name == "InvalidScore")
     assert engine.maintain().learned.consumed == 0
     assert engine.feedback(decision.id, 1.0)
 
