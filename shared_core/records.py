@@ -115,6 +115,27 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingAnswer:
+    """An answer that becomes an example once feedback on it is good.
+
+    Attributes:
+        decision_id: The decision that it answers.
+        entry: The example that it would be; `entry.created_at` is when it began to wait.
+        texts: Query and answer, redacted.
+        embedder: Tag of the embedder that made `vector`.
+        vector: Unit embedding of the query, of shape (dimension,).
+    """
+
+    decision_id: str
+    entry: Entry
+    texts: Texts
+    embedder: str = ""
+    vector: Annotated[Vector, _Unchecked] = field(
+        default_factory=lambda: np.zeros(0, np.float32), compare=False, repr=False
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ExactAnswer:
     """A stored answer of the exact tier. `payload` is the adapter's own JSON, opaque to the core."""
 

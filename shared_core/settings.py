@@ -45,6 +45,7 @@ PART_PREFIXES: Final = (
     "score_",
     "select_",
     "serve_",
+    "wait_",
 )
 # Variables of the project's own benchmarks and tests, which are not settings.
 OTHER_VARIABLES: Final = frozenset({"ICCACHE_CACHE", "ICCACHE_DATA", "ICCACHE_MANUALS", "ICCACHE_TEST_REDIS_SERVER"})
@@ -128,6 +129,24 @@ class Settings(BaseSettings):
         ge=0.0,
         le=1.0,
         description="Reward from which an answer of another arm than the reference may become an example.",
+    )
+    wait_ttl: float = Field(
+        2 * DAY,
+        gt=0,
+        description="Seconds for which such an answer waits for its feedback in the store, as plain text. Two days, so "
+        "a nightly job can rate all of the day before.",
+    )
+    wait_answers: int = Field(
+        10_000,
+        ge=0,
+        description="Such answers per scope, the oldest leave first; a tenth of `max_pool`. 0 keeps none: then only "
+        "answers of the reference become examples.",
+    )
+    wait_mb: int = Field(
+        64,
+        ge=1,
+        description="Megabytes of such answers per scope; 10,000 of a usual length (2 kB of texts, 2 kB of vector) "
+        "take 40.",
     )
 
     # the request path

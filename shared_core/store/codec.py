@@ -26,6 +26,7 @@ from shared_core.records import (
     Integer,
     Statistics,
     Texts,
+    WaitingAnswer,
 )
 from shared_core.store.fields import MAX_VALUE_BYTES, Format, Unreadable, check_size, dump, parse, raw_bytes
 from shared_core.store.protocol import Change, ChangeKind, Row
@@ -42,6 +43,7 @@ _TEXTS: Final = Format(Texts)
 _EXACT: Final = Format(ExactAnswer, "payload")
 _DECISIONS: Final = Format(DecisionRecord, "vector")
 _FEEDBACK: Final = Format(Feedback)
+_WAITING: Final = Format(WaitingAnswer, "vector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,7 @@ def encode_example(example: Example) -> EncodedExample:
         ValueError: A part is too large to be decoded, or holds a number that is not finite.
     """
     entry = example.entry
-    vector = np.ascontiguousarray(example.vector, dtype="<f4")
-    if vector.ndim != 1 or not 0 < vector.size <= MAX_DIMENSION or not np.isfinite(vector).all():
-        raise ValueError(f"the vector of example {entry.id} must be one row of 1 to {MAX_DIMENSION} finite numbers")
+    vector = _checked(example.vector, "<f4", f"example {entry.id}")
     return EncodedExample(
         _ENTRIES.dump(entry, vector.size),
         encode_statistics(entry.statistics),
@@ -134,6 +134,18 @@ def decode_statistics(data: object) -> Statistics:
         Unreadable: See the module.
     """
     return _STATISTICS.load(data)[0]
+
+
+def _checked(vector: NDArray[F], dtype: str, owner: str) -> NDArray[F]:
+    """A vector as it is stored.
+
+    Raises:
+        ValueError: It is not one row of finite numbers.
+    """
+    stored = np.ascontiguousarray(vector, dtype=dtype)
+    if stored.ndim != 1 or not 0 < stored.size <= MAX_DIMENSION or not np.isfinite(stored).all():
+        raise ValueError(f"the vector of {owner} must be one row of 1 to {MAX_DIMENSION} finite numbers")
+    return stored
 
 
 def _vector(data: object, dimension: int, kind: type[F]) -> NDArray[F]:
@@ -204,9 +216,7 @@ def encode_decision(decision: DecisionRecord) -> bytes:
     """
     if decision.vector is None:
         return _DECISIONS.dump(decision)
-    vector = np.ascontiguousarray(decision.vector, dtype="<f2")
-    if vector.ndim != 1 or not 0 < vector.size <= MAX_DIMENSION or not np.isfinite(vector).all():
-        raise ValueError(f"the vector of decision {decision.id} must be one row of 1 to {MAX_DIMENSION} finite numbers")
+    vector = _checked(decision.vector, "<f2", f"decision {decision.id}")
     return check_size(_DECISIONS.dump(decision, vector.size) + b"\n" + vector.tobytes())
 
 
@@ -241,6 +251,30 @@ def decode_feedback(data: object) -> Feedback:
         Unreadable: See the module.
     """
     return _FEEDBACK.load(data)[0]
+
+
+def encode_waiting(answer: WaitingAnswer) -> bytes:
+    """One line of JSON, then the raw vector.
+
+    Raises:
+        ValueError: It is too large to be decoded, or a number is not finite.
+    """
+    vector = _checked(answer.vector, "<f4", f"the answer to decision {answer.decision_id}")
+    return check_size(_WAITING.dump(answer, vector.size) + b"\n" + vector.tobytes())
+
+
+def decode_waiting(decision_id: str, scope: object, data: object) -> WaitingAnswer:
+    """The answer stored for `decision_id` in `scope` (in UTF-8); the bytes must name the same id and scope.
+
+    Raises:
+        Unreadable: See the module.
+    """
+    head, _, raw = raw_bytes(data, MAX_VALUE_BYTES).partition(b"\n")
+    answer, header = _WAITING.load(head)
+    if answer.decision_id != decision_id or answer.entry.scope.encode("utf-8", "surrogatepass") != scope:
+        raise Unreadable("the decision or the scope differs from the one under which it is stored")
+    _complete(answer, "vector", _vector(raw, header.dimension, np.float32))
+    return answer
 
 
 # checkpoints --------------------------------------------------------------------------------------------------------

@@ -53,14 +53,28 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             name TEXT PRIMARY KEY, owner TEXT NOT NULL, token INTEGER NOT NULL, expires_at REAL NOT NULL)""",
     ),
     ("CREATE INDEX decisions_by_scope ON decisions (scope, created_at, id)",),
+    (
+        """CREATE TABLE waiting (
+            id TEXT PRIMARY KEY, scope TEXT NOT NULL, created_at REAL NOT NULL, size INTEGER NOT NULL,
+            answer BLOB NOT NULL)""",
+        "CREATE INDEX waiting_by_scope ON waiting (scope, created_at, id)",
+        "CREATE INDEX waiting_by_age ON waiting (created_at)",
+        "CREATE TABLE waiting_totals (scope TEXT PRIMARY KEY, answers INTEGER NOT NULL, bytes INTEGER NOT NULL)",
+        """CREATE TRIGGER waiting_added AFTER INSERT ON waiting BEGIN
+            INSERT INTO waiting_totals VALUES (NEW.scope, 1, NEW.size)
+            ON CONFLICT (scope) DO UPDATE SET answers = answers + 1, bytes = bytes + NEW.size; END""",
+        """CREATE TRIGGER waiting_removed AFTER DELETE ON waiting BEGIN
+            UPDATE waiting_totals SET answers = answers - 1, bytes = bytes - OLD.size WHERE scope = OLD.scope;
+            DELETE FROM waiting_totals WHERE scope = OLD.scope AND answers = 0; END""",
+    ),
 )
 
 
-def listed(ids: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
-    """SQL conditions that together are ``id IN ids``, each with its parameters."""
+def listed(ids: Sequence[str], column: str = "id") -> Iterator[tuple[str, Sequence[str]]]:
+    """SQL conditions that together are ``column IN ids``, each with its parameters."""
     for start in range(0, len(ids), IDS_PER_STATEMENT):
         chunk = ids[start : start + IDS_PER_STATEMENT]
-        yield f"id IN ({', '.join('?' * len(chunk))})", chunk
+        yield f"{column} IN ({', '.join('?' * len(chunk))})", chunk
 
 
 class Database:

@@ -21,6 +21,7 @@ from shared_core.records import (
     Statistics,
     Texts,
     Vector,
+    WaitingAnswer,
 )
 
 ChangeKind: TypeAlias = Literal["put", "statistics", "delete"]
@@ -55,6 +56,31 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Admission:
+    """An answer becomes an example after its decision was stored.
+
+    Attributes:
+        decision_id: Its decision, which gets the example's id as `admitted_id` if it has none.
+        scope: The scope of decision and example.
+        example: The example; None if the answer only ceases to wait.
+        claims: True if it was waiting. Then it ceases to wait; if it does not wait any more, nothing is stored.
+    """
+
+    decision_id: str
+    scope: str
+    example: Example | None
+    claims: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """A rating in the log; `is_learned` if the newest checkpoint has learned from it."""
+
+    feedback: Feedback
+    is_learned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
     """What one answered request or one rating adds to a store; each part may be missing."""
 
@@ -62,6 +88,8 @@ class Write:
     example: Example | None = None
     exact: ExactAnswer | None = None
     feedback: Feedback | None = None
+    waiting: WaitingAnswer | None = None
+    admission: Admission | None = None
 
 
 class Store(Protocol):
@@ -81,11 +109,13 @@ class Store(Protocol):
     def write(self, batch: Sequence[Write]) -> Sequence[bool]:
         """Write many records in one transaction, in order; all are durable when it returns, or none is stored.
 
-        A decision, example or exact answer with the same id is replaced. Of the ratings of a decision, only the first
-        of each rater is stored.
+        A decision, example, exact or waiting answer with the same id is replaced. Of the ratings of a decision, only
+        the first of each rater is stored. The oldest waiting answers of a scope beyond `wait_answers` and `wait_mb` are
+        deleted; one that is larger than all of that is not stored.
 
         Returns:
-            For each, False if its rating was not stored because this rater has rated this decision before.
+            For each, False if it came too late: this rater has rated this decision before, or the answer that it claims
+            does not wait any more.
         """
 
     def record(
@@ -109,9 +139,9 @@ class Store(Protocol):
         """Delete examples and their exact answers; returns how many existed."""
 
     def clear(self, scope: str | None = None) -> int:
-        """Delete the examples, exact answers and decisions of a scope, or of all; returns the number of examples.
+        """Delete the examples, exact and waiting answers and decisions of a scope, or of all.
 
-        Feedback, checkpoints and leases stay. Clearing all scopes also deletes the claims.
+        Returns the number of examples. Feedback, checkpoints and leases stay. Clearing all scopes also deletes the claims.
         """
 
     def scopes(self) -> Sequence[str]:
@@ -181,6 +211,12 @@ class Store(Protocol):
 
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
         """Log entries with offset > `after`, oldest first, each with its offset (1, 2, …)."""
+
+    def ratings(self, decision_ids: Sequence[str]) -> Mapping[str, Sequence[Rating]]:
+        """The ratings of these decisions that the log still holds, in one round trip; unrated ones are left out."""
+
+    def waiting(self, decision_ids: Sequence[str]) -> Mapping[str, WaitingAnswer]:
+        """The answers to these decisions that wait, in one round trip; expired ones are left out."""
 
     # learning -------------------------------------------------------------------------------------------------
 

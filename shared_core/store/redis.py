@@ -14,17 +14,27 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from typing_extensions import override
 
 from shared_core.errors import FeedWasTrimmed, StoreIsUnusable
-from shared_core.records import Checkpoint, DecisionRecord, ExactAnswer, Example, Feedback, Statistics, Texts
+from shared_core.records import (
+    Checkpoint,
+    DecisionRecord,
+    ExactAnswer,
+    Example,
+    Feedback,
+    Statistics,
+    Texts,
+    WaitingAnswer,
+)
 from shared_core.settings import Settings
-from shared_core.store import codec
+from shared_core.store import codec, redis_writes
 from shared_core.store import redis_scripts as scripts
 from shared_core.store.fields import Unreadable
-from shared_core.store.protocol import Change, Lease, Row, Store, Write
+from shared_core.store.protocol import Change, Lease, Rating, Row, Store, Write
 from shared_core.store.redis_connection import (
     Address,
     check_permissions,
@@ -33,10 +43,10 @@ from shared_core.store.redis_connection import (
     parse_address,
     translated,
 )
+from shared_core.store.redis_writes import Argument
 from shared_core.values import Clock
 
 T = TypeVar("T")
-Argument: TypeAlias = str | bytes | int | float
 
 FEED_LENGTH: Final = 100_000  # changes that a replica may miss before it must reload; about 10 MB
 PUT_BATCH: Final = 200  # examples per script; 200 of 384 dimensions take half a megabyte and a few milliseconds
@@ -69,7 +79,7 @@ class RedisStore(Store):
 
         Args:
             url: The address; ``?pool=name`` selects one of several pools on one server.
-            settings: The times to live and `log_records` are used.
+            settings: The times to live and the limits of `log_records`, `wait_answers` and `wait_mb` are used.
             clock: Seconds since the epoch, to decide what has expired.
             feed_length: Minimum number of changes that the feed keeps.
 
@@ -100,29 +110,9 @@ class RedisStore(Store):
         now = self._clock()
         args: list[Argument] = [now]
         for write in batch:
-            args += self._encoded(write, now)
+            args += redis_writes.arguments(write, self._settings, now)
         fresh = iter(self._run_fed(scripts.WRITE, *args))
-        return [write.feedback is None or bool(next(fresh)) for write in batch]
-
-    def _encoded(self, write: Write, now: float) -> list[Argument]:
-        """The arguments of the script for one record: each part begins with its kind."""
-        args: list[Argument] = []
-        if decision := write.decision:
-            expires = decision.created_at + self._settings.decision_ttl
-            args += ["decision", decision.id, decision.scope, codec.encode_decision(decision)]
-            args += [expires, _milliseconds(expires - now)]
-        if exact := write.exact:
-            expires = exact.created_at + self._settings.exact_ttl
-            args += ["exact", exact.key, exact.scope, codec.encode_exact(exact), expires, _milliseconds(expires - now)]
-        if example := write.example:
-            entry, encoded = example.entry, codec.encode_example(example)
-            args += ["example", entry.id, entry.scope, entry.created_at]
-            args += [encoded.entry, encoded.statistics, encoded.texts, encoded.vector, entry.exact_key]
-        if feedback := write.feedback:
-            call, value = secrets.token_hex(8), codec.encode_feedback(feedback)
-            remember = _milliseconds(self._settings.decision_ttl)
-            args += ["feedback", feedback.decision_id, feedback.rater, call, value, feedback.at, remember]
-        return args
+        return [bool(min((next(fresh) for _ in range(redis_writes.answers(write))), default=1)) for write in batch]
 
     # examples -------------------------------------------------------------------------------------------------
 
@@ -288,6 +278,29 @@ class RedisStore(Store):
                     found.append((after, judgement))
         return found
 
+    @override
+    def ratings(self, decision_ids: Sequence[str]) -> Mapping[str, Sequence[Rating]]:
+        """One round trip for up to `READ_BATCH` decisions."""
+        found: dict[str, list[Rating]] = {}
+        for batch in _batches(decision_ids, READ_BATCH):
+            for data, is_learned in self._run(scripts.RATINGS, *batch):
+                feedback = self._decoded(codec.decode_feedback, data)
+                if feedback is not None and feedback.decision_id in batch:
+                    found.setdefault(feedback.decision_id, []).append(Rating(feedback, bool(is_learned)))
+        return found
+
+    @override
+    def waiting(self, decision_ids: Sequence[str]) -> Mapping[str, WaitingAnswer]:
+        """One round trip for up to `READ_BATCH` decisions."""
+        found: dict[str, WaitingAnswer] = {}
+        alive_since = self._clock() - self._settings.wait_ttl
+        for batch in _batches(decision_ids, READ_BATCH):
+            for name, (scope, data) in zip(batch, self._run(scripts.WAITING, *batch), strict=True):
+                answer = self._decoded(partial(codec.decode_waiting, name), scope, data)
+                if answer and answer.entry.created_at > alive_since:
+                    found[name] = answer
+        return found
+
     # learning -------------------------------------------------------------------------------------------------
 
     @override
@@ -387,10 +400,6 @@ class RedisStore(Store):
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, round(seconds * 1000))
 
 
 def _string(data: bytes) -> str:

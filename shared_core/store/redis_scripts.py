@@ -9,12 +9,14 @@ slot of the whole pool; the script derives the keys below from it.
     entry|statistics|texts|vector|answer:<scope>
                                     hash    example id → encoded part (`answer`: key of its exact answer)
     decision:<id>, exact:<key>      string  encoded value, with the time to live as PEXPIRE
-    decisions:<scope>, exacts:<scope>
-                                    zset    ids and keys for `clear`, by expiry time
-    expiring                        zset    scopes that hold decisions or exact answers, by their last expiry time
+    waiting:<decision id>           hash    scope, value and place of a waiting answer, with PEXPIRE
+    decisions:<scope>, exacts:<scope>, waitings:<scope>
+                                    zset    ids and keys (`waitings`: places) for `clear`, by expiry time
+    waitingbytes:<scope>            string  bytes of the waiting answers of `waitings`
+    expiring                        zset    scopes that hold any of these, by their last expiry time
     changes                         stream  the change feed, ids ``<seq>-0``
     feedback, feedback:last         stream and counter: the feedback log, ids ``<offset>-0``
-    rated:<decision id>             hash    rater → token of the call that wrote the rating
+    rated:<decision id>             hash    rater → token of the call that wrote the rating, and offset
     checkpoint                      hash    version, offset, head, arrays, token of the call that published it
     lease:<name>                    hash    token, and while it is held owner and expires
 
@@ -24,6 +26,8 @@ A script that writes to the feed gets the time in microseconds as ARGV[1] and th
 from __future__ import annotations
 
 from typing import Final
+
+from shared_core.store import redis_waiting
 
 _KEYS: Final = """
 local prefix = KEYS[1]
@@ -78,8 +82,11 @@ end
 # ARGV 3: now in seconds; then the parts of all records in order, each with its kind:
 # decision|exact, id, scope, value, expires at, milliseconds to live;
 # example, id, scope, created at, entry, statistics, texts, vector, exact key;
+# waiting, decision id, scope, value, expires at, milliseconds to live, limits of answers and bytes in the scope;
+# claim, decision id, scope;
+# admit, decision id, scope, 1 if it must wait, the example's id in JSON, then what follows `example`;
 # feedback, decision id, rater, token of this call, value, time of the rating, milliseconds to remember it.
-# Returns for each rating whether it was stored. A call that is repeated after a lost reply finds its own token and gets
+# Returns for each rating, claim and admission whether it came in time. A call that is repeated after a lost reply finds its own token and gets
 # the same reply as the first time.
 WRITE: Final = (
     _FEED
@@ -116,13 +123,16 @@ end
 local function rate(decision, rater, call, value, at, remember)
   local rated = key('rated', decision)
   local before = redis.call('HGET', rated, rater)
-  if before then return before == call and 1 or 0 end
-  redis.call('HSET', rated, rater, call)
-  redis.call('PEXPIRE', rated, remember)
+  if before then return string.sub(before, 1, #call) == call and 1 or 0 end
   local offset = redis.call('INCR', prefix .. 'feedback:last')
+  redis.call('HSET', rated, rater, call .. string.format(' %.0f', offset))
+  redis.call('PEXPIRE', rated, remember)
   redis.call('XADD', prefix .. 'feedback', string.format('%.0f-0', offset), 'at', at, 'value', value)
   return 1
 end
+"""
+    + redis_waiting.WRITE
+    + """
 local fresh = {}
 local i = 4
 while i <= #ARGV do
@@ -133,6 +143,15 @@ while i <= #ARGV do
   elseif kind == 'feedback' then
     fresh[#fresh + 1] = rate(unpack(ARGV, i + 1, i + 6))
     i = i + 7
+  elseif kind == 'waiting' then
+    wait(unpack(ARGV, i + 1, i + 7))
+    i = i + 8
+  elseif kind == 'claim' then
+    fresh[#fresh + 1] = claim(unpack(ARGV, i + 1, i + 2))
+    i = i + 3
+  elseif kind == 'admit' then
+    fresh[#fresh + 1] = admit(unpack(ARGV, i + 1, i + 12))
+    i = i + 13
   else
     set_expiring(kind, unpack(ARGV, i + 1, i + 5))
     i = i + 6
@@ -156,6 +175,7 @@ return existed
 # ARGV 3: scope; 4: limit for each kind. Returns how many examples were deleted, and whether anything is left.
 CLEAR: Final = (
     _REMOVE
+    + redis_waiting.NO_LONGER
     + """
 local scope = ARGV[3]
 local existed = 0
@@ -170,7 +190,9 @@ for _, kind in ipairs({'decision', 'exact'}) do
     redis.call('ZREM', shelf, id)
   end
 end
-local left = redis.call('EXISTS', key('ages', scope), key('decisions', scope), key('exacts', scope))
+for _, place in ipairs(redis.call('ZRANGE', key('waitings', scope), 0, ARGV[4] - 1)) do no_longer(scope, place) end
+local left = redis.call('EXISTS', key('ages', scope), key('decisions', scope), key('exacts', scope),
+  key('waitings', scope))
 if left == 0 then redis.call('ZREM', prefix .. 'expiring', scope) end
 return {existed, left}
 """
@@ -208,6 +230,9 @@ return {
 }
 """
 )
+
+WAITING: Final = _KEYS + redis_waiting.READ
+RATINGS: Final = _KEYS + redis_waiting.RATINGS
 
 # ARGV: fact; value.
 CLAIM: Final = (
@@ -287,12 +312,12 @@ local text, hash, set, zset, stream =
   key('probe', 'text'), key('probe', 'hash'), key('probe', 'set'), key('probe', 'zset'), key('probe', 'stream')
 local delete = {'DEL', text, hash, set, zset, stream}
 local commands = {
-  {'SET', text, '1', 'PX', 60000}, delete, {'SET', text, '1', 'PX', 60000}, {'GET', text}, {'MGET', text}, {'INCR', text}, {'PTTL', text},
+  {'SET', text, '1', 'PX', 60000}, delete, {'SET', text, '1', 'PX', 60000}, {'GET', text}, {'MGET', text}, {'INCR', text}, {'INCRBY', text, 1}, {'DECRBY', text, 1}, {'PTTL', text},
   {'PEXPIRE', text, 60000}, {'EXISTS', text},
-  {'HSET', hash, 'a', '1'}, {'HSETNX', hash, 'a', '1'}, {'HGET', hash, 'a'}, {'HMGET', hash, 'a'},
+  {'HSET', hash, 'a', '1'}, {'HSETNX', hash, 'a', '1'}, {'HGET', hash, 'a'}, {'HMGET', hash, 'a'}, {'HVALS', hash},
   {'HEXISTS', hash, 'a'}, {'HINCRBY', hash, 'a', 1}, {'HDEL', hash, 'a'},
   {'SADD', set, 'a'}, {'SMEMBERS', set}, {'SREM', set, 'a'},
-  {'ZADD', zset, 'GT', 1, 'a'}, {'ZCARD', zset}, {'ZRANGE', zset, 0, 1}, {'ZRANGEBYSCORE', zset, 0, 1},
+  {'ZADD', zset, 'GT', 1, 'a'}, {'ZCARD', zset}, {'ZSCORE', zset, 'a'}, {'ZRANGE', zset, 0, 1}, {'ZRANGEBYSCORE', zset, 0, 1},
   {'ZSCAN', zset, 0}, {'ZREM', zset, 'a'},
   {'XADD', stream, '1-0', 'a', '1'}, {'XRANGE', stream, '-', '+'}, {'XREVRANGE', stream, '+', '-'},
   {'XTRIM', stream, 'MINID', '1-0'},
@@ -310,4 +335,4 @@ return refused
 """
 )
 
-ALL: Final = (WRITE, DELETE, CLEAR, TRIM, ROWS, CLAIM, PUBLISH, ACQUIRE, RELEASE, PROBE)
+ALL: Final = (WRITE, DELETE, CLEAR, TRIM, ROWS, CLAIM, PUBLISH, ACQUIRE, RELEASE, PROBE, WAITING, RATINGS)

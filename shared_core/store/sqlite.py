@@ -19,7 +19,16 @@ from typing import Any, Final, ParamSpec, TypeVar
 from typing_extensions import override
 
 from shared_core.errors import FeedWasTrimmed
-from shared_core.records import Checkpoint, DecisionRecord, ExactAnswer, Example, Feedback, Statistics, Texts
+from shared_core.records import (
+    Checkpoint,
+    DecisionRecord,
+    ExactAnswer,
+    Example,
+    Feedback,
+    Statistics,
+    Texts,
+    WaitingAnswer,
+)
 from shared_core.settings import Settings
 from shared_core.store import sqlite_writes
 from shared_core.store.codec import (
@@ -35,8 +44,9 @@ from shared_core.store.codec import (
 )
 from shared_core.store.database import Database, listed
 from shared_core.store.fields import Unreadable
-from shared_core.store.protocol import Change, Lease, Row, Store, Write
+from shared_core.store.protocol import Change, Lease, Rating, Row, Store, Write
 from shared_core.store.sqlite_decisions import DecisionTable
+from shared_core.store.sqlite_waiting import WaitingTable
 from shared_core.values import Clock
 
 P = ParamSpec("P")
@@ -56,7 +66,7 @@ class SqliteStore(Store):
 
     Args:
         path: The file, created (mode 0600) if it is new; None for memory.
-        settings: `exact_ttl`, `decision_ttl` and `log_records` are used.
+        settings: The times to live and the limits of `log_records`, `wait_answers` and `wait_mb` are used.
         clock: Seconds since the epoch, to decide what has expired.
         feed_length: Number of changes that the feed keeps, at least 1.
 
@@ -70,7 +80,9 @@ class SqliteStore(Store):
         self._database = Database(path)
         self._exact_ttl = settings.exact_ttl
         self._decision_ttl = settings.decision_ttl
+        self._wait_ttl = settings.wait_ttl
         self._decisions = DecisionTable(self._database, settings, clock, self._readable)
+        self._waiting = WaitingTable(self._database, settings, clock, self._readable)
         self._clock = clock
         self._feed_length = feed_length
         self._generation = 0
@@ -100,7 +112,9 @@ class SqliteStore(Store):
     @override
     def write(self, batch: Sequence[Write]) -> Sequence[bool]:
         with self._changing(len(batch)) as connection:
-            return [sqlite_writes.apply(connection, write) for write in batch]
+            stored = [sqlite_writes.apply(connection, self._waiting, write) for write in batch]
+            self._waiting.keep_within_limits(connection, {w.waiting.entry.scope for w in batch if w.waiting})
+            return stored
 
     # examples -------------------------------------------------------------------------------------------------
 
@@ -126,7 +140,7 @@ class SqliteStore(Store):
     def clear(self, scope: str | None = None) -> int:
         condition, parameters = ("1", ()) if scope is None else ("scope = ?", (scope,))
         with self._changing() as connection:
-            for table in ("exact", "decisions"):
+            for table in ("exact", "decisions", "waiting"):
                 connection.execute(f"DELETE FROM {table} WHERE {condition}", parameters)
             if scope is None:
                 connection.execute("DELETE FROM claims")
@@ -258,6 +272,25 @@ class SqliteStore(Store):
             after = rows[-1][0]
         return []
 
+    @override
+    def ratings(self, decision_ids: Sequence[str]) -> Mapping[str, Sequence[Rating]]:
+        found: dict[str, list[Rating]] = {}
+        for condition, chunk in listed(decision_ids, "decision_id"):
+            rows = self._database.read(
+                "SELECT judgement, offset <= COALESCE((SELECT offset FROM checkpoint), 0) FROM feedback "
+                f"WHERE {condition} ORDER BY feedback.offset",
+                chunk,
+            )
+            for data, is_learned in rows:
+                feedback = self._readable(decode_feedback, data)
+                if feedback is not None and feedback.decision_id in chunk:
+                    found.setdefault(feedback.decision_id, []).append(Rating(feedback, bool(is_learned)))
+        return found
+
+    @override
+    def waiting(self, decision_ids: Sequence[str]) -> Mapping[str, WaitingAnswer]:
+        return self._waiting.read(decision_ids)
+
     # learning -------------------------------------------------------------------------------------------------
 
     @override
@@ -344,7 +377,8 @@ class SqliteStore(Store):
                 "DELETE FROM changes WHERE seq <= (SELECT MAX(seq) FROM changes) - ?", (self._feed_length,)
             )
             now = self._clock()
-            for table, ttl in (("exact", self._exact_ttl), ("decisions", self._decision_ttl)):
+            ttls = (("exact", self._exact_ttl), ("decisions", self._decision_ttl), ("waiting", self._wait_ttl))
+            for table, ttl in ttls:
                 connection.execute(
                     f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE created_at <= ? LIMIT ?)",
                     (now - ttl, max(EXPIRED_PER_WRITE, 2 * added)),

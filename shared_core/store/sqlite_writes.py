@@ -6,18 +6,22 @@ import sqlite3
 
 from shared_core.records import DecisionRecord, ExactAnswer, Example, Feedback
 from shared_core.store.codec import encode_decision, encode_exact, encode_example, encode_feedback
-from shared_core.store.protocol import Write
+from shared_core.store.protocol import Admission, Write
+from shared_core.store.sqlite_waiting import WaitingTable, link
 
 
-def apply(connection: sqlite3.Connection, write: Write) -> bool:
-    """Write one record; False if its rating was not stored because this rater has rated this decision before."""
+def apply(connection: sqlite3.Connection, waiting: WaitingTable, write: Write) -> bool:
+    """Write one record; False if its rating or what it claims came too late."""
     if write.decision is not None:
         _put_decision(connection, write.decision)
     if write.example is not None:
         _put_example(connection, write.example)
     if write.exact is not None:
         _put_exact(connection, write.exact)
-    return write.feedback is None or _append(connection, write.feedback)
+    if write.waiting is not None:
+        waiting.put(connection, write.waiting)
+    in_time = write.admission is None or _admit(connection, waiting, write.admission)
+    return (write.feedback is None or _append(connection, write.feedback)) and in_time
 
 
 def remove(connection: sqlite3.Connection, condition: str, parameters: tuple[str, ...]) -> int:
@@ -27,6 +31,15 @@ def remove(connection: sqlite3.Connection, condition: str, parameters: tuple[str
         parameters,
     )
     return connection.execute(f"DELETE FROM examples WHERE {condition}", parameters).rowcount  # noqa: S608
+
+
+def _admit(connection: sqlite3.Connection, waiting: WaitingTable, admission: Admission) -> bool:
+    if admission.claims and not waiting.claim(connection, admission):
+        return False
+    if admission.example is not None:
+        _put_example(connection, admission.example)
+        link(connection, admission, admission.example.entry.id)
+    return True
 
 
 def _put_decision(connection: sqlite3.Connection, decision: DecisionRecord) -> None:

@@ -12,7 +12,7 @@ from shared_core.store.sqlite import SqliteStore
 from shared_core.values import Clock
 
 Part: TypeAlias = Literal[
-    "entry", "statistics", "vector", "texts", "exact", "decision", "feedback", "checkpoint", "weights"
+    "entry", "statistics", "vector", "texts", "exact", "decision", "feedback", "checkpoint", "weights", "waiting"
 ]
 
 
@@ -58,6 +58,7 @@ class SqliteBackend:
         "feedback": ("feedback", "judgement", "offset = CAST(:key AS INTEGER)"),
         "checkpoint": ("checkpoint", "head", "1"),
         "weights": ("checkpoint", "arrays", "1"),
+        "waiting": ("waiting", "answer", "id = :key"),
     }
 
     def __init__(self, path: Path) -> None:

@@ -17,6 +17,7 @@ from shared_core.records import (
     Feedback,
     Statistics,
     Texts,
+    WaitingAnswer,
 )
 from shared_core.text import digest
 
@@ -95,6 +96,14 @@ def make_decision(
 
 def make_feedback(decision_id: str = "d1", rater: str = "user", score: float = 0.7, at: float = START) -> Feedback:
     return Feedback(decision_id, rater, score, at)
+
+
+def make_waiting(
+    decision_id: str = "d1", scope: str = "s", created_at: float = START, example_id: str = "", answer: str = ""
+) -> WaitingAnswer:
+    """The answer to a decision; its example is named after the decision."""
+    example = make_example(example_id or f"e-{decision_id}", scope, created_at=created_at, answer=answer)
+    return WaitingAnswer(decision_id, example.entry, example.texts, "embedder-1", example.vector)
 
 
 def make_statistics(n: int = 1) -> Statistics:

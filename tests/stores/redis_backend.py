@@ -30,6 +30,8 @@ class RedisBackend:
         elif part == "feedback":
             [(_, fields)] = self.client.xrange(f"{self.prefix}feedback", f"{key}-0", f"{key}-0")
             data = fields[b"value"]
+        elif part == "waiting":
+            data = self.client.hget(f"{self.prefix}waiting:{key}", "value")
         elif part in ("checkpoint", "weights"):
             data = self.client.hget(f"{self.prefix}checkpoint", "head" if part == "checkpoint" else "arrays")
         else:
@@ -43,6 +45,8 @@ class RedisBackend:
             self.client.set(f"{self.prefix}{part}:{key}", data, keepttl=True)
         elif part == "feedback":
             self._rewrite("feedback", b"%d-0" % int(key), b"value", data)
+        elif part == "waiting":
+            self.client.hset(f"{self.prefix}waiting:{key}", "value", data)
         elif part in ("checkpoint", "weights"):
             self.client.hset(f"{self.prefix}checkpoint", "head" if part == "checkpoint" else "arrays", data)
         else:

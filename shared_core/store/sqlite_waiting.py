@@ -1,0 +1,97 @@
+"""Answers that wait for feedback, in SQLite. Triggers keep the totals of each scope."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from shared_core.records import WaitingAnswer
+from shared_core.settings import Settings
+from shared_core.store.codec import decode_decision, decode_waiting, encode_decision, encode_waiting
+from shared_core.store.database import Database, listed
+from shared_core.store.fields import Unreadable
+from shared_core.store.protocol import Admission
+from shared_core.values import Clock
+
+MB: Final = 1_000_000
+DROPPED_PER_WRITE: Final = 1000  # of a scope, where the limits were lowered: few enough to be fast
+
+
+class WaitingTable:
+    """The waiting answers of a database. What takes a connection is a part of its transaction.
+
+    Args:
+        database: Holds them.
+        settings: `wait_ttl`, `wait_answers` and `wait_mb` are used.
+        clock: Seconds since the epoch.
+        readable: Calls a decoder; None, counted, if the bytes cannot be read.
+    """
+
+    def __init__(
+        self, database: Database, settings: Settings, clock: Clock, readable: Callable[..., WaitingAnswer | None]
+    ) -> None:
+        self._database = database
+        self._ttl = settings.wait_ttl
+        self._answers = settings.wait_answers
+        self._bytes = settings.wait_mb * MB
+        self._clock = clock
+        self._readable = readable
+
+    def read(self, decision_ids: Sequence[str]) -> Mapping[str, WaitingAnswer]:
+        """The answers to these decisions that wait, without expired ones."""
+        oldest = self._clock() - self._ttl
+        found: list[WaitingAnswer | None] = []
+        for condition, chunk in listed(decision_ids):
+            sql = f"SELECT id, CAST(scope AS BLOB), answer FROM waiting WHERE created_at > ? AND {condition}"  # noqa: S608 - only marks
+            found += (self._readable(decode_waiting, *row) for row in self._database.read(sql, (oldest, *chunk)))
+        return {answer.decision_id: answer for answer in found if answer is not None}
+
+    def put(self, connection: sqlite3.Connection, answer: WaitingAnswer) -> None:
+        """Let an answer wait, if it is not larger than all may be."""
+        encoded, entry = encode_waiting(answer), answer.entry
+        connection.execute("DELETE FROM waiting WHERE id = ?", (answer.decision_id,))
+        if len(encoded) <= self._bytes:
+            connection.execute(
+                "INSERT INTO waiting (id, scope, created_at, size, answer) VALUES (?, ?, ?, ?, ?)",
+                (answer.decision_id, entry.scope, entry.created_at, len(encoded), encoded),
+            )
+
+    def keep_within_limits(self, connection: sqlite3.Connection, scopes: Iterable[str]) -> None:
+        """Delete the oldest answers of each scope beyond the limits."""
+        for scope in scopes:
+            totals = connection.execute(
+                "SELECT answers, bytes FROM waiting_totals WHERE scope = ?", (scope,)
+            ).fetchone()
+            answers, size = totals or (0, 0)
+            if answers <= self._answers and size <= self._bytes:
+                continue
+            leaving = []
+            for row, bytes_ in connection.execute(
+                "SELECT rowid, size FROM waiting WHERE scope = ? ORDER BY created_at, id LIMIT ?",
+                (scope, DROPPED_PER_WRITE),
+            ).fetchall():
+                if answers <= self._answers and size <= self._bytes:
+                    break
+                leaving.append((row,))
+                answers, size = answers - 1, size - bytes_
+            connection.executemany("DELETE FROM waiting WHERE rowid = ?", leaving)
+
+    def claim(self, connection: sqlite3.Connection, admission: Admission) -> bool:
+        """End the waiting of an answer; False if it does not wait."""
+        chosen = (admission.decision_id, admission.scope)
+        return connection.execute("DELETE FROM waiting WHERE id = ? AND scope = ?", chosen).rowcount > 0
+
+
+def link(connection: sqlite3.Connection, admission: Admission, example_id: str) -> None:
+    """Name the example in the decision that it answers, if that can be read and names none."""
+    chosen = (admission.decision_id, admission.scope)
+    row = connection.execute("SELECT record FROM decisions WHERE id = ? AND scope = ?", chosen).fetchone()
+    try:
+        decision = row and decode_decision(admission.decision_id, row[0])
+    except Unreadable:
+        return  # whoever reads it counts it
+    if decision and not decision.admitted_id:
+        encoded = encode_decision(replace(decision, admitted_id=example_id))
+        connection.execute("UPDATE decisions SET record = ? WHERE id = ? AND scope = ?", (encoded, *chosen))
