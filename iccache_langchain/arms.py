@@ -14,7 +14,8 @@ from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, get_buffer_string
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableWithFallbacks
+from langchain_core.runnables.retry import RunnableRetry
 
 from iccache_langchain.messages import insert
 from shared_core.adapters.factory import check_arms
@@ -38,10 +39,8 @@ def check(arms: Mapping[str, object], reference: str) -> None:
     check_arms(arms, reference)
     for name, arm in arms.items():
         if not isinstance(arm, BaseChatModel | BaseLLM):
-            is_bound = isinstance(arm, Runnable)
-            remedy = "set parameters on the model instead of binding them" if is_bound else "e.g. ChatOpenAI(…)"
             raise ConfigurationError(
-                f"arm {name!r} is a {type(arm).__name__}; pass a LangChain chat or completion model ({remedy})"
+                f"arm {name!r} is a {type(arm).__name__}; pass a LangChain chat or completion model ({_remedy(arm)})"
             )
         for attribute in _SKIPPED:
             if getattr(arm, attribute, None):
@@ -49,6 +48,19 @@ def check(arms: Mapping[str, object], reference: str) -> None:
                     f"arm {name!r} has its own {attribute}, which LangChain would never use; build the arm with "
                     f"{attribute}=None, and pass {attribute}= to ICCacheChatModel"
                 )
+
+
+def _remedy(arm: object) -> str:
+    """What to pass instead of something that is not a model."""
+    if isinstance(arm, RunnableRetry):
+        return "without .with_retry(): set max_retries on the model; if it still fails, the reference answers"
+    if isinstance(arm, RunnableWithFallbacks):
+        return "without .with_fallbacks(): if an arm fails, the reference answers"
+    if isinstance(arm, RunnableBinding):
+        return "set parameters on the model instead of binding them"
+    if isinstance(arm, Runnable):
+        return "the model itself, without prompt and parser around it"
+    return "e.g. ChatOpenAI(…)"
 
 
 def model_name(arm: ArmModel) -> str:

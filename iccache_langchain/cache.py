@@ -21,7 +21,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, Generation
 
 from iccache_langchain.arms import ArmModel, model_name
-from iccache_langchain.calls import FREE, QueryFunction, call_context
+from iccache_langchain.calls import FREE, SCOPE_ADVICE, QueryFunction, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.generations import CannotBeRead, CannotBeStored, decode, encode
 from iccache_langchain.llm_string import Call, parse, read_messages
@@ -130,9 +130,18 @@ class ICCache(Rateable, BaseCache):
         )
         self.engine = self._engine(store, given, threshold)
         self._requests = Requests(
-            normalised, self.engine.failures, given.scope, given.strict_scope, given.task, query_fn, free=FREE
+            normalised,
+            self.engine.failures,
+            given.scope,
+            given.strict_scope,
+            given.task,
+            query_fn,
+            free=FREE,
+            scope_advice=SCOPE_ADVICE,
         )
-        self._texts = Requests(_turn_of_text, self.engine.failures, given.scope, given.strict_scope, given.task)
+        self._texts = Requests(
+            _turn_of_text, self.engine.failures, given.scope, given.strict_scope, given.task, scope_advice=SCOPE_ADVICE
+        )
         self._near = NearTier(self.engine, answer_with) if answer_with is not None else None
 
     # LangChain's interface ------------------------------------------------------------------------------------

@@ -22,6 +22,9 @@ OWN_KEYS: Final = KEYS | {RUN}
 # LangChain's own parameters that leave the answer free text: transport and time limits.
 FREE: Final = parameters.FREE | {"max_retries", "stream", "stream_options", "stream_usage", "timeout"}
 
+BY_CONFIG: Final = "set it in config={'configurable': {'iccache_scope': …}}"
+SCOPE_ADVICE: Final = f"{BY_CONFIG}, or use iccache_context(scope=…)"
+"""How a call that gets no arguments of ours gets a scope."""
 
 QueryFunction: TypeAlias = Callable[[Sequence[BaseMessage]], str]
 

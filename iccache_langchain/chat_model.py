@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -26,7 +26,7 @@ from iccache_langchain import arms as arm_calls
 from iccache_langchain.answers import ChatAnswers
 from iccache_langchain.arms import ArmModel
 from iccache_langchain.binding import rebound
-from iccache_langchain.calls import FREE, OWN_KEYS, QueryFunction, call_context
+from iccache_langchain.calls import BY_CONFIG, FREE, OWN_KEYS, QueryFunction, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
 from iccache_langchain.options import FIELDS, ChatModelOptions, without_client_options
@@ -41,6 +41,11 @@ from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
 from shared_core.values import Decision, Request
+
+_SCOPE_ADVICE: Final = (
+    f"pass iccache_scope=… with the call, bind it with .bind(iccache_scope=…), {BY_CONFIG}, or use "
+    "iccache_context(scope=…) if the call is not streamed"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +292,14 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
     def _requests(self) -> Requests[BaseMessage]:
         """Built for each call, because the fields may change at any time."""
         return Requests(
-            normalised, self.engine.failures, self.scope, self.strict_scope, self.task, self.query_fn, free=FREE
+            normalised,
+            self.engine.failures,
+            self.scope,
+            self.strict_scope,
+            self.task,
+            self.query_fn,
+            free=FREE,
+            scope_advice=_SCOPE_ADVICE,
         )
 
     def _defaults(self) -> dict[str, Any]:

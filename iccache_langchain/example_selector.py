@@ -11,7 +11,7 @@ from langchain_core.example_selectors import BaseExampleSelector
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.utils import convert_to_messages
 
-from iccache_langchain.calls import FREE, call_context
+from iccache_langchain.calls import FREE, SCOPE_ADVICE, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
 from shared_core.adapters.factory import example_engine
@@ -83,7 +83,13 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         self.input_key = input_key
         self.escape_braces = escape_braces
         self._requests = Requests(
-            normalised, self.engine.failures, given.scope, given.strict_scope, given.task, free=FREE
+            normalised,
+            self.engine.failures,
+            given.scope,
+            given.strict_scope,
+            given.task,
+            free=FREE,
+            scope_advice=SCOPE_ADVICE,
         )
 
     # LangChain's interface ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from typing_extensions import override
 
 from iccache_langchain.arms import can_stream, model_name
-from iccache_langchain.calls import FREE, QueryFunction, call_context
+from iccache_langchain.calls import BY_CONFIG, FREE, QueryFunction, call_context
 from iccache_langchain.chat_model import ICCacheChatModel
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import insert, normalised, outcome_of
@@ -136,7 +136,14 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
         self._arms = dict(arms)
         self._reference = reference
         self._reader = Requests(
-            normalised, self.engine.failures, given.scope, given.strict_scope, given.task, query_fn, free=FREE
+            normalised,
+            self.engine.failures,
+            given.scope,
+            given.strict_scope,
+            given.task,
+            query_fn,
+            free=FREE,
+            scope_advice=f"{BY_CONFIG}, or in context={{'iccache_scope': …}} of the agent's call",
         )
 
     # what the agent calls -------------------------------------------------------------------------------------

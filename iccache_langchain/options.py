@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
@@ -13,6 +12,7 @@ from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.rate_limiters import BaseRateLimiter
 
 from shared_core.adapters.options import RoutingOptions
+from shared_core.user_warning import warn_user
 
 # LangChain's standard parameters of a client; each arm has its own client.
 _CLIENT: Final = frozenset({"api_key", "base_url", "max_retries", "timeout"})
@@ -65,7 +65,5 @@ def without_client_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options without those of a client; warns about each of these."""
     clients = sorted(options.keys() & _CLIENT)
     if clients:
-        warnings.warn(
-            f"{', '.join(clients)}: ignored, because each arm has its own client; set it on the arms", stacklevel=3
-        )
+        warn_user(f"{', '.join(clients)}: ignored, because each arm has its own client; set it on the arms")
     return {name: value for name, value in options.items() if name not in _CLIENT}

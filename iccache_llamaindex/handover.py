@@ -115,8 +115,11 @@ class Handover:
         return question == self.shown_for
 
     def recorded(self) -> Decision:
-        """The decision to record: without its examples if no prompt showed them."""
-        return self.decision if self.shown else replace(self.decision, insertion=Insertion())
+        """The decision to record: without its examples, if no prompt showed them."""
+        if self.shown or not self.decision.given:
+            return self.decision
+        reason = f"{self.decision.route.reason}, which no prompt showed"
+        return replace(self.decision, insertion=Insertion(), route=replace(self.decision.route, reason=reason))
 
 
 current: ContextVar[Handover | None] = ContextVar("iccache_handover", default=None)

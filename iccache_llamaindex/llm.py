@@ -356,6 +356,8 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
             self.query_fn,
             question.question_in,
             FREE,
+            "pass iccache_scope=… with the call, bind it with .bind(iccache_scope=…), or use iccache_context(scope=…) if "
+            "the call is not streamed",
         )
 
     @property

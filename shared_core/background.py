@@ -67,7 +67,8 @@ class Periodic:
                 self._failure = ""
             except Exception as error:  # noqa: BLE001 - the loop must go on
                 self._counters.count(f"{self._name}.failed", error=type(error).__name__)
-                self._log_failure(error)
+                if not self._closed:  # afterwards it only means that the store is closed, too
+                    self._log_failure(error)
 
     def _log_failure(self, error: Exception) -> None:
         failure = described(error)

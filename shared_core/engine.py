@@ -18,7 +18,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from shared_core.assembly import Components, after_fork, engine_spec
-from shared_core.errors import ConfigurationError, DependencyIsDown, DependencyIsSlow
+from shared_core.errors import ConfigurationError, DependencyIsDown, DependencyIsSlow, StoreIsUnusable
 from shared_core.failures import Attempt, Failures, cause_of
 from shared_core.guard import Step, Steps
 from shared_core.guard.deadline import Deadline
@@ -31,6 +31,7 @@ from shared_core.prompt import render
 from shared_core.records import Feedback, Source
 from shared_core.reward import Reward, check_reward, check_score
 from shared_core.router.load import CallsInFlight
+from shared_core.selector.summary import summary
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store, Write
 from shared_core.telemetry import Counters
@@ -178,8 +179,7 @@ class Engine:
         def steps(components: Components) -> Steps[Decision]:
             cleaned = yield from self._redacted(request)
             selection = yield from self._selection(components, cleaned, (arm,))
-            shown = len(selection.for_arm(arm.name))
-            route = Route(arm.name, reason=f"{shown} examples of {selection.considered} candidates")
+            route = Route(arm.name, reason=summary(selection, arm.name))
             return self._decided(identity, cleaned, route, selection, arm.style)
 
         return Attempt(steps, lambda error: self._fallback(request, identity, Route(arm.name), error))
@@ -397,10 +397,15 @@ class Engine:
         """Wait until all that was submitted is stored and scored.
 
         Returns:
-            False if that takes longer than `timeout` seconds (by default the setting `drain`), or if something was lost
-            since the last call: dropped because too much was waiting, or refused for good.
+            False if that takes longer than `timeout` seconds (by default the setting `drain`), if something was lost
+            since the last call (dropped because too much was waiting, or refused for good), or in a forked child that
+            cannot open the store, which stores nothing.
         """
-        return self._components().recorder.lanes.flush(timeout)
+        try:
+            return self._components().recorder.lanes.flush(timeout)
+        except StoreIsUnusable as error:
+            self.failed("flush", error)
+            return False
 
     def close(self) -> None:
         """Store what is pending, within `drain` seconds; say what is not stored; close what the engine has opened."""

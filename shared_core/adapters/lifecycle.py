@@ -84,6 +84,7 @@ class ExampleOwner(EngineOwner):
         Raises:
             ConfigurationError: A text is empty, or `strict_scope` is set without a scope.
         """
-        scope, task = self._requests.place(Context(scope, task).over(self._bound_context), system)
+        advice = "pass scope=…, or use iccache_context(scope=…)"
+        scope, task = self._requests.place(Context(scope, task).over(self._bound_context), system, advice)
         self.engine.warm(scope)
         return self.engine.add_examples(pairs, scope=scope, task=task, source=source, writer=writer)

@@ -31,6 +31,7 @@ class Requests(Generic[M]):
             goes on without examples.
         find_question: Finds the question within the last user text; returns None if the whole text is the question.
         free: Parameters that leave the answer free text.
+        scope_advice: How a call of this surface gets a scope, for the message of `strict_scope`.
     """
 
     normalise: Callable[[Sequence[M]], tuple[Message, ...]]
@@ -41,6 +42,7 @@ class Requests(Generic[M]):
     query_fn: Callable[[Sequence[M]], str] | None = None
     find_question: Callable[[str], str | None] | None = None
     free: frozenset[str] = FREE
+    scope_advice: str = "use iccache_context(scope=…)"
 
     def request(
         self,
@@ -70,6 +72,7 @@ class Requests(Generic[M]):
         self, messages: Sequence[M], context: Context, form: str, fingerprint: str, *, query: str | None = None
     ) -> Request:
         """`request` with a given form and fingerprint (see `build_request`)."""
+        self._check_scope(context, self.scope_advice)
         turns = self.normalise(messages)
         condensed = query is None and self.query_fn is not None
         if condensed:
@@ -80,23 +83,29 @@ class Requests(Generic[M]):
             turns,
             context=context.over(Context(task=self.task)),
             default_scope=self.scope,
-            strict=self.strict_scope,
             form=form,
             fingerprint=fingerprint,
             query=query,
             condensed=condensed,
         )
 
-    def place(self, context: Context, system: str | None = None) -> tuple[str, str]:
+    def place(self, context: Context, system: str | None = None, scope_advice: str | None = None) -> tuple[str, str]:
         """Scope and task for examples that are added by hand; `system` determines the task if there is no other.
+
+        `scope_advice` says how the caller gets a scope, if not like the calls of this surface.
 
         Raises:
             ConfigurationError: `strict_scope` is set, and there is no scope.
         """
         turns = (Message("system", system),) if system else ()
         context = context.over(current_context()).over(Context(task=self.task))
-        request = build_request(turns, context=context, default_scope=self.scope, strict=self.strict_scope)
+        self._check_scope(context, scope_advice or self.scope_advice)
+        request = build_request(turns, context=context, default_scope=self.scope)
         return request.scope, request.task
+
+    def _check_scope(self, context: Context, advice: str) -> None:
+        if self.strict_scope and context.scope is None:
+            raise ConfigurationError(f"this call has no scope, and strict_scope is set; {advice}")
 
     def _condensed(self, messages: Sequence[M]) -> str:
         try:
@@ -133,7 +142,6 @@ def build_request(
     *,
     context: Context,
     default_scope: str | None = None,
-    strict: bool = False,
     form: str = "",
     fingerprint: str = "",
     query: str | None = None,
@@ -145,21 +153,11 @@ def build_request(
         messages: The whole conversation, normalised.
         context: Scope, task and storage option of the call and its surroundings.
         default_scope: The surface's scope, for calls without one.
-        strict: Refuse calls without a scope.
         form: See `default_task`.
         fingerprint: Canonical text of what else identifies the call.
         query: The text to embed, such as the result of `query_fn`; None for the last user turn.
         condensed: False if `query` covers only the last turn, not the earlier ones.
-
-    Raises:
-        ConfigurationError: `strict` is set, and the context has no scope.
     """
-    if strict and context.scope is None:
-        raise ConfigurationError(
-            "this call has no scope, and strict_scope is set; pass iccache_scope=… with the call, bind it with "
-            ".bind(iccache_scope=…), set it in LangChain's config={'configurable': {'iccache_scope': …}}, or use "
-            "iccache_context(scope=…) if the call is not streamed"
-        )
     condensed = condensed and query is not None
     last = next((m for m in reversed(messages) if m.role != "system"), None)
     return Request(

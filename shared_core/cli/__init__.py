@@ -14,6 +14,7 @@ from typing import Any, Final
 import typer
 
 from shared_core.cli import demo, demo_models, estimate, learn, log
+from shared_core.cli.flags import Command, Group
 from shared_core.cli.output import give_up_stdout, warn
 from shared_core.errors import ICCacheError
 
@@ -25,6 +26,7 @@ READER_LEFT: Final = 1
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
+    cls=Group,
     name="iccache",
     add_completion=False,
     rich_markup_mode="markdown",  # whose paragraphs flow, and whose examples stay as they are
@@ -45,7 +47,7 @@ a file, for your own analysis.""",
     "Exit code 130: the command was interrupted.",
 )
 for command in (demo.demo, estimate.estimate, learn.learn, demo_models.demo_models):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(log.app, name="log")
 
 

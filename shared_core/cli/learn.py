@@ -67,11 +67,11 @@ def learn(
 
         if every is None:
             is_known(opened, reference)
-            _show(run(), as_json=as_json)
+            _show(run(), opened, as_json=as_json)
         else:
             stop = threading.Event()
             _stop_on_signals(stop)
-            _keep_going(run, lambda: is_known(opened, reference), every, stop, as_json=as_json)
+            _keep_going(run, opened, lambda: is_known(opened, reference), every, stop, as_json=as_json)
     finally:
         opened.close()
 
@@ -122,6 +122,7 @@ def is_known(store: Store, reference: str) -> bool:
 
 def _keep_going(
     run: Callable[[], LearnReport],
+    store: Store,
     know_reference: Callable[[], bool],
     every: float,
     stop: threading.Event,
@@ -132,14 +133,13 @@ def _keep_going(
     while True:
         try:
             knows = knows or know_reference()
-            report = run()
+            _show(run(), store, as_json=as_json)
         except (OSError, sqlite3.Error) as error:
             if not is_out:
                 warn(f"the store failed, next try in {every:g} s: {error}")
             is_out = True
         else:
             is_out = False
-            _show(report, as_json=as_json)
         if stop.wait(every):
             return
 
@@ -152,7 +152,7 @@ def _stop_on_signals(stop: threading.Event) -> None:
         signal.signal(number, handler)
 
 
-def _show(report: LearnReport, *, as_json: bool) -> None:
+def _show(report: LearnReport, store: Store, *, as_json: bool) -> None:
     """One line a round."""
     if as_json:
         write_json(asdict(report))
@@ -162,5 +162,15 @@ def _show(report: LearnReport, *, as_json: bool) -> None:
         line += f"; {report.orphans} belonged to decisions that are gone" if report.orphans else ""
         line += f"; {report.unusable} were unusable" if report.unusable else ""
     else:
-        line = "nothing to learn (no new feedback, or another learner is at work)"
+        line = _why_not(store)
     write(line)
+
+
+def _why_not(store: Store) -> str:
+    """Why a round has published nothing."""
+    checkpoint = store.checkpoint()
+    if store.feedback(checkpoint.offset, 1):
+        return "another learner is at work; it learns from what waits"
+    if checkpoint.version:
+        return f"nothing to learn: no feedback since version {checkpoint.version}"
+    return "nothing to learn: there is no feedback yet; pass reward= to your chat model, or call record_feedback"

@@ -15,6 +15,7 @@ from typing import Annotated, Any, BinaryIO, Final, get_args, get_origin, get_ty
 import typer
 from typer import Argument, Option
 
+from shared_core.cli.flags import Command, Group
 from shared_core.cli.stores import check_shared
 from shared_core.errors import ConfigurationError, ExtraIsMissing
 
@@ -24,7 +25,9 @@ STANDARD_OUTPUT: Final = Path("-")
 Row = dict[str, Any]
 Writer = Callable[[BinaryIO, Iterable[Row], bool], None]
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="The log of decisions and their feedback.")
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, rich_markup_mode="markdown", help="The log of decisions and their feedback."
+)
 
 
 @app.callback()
@@ -32,7 +35,7 @@ def log() -> None:
     """The log of decisions and their feedback."""
 
 
-@app.command()
+@app.command(cls=Command)
 def export(
     file: Annotated[
         Path,

@@ -123,7 +123,8 @@ class Lane:
 
         Not a part of `submit`, because the garbage collector may call that while another message is being logged.
         """
-        self._room.report(self.error)
+        if not self._is_stopped:  # then `Lanes.close` says what is lost
+            self._room.report(self.error)
 
     def close(self) -> None:
         """Refuse new jobs, except those that follow from earlier ones."""
@@ -188,6 +189,8 @@ class Lane:
             try:
                 following = jobs[0].function([job.item for job in jobs]) or ()
             except Exception as error:  # noqa: BLE001 - the lane must go on
+                if self._is_stopped:
+                    return  # `stop` has counted the jobs as lost, and `Lanes.close` has said so
                 if self._is_temporary(error):
                     pause = self._pause(error, pause)
                     continue
@@ -216,7 +219,7 @@ class Lane:
         return min(2 * seconds, LONGEST_PAUSE)
 
     def _recovered(self) -> None:
-        if self.error:
+        if self.error and not self._is_stopped:
             self.error = ""
             log.warning("IC-Cache's store accepts %s again; %d are being written", self.things, self._room.jobs)
 

@@ -158,7 +158,8 @@ class Replica(Pool):
                 self.warm(scope)
             except Exception as error:  # noqa: BLE001 - counted; the next request for this scope tries again
                 self._counters.count("pool.load_failed", error=type(error).__name__)
-                log_error(log, logging.WARNING, error, "IC-Cache could not load scope %r", scope)
+                if not self._closed:  # afterwards it only means that the store is closed, too
+                    log_error(log, logging.WARNING, error, "IC-Cache could not load scope %r", scope)
             with self._wanted_lock:
                 del self._wanted[scope]
                 scope = next(iter(self._wanted), None)

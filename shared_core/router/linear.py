@@ -217,7 +217,7 @@ class LinearRouter(Router):
             share, count = evaluation.shares[chosen], snapshot.heads[chosen].count
             return f"{name} gets {share:.1%} of the requests with examples, to learn about it ({count} rewards so far)."
         if not snapshot.rated:
-            return f"Nothing has been rated yet, so the reference {reference} answers."
+            return f"Nothing has been learned from ratings yet, so the reference {reference} answers."
         bar = f"{self._settings.quality_target:.0%} of {reference}'s expected {evaluation.means[self._reference]:.2f}"
         if sum(evaluation.eligible) == 1:
             return f"No other arm reaches {bar} with enough confidence."

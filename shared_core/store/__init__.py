@@ -44,6 +44,8 @@ def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Sto
         except OSError as error:
             reason = str(error).rstrip(".")
             raise StoreIsUnusable(f"{reason}; start the server, or correct the URL") from error
+    if scheme.startswith("memory"):
+        raise ConfigurationError("a store in memory has no name or path; use exactly memory://")
     raise ConfigurationError(
         f"unknown store scheme {scheme!r}; use sqlite:///file.db, redis://host:port/db, rediss://host:port/db, "
         "unix:///path/to/redis.sock or memory://"

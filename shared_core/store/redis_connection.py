@@ -7,7 +7,6 @@ An address is ``redis://[user:password@]host[:port][/db][?pool=name]``, ``rediss
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 from shared_core.errors import ConfigurationError, ExtraIsMissing, StoreIsUnusable
 from shared_core.store.errors import StoreRefuses
 from shared_core.telemetry import get_logger
+from shared_core.user_warning import warn_user
 
 try:
     import redis
@@ -236,11 +236,10 @@ def _check_snapshots(client: redis.Redis, label: str) -> None:
         log.warning("%s does not permit CONFIG, so its snapshots were not checked", label)
         return
     if not saves:
-        warnings.warn(
+        warn_user(
             f"{label} keeps nothing on disk (appendonly no, no save points): a restart empties the pool; "
             "run CONFIG SET appendonly yes",
             RuntimeWarning,
-            stacklevel=5,
         )
 
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 import redis
 
+from shared_core.engine import Engine
 from shared_core.errors import FeedWasTrimmed, ConfigurationError, StoreIsUnusable
 from shared_core.settings import Settings
 from shared_core.store.redis import RedisStore
@@ -166,8 +167,10 @@ def test_server_older_than_6_2_is_refused(redis_server: RedisServer, redis_url: 
 
 def test_server_that_keeps_nothing_on_disk_is_warned_about() -> None:
     with RedisServer() as server:
-        with pytest.warns(RuntimeWarning, match="keeps nothing on disk"):
+        with pytest.warns(RuntimeWarning, match="keeps nothing on disk") as caught:
             open_store(server.url()).close()
+            Engine(store=server.url(), background=False).close()
+    assert {warning.filename for warning in caught} == {__file__}  # the user's line, not one of ours
 
 
 @pytest.mark.parametrize("kept", [{"appendonly": "yes"}, {"save": "3600 1"}])

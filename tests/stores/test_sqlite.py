@@ -71,7 +71,7 @@ def test_urls_name_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settin
     assert sorted(f.name for f in tmp_path.iterdir()) == ["absolute.db", "odd name?#%41.db", "relative.db"]
 
 
-@pytest.mark.parametrize("url", ["mysql://user:secret@host/db", "iccache.db", "", "memory", "sqlite:/x.db"])
+@pytest.mark.parametrize("url", ["mysql://user:secret@host/db", "iccache.db", "", "sqlite:/x.db"])
 def test_an_unknown_scheme_is_refused_with_the_known_ones(url: str, settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match=r"sqlite:///.*redis://.*memory://") as caught:
         open_store(url, settings=settings)

@@ -54,3 +54,21 @@ def test_a_failure_warns_when_it_is_new_and_not_while_it_repeats(caplog):
     ]
     names = ["OSError", "OSError", "OSError", "TimeoutError"]
     assert told == list(zip(["WARNING", "DEBUG", "WARNING", "WARNING"], names, strict=True))
+
+
+def test_a_loop_that_ends_says_nothing_of_the_store_that_is_closed_too(caplog):
+    begun, release = threading.Event(), threading.Event()
+
+    def step():
+        begun.set()
+        assert release.wait(5)
+        raise OSError("the store is closed")
+
+    counters = Counters()
+    loop = Periodic("follow", 0.001, step, counters)
+    assert begun.wait(5)
+    loop.close(0)
+    release.set()
+    loop._thread.join(5)
+    assert counters["follow.failed"] == 1
+    assert caplog.records == []

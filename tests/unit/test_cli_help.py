@@ -103,6 +103,13 @@ def test_each_command_shows_one_example_that_can_be_pasted(monkeypatch, capsys, 
     found.make_context(command, words[1 + len(names) :])  # raises where an option does not exist
 
 
+@pytest.mark.parametrize("command", [*COMMANDS, "log"])
+def test_a_flag_takes_no_value(monkeypatch, capsys, command):
+    lines = shown(monkeypatch, capsys, command, 120)
+    assert any("--help" in line for line in lines)
+    assert not [line for line in lines if "bool" in line.lower()]
+
+
 def test_a_line_that_ends_too_early_is_found():
     box = [
         "╭─ Options ──────╮",

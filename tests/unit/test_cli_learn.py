@@ -70,3 +70,18 @@ def test_what_was_learned_before_counts(store):
     assert store.publish(learned, (0, 0), {}, lease)
     rate(store, "small", "small")
     assert is_known(store, "large")
+
+
+def test_a_round_without_result_says_why(monkeypatch, capsys, tmp_path):
+    url = f"sqlite:///{tmp_path}/pool.db"
+    write_feedback(url, [])
+    learn = lambda: (call(monkeypatch, "learn", "--store", url, "--reference", "large"), capsys.readouterr().out)
+    assert learn()[1].startswith("nothing to learn: there is no feedback yet; pass reward=")
+    write_feedback(url, [1.0])
+    assert "learned from 1 rewards" in learn()[1]
+    assert learn()[1] == "nothing to learn: no feedback since version 1\n"
+    opened = open_store(url, settings=Settings())
+    opened.append_feedback(Feedback("another", "user", 1.0, 10.0))
+    assert opened.acquire("learner", "another learner", 60.0)
+    assert learn()[1].startswith("another learner is at work")
+    opened.close()

@@ -289,3 +289,21 @@ def test_after_close_nothing_is_taken(lanes, counters):
     lanes.close()
     assert submit(lane, ignore, 1) == [False]
     assert counters["writer.dropped"] == 1
+
+
+def test_nothing_is_logged_after_the_sentence_that_says_what_is_lost(lanes, counters, caplog):
+    lane = lanes.add("writer", "records")
+    begun, release = threading.Event(), threading.Event()
+
+    def write(items):
+        begun.set()
+        assert release.wait(5)
+        raise ValueError("the store is closed")
+
+    submit(lane, write, 1, 2)
+    assert begun.wait(5)
+    lanes.close()
+    release.set()
+    lane._threads[0].join(5)
+    assert warnings(caplog) == ["IC-Cache closes and loses 2 records"]
+    assert lane.lost == counters["writer.dropped"] == 2

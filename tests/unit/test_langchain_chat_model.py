@@ -47,6 +47,9 @@ def test_its_repr_shows_no_arm_because_arms_hold_keys(build):
     assert "SECRET" not in repr(build(arms={"small": secret, "large": secret}))
 
 
+FALLING_BACK = ParrotFakeChatModel().with_fallbacks([ParrotFakeChatModel()])
+
+
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
@@ -69,7 +72,10 @@ def test_its_repr_shows_no_arm_because_arms_hold_keys(build):
             "rate_limiter",
         ),
         ({"arms": {"small": ParrotFakeChatModel().bind(stop=["x"]), "large": ParrotFakeChatModel()}}, "binding"),
-        ({"arms": {"small": RunnableLambda(str), "large": ParrotFakeChatModel()}}, "RunnableLambda"),
+        ({"arms": {"small": RunnableLambda(str), "large": ParrotFakeChatModel()}}, "RunnableLambda.*the model itself"),
+        ({"arms": {"small": ParrotFakeChatModel().with_retry(), "large": ParrotFakeChatModel()}}, "set max_retries on"),
+        ({"arms": {"small": FALLING_BACK, "large": ParrotFakeChatModel()}}, "without .with_fallbacks"),
+        ({"arms": {"small": ParrotFakeChatModel().bind(a=1), "large": ParrotFakeChatModel()}}, "instead of binding"),
         ({"arms": {"small": "gpt", "large": ParrotFakeChatModel()}}, "str"),
         ({"qualty_target": 0.5}, "did you mean quality_target"),
         ({"quality_target": 2}, "quality_target"),

@@ -83,12 +83,6 @@ def test_what_is_read_is_what_was_written():
         assert Context.read(context.entries()) == context
 
 
-def test_strict_wants_a_scope_and_says_how():
-    with pytest.raises(ConfigurationError, match="iccache_scope"):
-        build(strict=True)
-    assert build(context=Context("a"), strict=True).scope == "a"
-
-
 def test_the_task_follows_system_message_and_form_unless_it_is_named():
     other = (Message("system", "be long"), ASKED[1])
     assert build().task == default_task(ASKED) == build((ASKED[0], Message("user", "else"))).task

@@ -291,3 +291,23 @@ def test_closing_drops_everything_and_loads_nothing_more():
     wait_for_loader()
     assert w.replica.size("s") == 0
     w.guard.close()
+
+
+def test_a_load_that_fails_because_the_pool_is_closed_is_no_news(caplog):
+    with world() as w:
+        begun, release = threading.Event(), threading.Event()
+
+        def fail():
+            begun.set()
+            assert release.wait(5)
+            raise OSError("the store is closed")
+
+        w.store.before["scan"] = fail
+        with pytest.raises(ScopeIsCold):
+            result(w.replica.candidates("s", "t", A, 4))
+        assert begun.wait(5)
+        w.replica.close()
+        release.set()
+        wait_for_loader()
+        assert w.counters.value("pool.load_failed", error="OSError") == 1
+        assert caplog.records == []

@@ -142,7 +142,7 @@ class TestBeforeAnythingIsRated:
 
     def test_the_reason_says_it(self):
         route = result(router(explore=0.0).route(REQUEST, selection(), "d"))
-        assert route.reason == "Nothing has been rated yet, so the reference large answers."
+        assert route.reason == "Nothing has been learned from ratings yet, so the reference large answers."
         assert route.version == 0
 
 
@@ -269,7 +269,7 @@ class TestAdopt:
         made = router(counters=counters)
         made.adopt(Checkpoint(3, 9, {}, {"router/other-features": {"arms": ["small"], "counts": [90]}}))
         assert counters["router.state_ignored"] == 1
-        assert result(made.route(REQUEST, selection(), "d")).reason.startswith("Nothing has been rated")
+        assert result(made.route(REQUEST, selection(), "d")).reason.startswith("Nothing has been learned")
 
     @pytest.mark.parametrize(
         "spoil",

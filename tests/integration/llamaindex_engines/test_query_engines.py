@@ -206,6 +206,7 @@ class TestRerank:
         examples = make(engine=handler.engine, mode="rerank")
         response = query_engine(llm, examples).query(QUESTION)
         assert response.metadata["iccache"]["examples"] == []
+        assert response.metadata["iccache"]["reason"] == "1 examples of 1 candidates, which no prompt showed"
 
 
 def test_together_with_other_postprocessors(llm, server, make):

@@ -22,6 +22,12 @@ def test_an_embedder_that_never_worked_does_not_own_the_pool(build, tmp_path):
     build(store=url).add_examples([("alpha", "1")], scope="default", task="t")
 
 
+@pytest.mark.parametrize("url", ["memory", "memory:", "memory:///pool", "memory://a"])
+def test_a_store_in_memory_has_one_url(url):
+    with pytest.raises(ConfigurationError, match="use exactly memory://$"):
+        Engine(store=url)
+
+
 def test_another_embedder_than_the_pools_is_refused_and_both_are_named(build, tmp_path):
     class Other(Words):
         tag = "other-model"

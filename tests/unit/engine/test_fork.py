@@ -100,3 +100,15 @@ def test_a_forked_child_does_not_wait_for_locks_that_threads_of_its_parent_hold(
     finally:
         release.set()
         holder.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_flush_in_a_child_that_stores_nothing_is_false(build):
+    engine = build(store="memory://", background=True)
+
+    def child():
+        engine.submit_record(engine.decide(ask("alpha"), "d"), Outcome("lost"))
+        return engine.flush(1), engine.counters.value("flush.failed", error="StoreIsUnusable")
+
+    assert in_a_child(child) == "(False, 1)"
+    assert engine.flush(5)
