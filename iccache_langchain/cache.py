@@ -90,7 +90,8 @@ class ICCache(Rateable, BaseCache):
         answer_with: A small model that answers requests similar to past ones, with those as examples. Its answers are
             returned in place of the large model's; ``response_metadata["iccache"]`` names the writer.
         threshold: Required similarity, in [0, 1], as a quantile: an example must be more similar than this share of the
-            pool's random pairs. Only with `answer_with`.
+            pool's random pairs. So high, because then requests of another kind almost never count as similar. Only with
+            `answer_with`.
         options: See `EngineOptions`. Without `embedder`, `reference` and `answer_with`, only identical calls are
             answered and no examples are stored. LangChain passes a cache the config of a chain, agent or graph, but not
             that of a direct ``llm.invoke(text, config)``: set its scope by `iccache_context`. With `strict_scope`,

@@ -123,14 +123,6 @@ def test_every_surface_describes_an_argument_in_the_same_words():
     assert len({text.split(" before its first token")[0].split(". It gets")[0] for text in yardstick.values()}) == 1
 
 
-def test_the_page_of_settings_lists_the_options_of_the_constructors_as_they_are():
-    options = described(EngineOptions) | described(RoutingOptions)
-    options["query_fn"] = described(ICCacheChatModel)["query_fn"]
-    rows = [f"| `{name}` | {text.replace('``', '`')} |" for name, text in options.items()]
-    page = (ROOT / "docs/settings.md").read_text(encoding="utf-8").split("## Options of the constructors")[1]
-    assert [line for line in page.splitlines() if line.startswith("| `")] == rows
-
-
 def test_each_field_of_the_base_classes_is_typed():
     assert BaseChatModel.model_fields.keys() <= ChatModelOptions.__optional_keys__
     assert LLM.model_fields.keys() - _ARM_FIELDS.keys() - {"callback_manager"} <= LLMOptions.__optional_keys__
@@ -159,6 +151,40 @@ def test_help_shows_what_the_constructor_takes(surface, options):
     }
     first = pydoc.plain(pydoc.render_doc(surface)).split("\n")[3]
     assert f"{surface.__name__}(" in first and "quality_target: 'float' = 0.9" in first
+
+
+def rows(surface, names, texts):
+    """The rows of a table in docs/settings.md: each argument with its default and its description."""
+    shown = inspect.signature(surface).parameters
+    return [f"| `{name}` | {default_of(shown[name])} | {texts[name].replace('``', '`')} |" for name in names]
+
+
+def default_of(parameter):
+    if parameter.default is parameter.empty:
+        return "required"
+    return (
+        "the framework's own"
+        if parameter.default is ...
+        else f"`{getattr(parameter.default, 'name', parameter.default)!r}`"
+    )
+
+
+def rows_of_page(heading, end="\n## "):
+    page = (ROOT / "docs/settings.md").read_text(encoding="utf-8").split(f"\n{heading}\n")[1].split(end)[0]
+    return [line for line in page.splitlines() if line.startswith("| `")]
+
+
+def test_the_page_of_settings_lists_the_shared_options_as_they_are():
+    texts = described(EngineOptions) | described(RoutingOptions)
+    assert rows_of_page("## Options of the constructors") == rows(ICCacheMiddleware, texts, texts)
+
+
+@pytest.mark.parametrize(("surface", "options"), OPTIONS.items(), ids=lambda part: part.__name__)
+def test_the_page_of_settings_lists_what_else_each_class_takes(surface, options):
+    shared = RoutingOptions if "costs" in options.__annotations__ else EngineOptions
+    others = [name for name in inspect.signature(surface).parameters if name not in shared.__annotations__]
+    texts = described(options) | described(surface)
+    assert rows_of_page(f"### `{surface.__name__}`", "\n##") == rows(surface, others, texts)
 
 
 def test_a_subclass_shows_its_own_constructor():
