@@ -45,6 +45,11 @@ class SettingsOptions(TypedDict, total=False):
             minute. Enough to train on, and for feedback that comes hours later at 10 requests a second.
         log_vectors: Keep each request's vector in its decision record; SECURITY.md says what it gives away.
         trust_feedback: Reward from which an answer of another arm than the reference may become an example.
+        wait_ttl: Seconds for which such an answer waits for its feedback in the store, as plain text. Two days, so a
+            nightly job can rate all of the day before.
+        wait_answers: Such answers per scope, the oldest leave first; a tenth of `max_pool`. 0 keeps none: then only
+            answers of the reference become examples.
+        wait_mb: Megabytes of such answers per scope; 10,000 of a usual length (2 kB of texts, 2 kB of vector) take 40.
         deadline: Seconds by which IC-Cache may delay a request, all steps together.
         workers: Threads per dependency (embedder, store) for calls on the request path.
         refresh: Seconds between reads of the change feed and the checkpoint.
@@ -69,6 +74,9 @@ class SettingsOptions(TypedDict, total=False):
     log_records: int
     log_vectors: bool
     trust_feedback: float
+    wait_ttl: float
+    wait_answers: int
+    wait_mb: int
     deadline: float
     workers: int
     refresh: float
