@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from shared_core.errors import ConfigurationError, EmbedderFailed, ExtraIsMissing
 from shared_core.inference import Embedder
+from shared_core.inference.collector import freeze_loaded
 from shared_core.inference.naming import named_model
 from shared_core.records import Vector
 
@@ -131,6 +132,7 @@ class SentenceTransformerEmbedder:
                     f"{str(error).splitlines()[0] if str(error) else 'no reason given'}); give a folder with a "
                     "sentence-transformers model, or a hub id that is in the local cache or can be downloaded"
                 ) from error
+            freeze_loaded()
         return self._loaded
 
 

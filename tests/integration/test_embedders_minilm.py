@@ -1,5 +1,8 @@
 """The packaged MiniLM, for real: no download, right geometry, safe from many threads."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -42,3 +45,17 @@ def test_threads_get_what_one_thread_gets(minilm):
     with ThreadPoolExecutor(4) as pool:
         together = np.concatenate(list(pool.map(lambda text: minilm.embed([text]), texts)))
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_the_collector_leaves_a_loaded_model_alone():
+    """In a process of its own, because freezing happens once a process."""
+    program = (
+        "import gc; from shared_core.inference.embedders import packaged_minilm\n"
+        "packaged_minilm().warm(); first = gc.get_freeze_count()\n"
+        "packaged_minilm().warm(); print(first, gc.get_freeze_count(), len(gc.get_objects()))"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    first, second, left = map(int, run.stdout.split())
+    assert 100_000 < second <= first  # torch and transformers; nothing was frozen later
+    assert left < first / 2
