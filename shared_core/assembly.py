@@ -78,7 +78,7 @@ class Components:
         self.decisions = Decisions(self.store)
         self.exact = ExactTier(self.store, self.decisions, counters, spec.clock, spec.redact)
         self.examples = Examples(self.store, spec.embedder, settings, spec.clock, spec.redact)
-        self.manager: Manager = LocalManager(self.store, self.examples, spec.reference, settings, counters)
+        self.manager: Manager = LocalManager(self.store, self.examples, spec.reference, settings, counters, spec.clock)
         self.learner = Learner(self.store, spec.reference, settings, clock=spec.clock, owner=uuid4().hex)
         self.recorder = Recorder(
             self.manager, self.exact, spec.reward, counters, settings, spec.clock, on_change=self.wake

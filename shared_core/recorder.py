@@ -124,6 +124,7 @@ class Recorder:
             *(Job(self._scoring, self._score, item, _size(item)) for item in to_score),
             *(Job(self._writer, self._retract, decision_id) for decision_id in self._poor(items)),
             *([Job(self._writer, self._keep_limits, stored.scopes)] if stored.scopes else []),
+            *([Job(self._writer, self._meet, stored.to_meet)] if stored.to_meet else []),
         ]
 
     def _poor(self, items: Sequence[Answer | Write]) -> Iterator[str]:
@@ -146,6 +147,10 @@ class Recorder:
     def _keep_limits(self, batches: Sequence[Sequence[str]]) -> None:
         for scope in chain.from_iterable(batches):
             self._manager.keep_within_limit(scope)
+
+    def _meet(self, batches: Sequence[Sequence[str]]) -> Sequence[Job]:
+        ratings = self._manager.met(list(chain.from_iterable(batches)))
+        return [Job(self._writer, self._store, Write(feedback=rating), RECORD_SIZE) for rating in ratings]
 
     def _prepare(self, answers: Sequence[Answer]) -> Sequence[Job]:
         return [Job(self._writer, self._store, answer, _size(answer)) for answer in self._manager.prepare(answers)]

@@ -210,6 +210,8 @@ class DecisionRecord:
         ended: How the answer ended: ``"cut"`` at a limit, ``"left"`` by its reader; empty if unknown.
         error: Type of the exception if the call failed.
         tool_calls: True if the answer calls tools.
+        refused: Rule of admission that refused the answer when it was stored; after ``"untrusted"``, it waited for
+            feedback. Empty if none did.
         vector: The request's unit embedding of shape (dimension,), in half precision; None if it is not kept.
     """
 
@@ -244,6 +246,7 @@ class DecisionRecord:
     ended: Ending = ""
     error: str = ""
     tool_calls: Flag = False
+    refused: str = ""
     vector: Annotated[NDArray[np.float16] | None, _Unchecked] = field(default=None, compare=False, repr=False)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared_core.records import Example
+from shared_core.records import Example, Feedback
 from shared_core.store.protocol import Write
 from shared_core.values import Decision, Outcome
 
@@ -20,15 +20,13 @@ class Answer:
         outcome: The answer.
         trusted: True if the adapter trusts the writer to write examples.
         scored: True if the reward function shall score it.
-        score: The rating in [0, 1] that admits it; None if nobody has rated it.
-        example: The example that it may become, once that is prepared.
+        example: The example that it may become, once that is prepared; its decision is stored already.
     """
 
     decision: Decision
     outcome: Outcome
     trusted: bool = False
     scored: bool = True
-    score: float | None = None
     example: Example | None = None
 
 
@@ -39,13 +37,15 @@ class Stored:
     Attributes:
         is_new: For each item, False if its rating was not stored because this rater has rated this decision before.
         unprepared: Answers of which only the decision is stored. `Manager.prepare` makes their examples, which takes
-            time; then they are to be stored again.
+            time; then they are to be stored again. Those that will wait for feedback are copies that are not scored.
         scopes: Scopes that have got an example.
+        to_meet: Decisions whose answer waits since now, or that got a good rating: to be passed to `Manager.met`.
     """
 
     is_new: Sequence[bool]
     unprepared: Sequence[Answer]
     scopes: Sequence[str]
+    to_meet: Sequence[str]
 
 
 class Manager(Protocol):
@@ -54,8 +54,9 @@ class Manager(Protocol):
     def store(self, items: Sequence[Answer | Write]) -> Stored:
         """Store answers and records in one transaction, in order; durable when it returns, or nothing is stored.
 
-        An answer becomes an example if the rules allow. A good rating admits an answer that waits for it. If examples
-        cannot be stored, the decisions are, and the error is raised.
+        An answer becomes an example if the rules allow. One of an untrusted arm waits in the store; a good rating, in
+        any process, admits it in the transaction that stores the rating. If examples cannot be stored, the decisions
+        are, and the error is raised.
 
         Raises:
             EmbedderDiffers: The pool was written with another embedder.
@@ -66,6 +67,12 @@ class Manager(Protocol):
 
         Raises:
             RedactionFailed: The redaction function failed for one of them.
+        """
+
+    def met(self, decision_ids: Sequence[str]) -> Sequence[Feedback]:
+        """Good ratings of those of `Stored.to_meet` whose answers still wait; storing these again admits the answers.
+
+        An answer and its rating that two processes store at the same time do not see each other, but they are seen here.
         """
 
     def keep_within_limit(self, scope: str) -> None:

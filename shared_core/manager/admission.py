@@ -19,15 +19,11 @@ class Candidate:
         request: The request.
         outcome: The answer.
         is_trusted: True if its writer may write examples: the reference, or a model that the adapter trusts.
-        score: Explicit reward in [0, 1]; None if there is none.
-        trust: Score from which another writer's answer is trusted. Without it the small model would learn its mistakes.
     """
 
     request: Request
     outcome: Outcome
     is_trusted: bool
-    score: float | None
-    trust: float
 
 
 class Rule(NamedTuple):
@@ -69,10 +65,6 @@ def _depends_on_history(candidate: Candidate) -> bool:
     return candidate.request.has_history and not candidate.request.condensed
 
 
-def _is_untrusted(candidate: Candidate) -> bool:
-    return not candidate.is_trusted and (candidate.score is None or candidate.score < candidate.trust)
-
-
 UNTRUSTED: Final = "untrusted"
 RULES: Final = (
     Rule("no_store", lambda candidate: not candidate.request.store),
@@ -83,6 +75,7 @@ RULES: Final = (
     Rule("not_text", _shows_more_than_text),
     Rule("not_unicode", _is_not_unicode),
     Rule("history", _depends_on_history),
-    Rule(UNTRUSTED, _is_untrusted),  # last: good feedback may still admit an answer that no other rule refuses
+    # Last: an answer that no other rule refuses waits for good feedback. Else the small model would learn its mistakes.
+    Rule(UNTRUSTED, lambda candidate: not candidate.is_trusted),
 )
 """The rules of admission, the cheapest and most certain first."""

@@ -19,7 +19,7 @@ DECIMALS: Final = 5  # of what is known of each candidate; more would double the
 
 
 def record_of(
-    decision: Decision, outcome: Outcome = UNKNOWN_OUTCOME, *, keep_vector: bool = True
+    decision: Decision, outcome: Outcome = UNKNOWN_OUTCOME, *, keep_vector: bool = True, refused: str = ""
 ) -> DecisionRecord | None:
     """The record of a decision whose answer has become no example yet; None if the request is not to be stored.
 
@@ -27,6 +27,7 @@ def record_of(
         decision: The decision.
         outcome: Its answer.
         keep_vector: True to keep the request's vector.
+        refused: Name of the rule that refused the answer as an example.
     """
     request, route, selection = decision.request, decision.route, decision.selection
     if not request.store:
@@ -62,6 +63,7 @@ def record_of(
         ended=_ending(outcome),
         error=outcome.error,
         tool_calls=outcome.tool_calls,
+        refused=refused,
         vector=_half(selection.vector) if keep_vector else None,
     )
 

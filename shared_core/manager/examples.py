@@ -9,7 +9,7 @@ from shared_core.inference import Embedder
 from shared_core.manager.admission import POOR_SCORE
 from shared_core.manager.decision_record import exact_key_of
 from shared_core.manager.privacy import Redact, redacted
-from shared_core.records import Entry, Example, Source, Statistics, Texts, Vector
+from shared_core.records import Entry, Example, Source, Statistics, Texts, Vector, WaitingAnswer
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from shared_core.text import digest, fold
@@ -96,15 +96,22 @@ class Examples:
             for (decision, outcome), t, vector in zip(answers, texts, vectors, strict=True)
         ]
 
-    def known(self, examples: Sequence[Example]) -> set[tuple[str, str]]:
-        """Of these examples, the (scope, id) of those to whose query the pool has a good answer.
+    def waiting(self, decision_id: str, example: Example) -> WaitingAnswer:
+        """The answer to a decision, as it waits for feedback; `example` is what it would become."""
+        tag = self._embedder.tag if self._embedder else ""
+        return WaitingAnswer(decision_id, example.entry, example.texts, tag, example.vector)
+
+    def claim_pool(self) -> None:
+        """Register our embedder as the pool's, or check that it is.
 
         Raises:
             EmbedderDiffers: The pool was written with another embedder.
         """
-        if self._embedder is None or not examples:
-            return set()
-        claim_embedder(self._store, self._embedder)
+        if self._embedder is not None:
+            claim_embedder(self._store, self._embedder)
+
+    def known(self, examples: Sequence[Example]) -> set[tuple[str, str]]:
+        """Of these examples, the (scope, id) of those to whose query the pool has a good answer."""
         ids: dict[str, list[str]] = {}
         for example in examples:
             ids.setdefault(example.entry.scope, []).append(example.entry.id)

@@ -90,6 +90,7 @@ def make_decision(
         ended="finished",
         error="TimeoutError",
         tool_calls=True,
+        refused="tool_calls",
         vector=(np.arange(DIMENSION) / DIMENSION).astype(np.float16) if vector else None,
     )
 

@@ -17,8 +17,8 @@ TALK = (Message("user", "hi"), Message("assistant", "hello"), Message("user", "h
 ANSWERED = Outcome("climate set")
 
 
-def why_not(request=ASKED, outcome=ANSWERED, arm="large", score=None, trust=0.8):
-    return refusal(Candidate(request, outcome, arm == "large", score, trust), RULES)
+def why_not(request=ASKED, outcome=ANSWERED, arm="large"):
+    return refusal(Candidate(request, outcome, arm == "large"), RULES)
 
 
 def test_a_clean_answer_of_the_reference_is_admitted():
@@ -42,7 +42,7 @@ def test_a_clean_answer_of_the_reference_is_admitted():
 def test_each_refusal_has_its_reason(request_changes, outcome_changes, reason):
     request, outcome = replace(ASKED, **request_changes), replace(ANSWERED, **outcome_changes)
     assert why_not(request, outcome) == reason
-    assert why_not(request, outcome, arm="small", score=1.0) == reason
+    assert why_not(request, outcome, arm="small") == reason
 
 
 def test_a_later_turn_is_admitted_if_the_query_stands_for_the_whole_conversation():
@@ -54,15 +54,8 @@ def test_marks_on_a_system_message_do_not_stand_in_the_way():
     assert why_not(marked) == ""
 
 
-@pytest.mark.parametrize(
-    ("score", "expected"), [(None, "untrusted"), (0.79, "untrusted"), (0.8, ""), (1.0, ""), (0.0, "untrusted")]
-)
-def test_another_arms_answer_needs_explicit_good_feedback(score, expected):
-    assert why_not(arm="small", score=score) == expected
-
-
-def test_the_references_answer_needs_no_feedback():
-    assert why_not(score=None, trust=1.0) == ""
+def test_another_arms_answer_has_to_wait_for_feedback():
+    assert why_not(arm="small") == "untrusted"
 
 
 def test_an_example_carries_what_it_was_made_of():
@@ -109,6 +102,6 @@ def test_a_named_speaker_may_ask():
 
 def test_the_first_rule_that_refuses_gives_its_name():
     rules = [Rule("never", lambda candidate: False), Rule("short", lambda c: len(c.outcome.answer) < 3), *RULES]
-    assert refusal(Candidate(ASKED, Outcome("ok"), False, None, 0.8), rules) == "short"
-    assert refusal(Candidate(ASKED, Outcome("fine"), False, None, 0.8), rules) == "untrusted"
-    assert refusal(Candidate(ASKED, Outcome("fine"), True, None, 0.8), rules) == ""
+    assert refusal(Candidate(ASKED, Outcome("ok"), False), rules) == "short"
+    assert refusal(Candidate(ASKED, Outcome("fine"), False), rules) == "untrusted"
+    assert refusal(Candidate(ASKED, Outcome("fine"), True), rules) == ""
