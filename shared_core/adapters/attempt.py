@@ -56,11 +56,21 @@ class WholeAnswers(Answers[R, R]):
         raise NotImplementedError
 
 
+def add_context(error: BaseException, earlier: BaseException) -> None:
+    """Let the traceback of `error` begin with that of `earlier`, as if `error` had been raised while it was handled."""
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
+        chain.append(before)
+    if earlier not in chain:
+        chain[-1].__context__ = earlier
+
+
 class ArmAttempt(Generic[R, P]):
     """The context of one call of an arm. The call ends exactly once, however the context is left.
 
     * **In flight**: the call is in flight while the context is open, except while an opened stream waits for its
-      reader. A stream that is never read is not counted as a call.
+      reader. A stream that is never read is not counted as a call; when it is closed, its decision is recorded as
+      broken off.
     * **The arm fails** if an exception leaves the context that is not one of `not_failures`. A reader that stops, a
       cancelled task and an interrupt are not failures: the outcome is broken off, and its error is empty.
     * **Our own code fails** if `answers` raises. Then the user gets the answer or piece unchanged, the answer is not
@@ -74,10 +84,11 @@ class ArmAttempt(Generic[R, P]):
         clock: Seconds, monotonic.
         replaceable: True if another arm may answer instead. Then a failure before the first content does not leave the
             context.
+        earlier: The failure of the arm in whose place this one answers. If this one fails, too, its exception shows both.
 
     Attributes:
         decision: The given decision.
-        failure: Type of the suppressed exception, after which the other arm answers; empty if there was none.
+        failure: The suppressed exception, after which the other arm answers; None if there was none.
     """
 
     def __init__(
@@ -89,9 +100,11 @@ class ArmAttempt(Generic[R, P]):
         clock: Clock,
         *,
         replaceable: bool,
+        earlier: Exception | None = None,
     ) -> None:
         self.decision = decision
-        self.failure = ""
+        self.failure: Exception | None = None
+        self._earlier = earlier
         self._engine = engine
         self._answers = answers
         self._not_failures = not_failures
@@ -114,13 +127,16 @@ class ArmAttempt(Generic[R, P]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         if self._is_waiting:  # the stream was never read
+            self._engine.submit_decision(self.decision, Outcome("", finished=False, broken_off=True))
             return False
-        has_failed = isinstance(error, Exception) and not isinstance(error, self._not_failures)
-        name = type(error).__name__ if has_failed else ""
+        failed = error if isinstance(error, Exception) and not isinstance(error, self._not_failures) else None
+        earlier, self._earlier = self._earlier, None  # kept, it would be in a cycle with its own traceback
         if self._replaceable and not self._has_begun:
-            self.failure = name
-        self._end(name, ended=error is None)
-        return bool(self.failure)
+            self.failure = failed
+        elif failed is not None and earlier is not None:
+            add_context(failed, earlier)
+        self._end(type(failed).__name__ if failed else "", ended=error is None)
+        return self.failure is not None
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -139,15 +139,16 @@ class RoutedCall(Generic[R, P]):
         reference = self.routing.reference
         attempt = self._attempt(self.decision, replaceable=self.decision.arm != reference)
         yield attempt
-        if attempt.failure:
+        if attempt.failure is not None:
             self.routing.engine.counters.count("fallback.arm_failed")
-            route = Route(reference, reason=f"fallback: {self.decision.arm} failed: {attempt.failure}")
+            route = Route(reference, reason=f"fallback: {self.decision.arm} failed: {type(attempt.failure).__name__}")
             fallback = replace(self.decision, route=route, insertion=Insertion(), fallback=True)
-            yield self._attempt(fallback, replaceable=False)
+            yield self._attempt(fallback, replaceable=False, earlier=attempt.failure)
 
-    def _attempt(self, decision: Decision, *, replaceable: bool) -> ArmAttempt[R, P]:
+    def _attempt(self, decision: Decision, *, replaceable: bool, earlier: Exception | None = None) -> ArmAttempt[R, P]:
+        engine = self.routing.engine
         return ArmAttempt(
-            self.routing.engine, decision, self.answers, self.not_failures, self.clock, replaceable=replaceable
+            engine, decision, self.answers, self.not_failures, self.clock, replaceable=replaceable, earlier=earlier
         )
 
     def _pieces(self, ask: Callable[[Decision], Generator[P, None, None]]) -> Generator[P, None, None]:

@@ -5,6 +5,7 @@ import gc
 
 import pytest
 
+from shared_core.values import Outcome
 from tests.unit.routing.arms import NEVER, Arms, Async, Notes, Sync, both, call, read
 
 
@@ -40,6 +41,7 @@ async def test_a_stream_that_nobody_reads_is_not_in_flight_and_closes_the_arms(c
     await colour.close(stream)
     assert arms.streams[0].is_closed
     assert notes.ends == []
+    assert notes.unanswered == [("small", Outcome("", finished=False, broken_off=True))]
     assert notes.is_balanced()
 
 
@@ -56,6 +58,7 @@ async def test_a_stream_that_is_dropped_closes_the_arms(colour):
             await asyncio.sleep(0)
         assert arms.streams[0].is_closed
         assert len(notes.ends) == take
+        assert [arm for arm, _ in notes.unanswered] == ["small"] * (1 - take)
         assert notes.is_balanced()
 
 

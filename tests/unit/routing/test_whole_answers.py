@@ -1,11 +1,14 @@
 """The one call loop, whole answers: an arm is asked, the reference stands in, and what was said is recorded."""
 
 import asyncio
+import gc
+import traceback
+import weakref
 
 import pytest
 
 from shared_core.values import Insertion, Outcome
-from tests.unit.routing.arms import SHOWN, Arms, Interrupt, Notes, both, call
+from tests.unit.routing.arms import SHOWN, Arms, Interrupt, Notes, both, call, read
 
 
 @both
@@ -50,6 +53,53 @@ async def test_the_references_own_failure_is_the_users(colour, arm):
     assert notes.records == []
     assert notes.unanswered == [notes.ends[-1]]  # that it failed is known later
     assert notes.is_balanced()
+
+
+@both
+@pytest.mark.parametrize("way", ["whole", "stream", "opening"])
+async def test_where_both_arms_fail_the_traceback_shows_both(colour, way):
+    first, second = ValueError("small is out of memory"), OSError("reference is down")
+    second.__cause__ = refused = ConnectionRefusedError()
+    arms = Arms(
+        small={"whole": first, "stream": [first], "opening": (first, [])}[way],
+        large={"whole": second, "stream": [second], "opening": (second, [])}[way],
+    )
+    with pytest.raises(OSError, match="reference is down") as caught:
+        if way == "whole":
+            await colour.run(call(Notes()), arms)
+        else:
+            await read(colour, await colour.open(call(Notes()), arms), [])
+    assert caught.value is second
+    assert (second.__cause__, refused.__context__) == (refused, first)
+    shown = "".join(traceback.format_exception(second))
+    assert "small is out of memory" in shown and "reference is down" in shown
+
+
+@both
+async def test_an_arms_failure_is_in_no_cycle_of_garbage(colour):
+    alive = []
+
+    class Failure(Exception):
+        def __init__(self):
+            alive.append(weakref.ref(self))
+
+    def fail():
+        raise Failure
+
+    gc.disable()
+    try:
+        assert await colour.run(call(Notes()), Arms(small=fail, large="fine")) == "large:fine"
+        assert [each() for each in alive] == [None]
+    finally:
+        gc.enable()
+
+
+@both
+async def test_one_exception_of_both_arms_is_no_context_of_itself(colour):
+    error = OSError("the network is down")
+    with pytest.raises(OSError, match="network"):
+        await colour.run(call(Notes()), Arms(small=error, large=error))
+    assert error.__context__ is None
 
 
 @both
