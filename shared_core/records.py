@@ -20,8 +20,13 @@ Tier: TypeAlias = Literal["", "exact", "model", "explored", "probe", "shadow", "
 Ending: TypeAlias = Literal["", "finished", "cut", "left", "failed"]
 
 # What `store.codec` accepts in stored JSON. Python itself checks none of it.
-Number: TypeAlias = Annotated[float, Strict(), AllowInfNan(False)]
-Integer: TypeAlias = Annotated[int, Strict(), Field(gt=-(2**63), lt=2**63)]
+PLACES: Final = 2**53  # versions, offsets and tokens stay below: Redis's scripts count in doubles
+_LARGEST: Final = 1e30  # finite also in the single precision of a replica's columns
+_ROUNDING: Final = 1e-6
+Number: TypeAlias = Annotated[float, Strict(), AllowInfNan(False), Field(ge=-_LARGEST, le=_LARGEST)]
+Share: TypeAlias = Annotated[float, Strict(), AllowInfNan(False), Field(ge=-_ROUNDING, le=1 + _ROUNDING)]
+Count: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=2**31)]  # as wide as a replica's columns
+Place: TypeAlias = Annotated[int, Strict(), Field(ge=0, lt=PLACES)]
 Flag: TypeAlias = Annotated[bool, Strict()]
 _Unchecked: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_schema())
 
@@ -30,8 +35,8 @@ _Unchecked: Final = GetPydanticSchema(lambda _source, _handler: core_schema.any_
 class Average:
     """An exponential moving average that starts as a plain mean, so the initial value has no weight."""
 
-    value: Number = 0.5
-    count: Integer = 0
+    value: Share = 0.5
+    count: Count = 0
 
     def update(self, x: float, rate: float = 0.1) -> Average:
         """The average after one more observation `x`; the weight of `x` is max(rate, 1 / (count + 1))."""
@@ -68,7 +73,7 @@ class Statistics:
     offload_value: Number = 0.0
     offload_at: Number = 0.0
     replay_gain: Number = 0.0
-    replay_count: Integer = 0
+    replay_count: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,7 @@ class Entry:
     source: Source = "traffic"
     writer: str = ""
     created_at: Number = 0.0
-    size: Integer = 0
+    size: Count = 0
     exact_key: str = ""
     statistics: Statistics = Statistics()
 
@@ -175,7 +180,7 @@ class ArmRecord:
     eligible: Flag = False
     propensity: Number = 0.0
     utility: tuple[Number, ...] = ()
-    shown: tuple[Integer, ...] = ()
+    shown: tuple[Count, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +228,14 @@ class DecisionRecord:
     example_ids: tuple[str, ...] = ()
     propensity: Number = 1.0
     explored: Flag = False
-    version: Integer = 0
+    version: Place = 0
     created_at: Number = 0.0
     exact_key: str = ""
     admitted_id: str = ""
-    prompt_tokens: Integer = 0
-    completion_tokens: Integer = 0
-    cached_tokens: Integer = 0
-    example_tokens: Integer = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    cached_tokens: Count = 0
+    example_tokens: Count = 0
     tier: Tier = ""
     probe_of: str = ""
     features_name: str = ""
@@ -239,7 +244,7 @@ class DecisionRecord:
     threshold: Number = -1.0
     arms: tuple[ArmRecord, ...] = ()
     examples_propensity: Number = 1.0
-    surface: dict[str, Integer] = field(default_factory=dict)
+    surface: dict[str, Count] = field(default_factory=dict)
     seconds: Number = 0.0
     first_token: Number = 0.0
     money: Number = 0.0

@@ -7,6 +7,7 @@ field gets its default (`fields`).
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Final, TypeVar, cast, get_args
 
@@ -17,29 +18,41 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from shared_core.records import (
+    PLACES,
     Checkpoint,
     DecisionRecord,
     Entry,
     ExactAnswer,
     Example,
     Feedback,
-    Integer,
+    Place,
     Statistics,
     Texts,
     WaitingAnswer,
 )
-from shared_core.store.fields import MAX_VALUE_BYTES, Format, Unreadable, check_size, dump, parse, raw_bytes
+from shared_core.store.fields import MAX_VALUE_BYTES, SCHEMA, Format, Unreadable, check_size, dump, parse, raw_bytes
 from shared_core.store.protocol import Change, ChangeKind, Row
 
 F = TypeVar("F", bound=np.floating)
 
 MAX_ARRAYS_BYTES: Final = 256 * 2**20  # weights of one checkpoint; half the size limit of a Redis value
 MAX_DIMENSION: Final = 65_536
-
 _KINDS: Final = frozenset(get_args(ChangeKind))
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnedTexts:
+    """The texts of an example, and whose they are; empty if an earlier release wrote them."""
+
+    query: str
+    answer: str
+    scope: str = ""
+    id: str = ""
+
+
 _ENTRIES: Final = Format(Entry, "statistics")
 _STATISTICS: Final = Format(Statistics)
-_TEXTS: Final = Format(Texts)
+_TEXTS: Final = Format(_OwnedTexts)
 _EXACT: Final = Format(ExactAnswer, "payload")
 _DECISIONS: Final = Format(DecisionRecord, "vector")
 _FEEDBACK: Final = Format(Feedback)
@@ -68,8 +81,8 @@ class EncodedCheckpoint:
 class _CheckpointHead:
     """A checkpoint without its arrays. Its version and offset have no defaults, because publishing compares them."""
 
-    version: Integer
-    offset: Integer
+    version: Place
+    offset: Place
     meta: dict[str, object] = field(default_factory=dict)
 
 
@@ -96,7 +109,7 @@ def encode_example(example: Example) -> EncodedExample:
         _ENTRIES.dump(entry, vector.size),
         encode_statistics(entry.statistics),
         vector.tobytes(),
-        _TEXTS.dump(example.texts),
+        _encode_texts(entry, example.texts),
     )
 
 
@@ -118,13 +131,33 @@ def decode_row(scope: str, example_id: str, entry: object, statistics: object, v
     return Row(decoded, _vector(vector, header.dimension, np.float32))
 
 
-def decode_texts(data: object) -> Texts:
-    """The texts of an example.
+def _encode_texts(entry: Entry, texts: Texts) -> bytes:
+    if not _is_text(texts):
+        raise ValueError(f"a text of example {entry.id} holds half a character (a lone surrogate)")
+    return _TEXTS.dump(_OwnedTexts(texts.query, texts.answer, entry.scope, entry.id))
+
+
+def decode_texts(scope: str, example_id: str, data: object) -> Texts:
+    """The texts of the example stored as `example_id` in `scope`; the bytes must name the same id and scope, or none.
 
     Raises:
         Unreadable: See the module.
     """
-    return _TEXTS.load(data)[0]
+    owned = _TEXTS.load(data)[0]
+    if (owned.scope or owned.id) and (owned.scope, owned.id) != (scope, example_id):
+        raise Unreadable("the texts belong to another example")
+    texts = Texts(owned.query, owned.answer)
+    if not _is_text(texts):
+        raise Unreadable("half a character in a text")
+    return texts
+
+
+def _is_text(texts: Texts) -> bool:
+    """False if a text holds a lone surrogate, which is half a character."""
+    try:
+        return texts.size >= 0
+    except UnicodeEncodeError:
+        return False
 
 
 def decode_statistics(data: object) -> Statistics:
@@ -259,6 +292,8 @@ def encode_waiting(answer: WaitingAnswer) -> bytes:
     Raises:
         ValueError: It is too large to be decoded, or a number is not finite.
     """
+    if not _is_text(answer.texts):
+        raise ValueError(f"the answer to decision {answer.decision_id} holds half a character (a lone surrogate)")
     vector = _checked(answer.vector, "<f4", f"the answer to decision {answer.decision_id}")
     return check_size(_WAITING.dump(answer, vector.size) + b"\n" + vector.tobytes())
 
@@ -273,6 +308,8 @@ def decode_waiting(decision_id: str, scope: object, data: object) -> WaitingAnsw
     answer, header = _WAITING.load(head)
     if answer.decision_id != decision_id or answer.entry.scope.encode("utf-8", "surrogatepass") != scope:
         raise Unreadable("the decision or the scope differs from the one under which it is stored")
+    if not _is_text(answer.texts):
+        raise Unreadable("half a character in a text")
     _complete(answer, "vector", _vector(raw, header.dimension, np.float32))
     return answer
 
@@ -292,8 +329,8 @@ def encode_checkpoint(checkpoint: Checkpoint) -> EncodedCheckpoint:
     return EncodedCheckpoint(head, check_size(save(arrays), MAX_ARRAYS_BYTES))
 
 
-def decode_checkpoint(head: object, arrays: object) -> Checkpoint:
-    """The checkpoint of these two parts, with writable arrays.
+def decode_checkpoint(version: int, offset: int, head: object, arrays: object) -> Checkpoint:
+    """The checkpoint of these parts, with writable arrays; the head must name the same version and offset.
 
     Raises:
         Unreadable: See the module.
@@ -302,7 +339,30 @@ def decode_checkpoint(head: object, arrays: object) -> Checkpoint:
         decoded = _CHECKPOINT.validate_python(parse(head))
     except ValidationError as error:
         raise Unreadable(str(error)) from error
-    return Checkpoint(decoded.version, decoded.offset, _arrays(arrays), decoded.meta)
+    if (decoded.version, decoded.offset) != (version, offset):
+        raise Unreadable("the version or the offset differs from the one beside the checkpoint")
+    return Checkpoint(version, offset, _arrays(arrays), decoded.meta)
+
+
+def decode_place(value: object) -> int:
+    """A version, an offset or a token as stored beside a value; 0 if it cannot be one.
+
+    Args:
+        value: What SQLite or Redis returned for it.
+    """
+    if isinstance(value, bytes):
+        value = int(value) if value.isdigit() and len(value) <= len(str(PLACES)) else None
+    return value if isinstance(value, int) and 0 <= value < PLACES else 0
+
+
+def is_of_later_release(head: object) -> bool:
+    """True if this is the head of a checkpoint that a later release wrote: it must stay."""
+    try:
+        fields = json.loads(raw_bytes(head, MAX_VALUE_BYTES))
+    except (Unreadable, ValueError, RecursionError):
+        return False
+    version = fields.get("v") if isinstance(fields, dict) else None
+    return isinstance(version, int) and version > SCHEMA
 
 
 def _arrays(data: object) -> dict[str, NDArray[np.float64]]:

@@ -12,12 +12,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from shared_core.errors import StoreIsUnusable
+from shared_core.store.sqlite_sequences import mend_sequences
 from shared_core.telemetry import get_logger
 
 log = get_logger("store")
@@ -67,6 +68,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             UPDATE waiting_totals SET answers = answers - 1, bytes = bytes - OLD.size WHERE scope = OLD.scope;
             DELETE FROM waiting_totals WHERE scope = OLD.scope AND answers = 0; END""",
     ),
+    ("CREATE TABLE damaged_checkpoint (version, offset, head, arrays)",),
 )
 
 
@@ -101,6 +103,7 @@ class Database:
         self.generation = 0  # grows when the file is opened again
         self._writer = self._open_writer()
         self._files = _identities(self._path)
+        self._mend()
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -113,9 +116,11 @@ class Database:
             try:
                 yield self._writer
                 self._writer.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 if self._writer.in_transaction:  # SQLite itself rolls back when the disk is full
                     self._writer.execute("ROLLBACK")
+                if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:  # or there is no further number
+                    self._mend()
                 raise
 
     def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
@@ -199,7 +204,11 @@ class Database:
             )
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self._uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.text_factory = _text
+        return connection
 
     def _open_writer(self) -> sqlite3.Connection:
         with _explained(self.label):
@@ -213,6 +222,23 @@ class Database:
                 writer.close()
                 raise
             return writer
+
+    def _mend(self) -> None:
+        """Mend damaged sequences, if the file can be read and written; else the next write says what is wrong."""
+        with suppress(sqlite3.Error):
+            self._writer.execute("BEGIN IMMEDIATE")
+            mend_sequences(self._writer)
+            self._writer.execute("COMMIT")
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+
+
+def _text(data: bytes) -> str | bytes:
+    """A stored text; its bytes if they are not UTF-8, so that damage raises nothing."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 def _prepare(path: Path, label: str) -> str:

@@ -13,7 +13,7 @@ from typing import Final, Generic, Literal, NoReturn, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from shared_core.records import Integer
+from shared_core.records import Count
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class Header:
     """
 
     v: Literal[1]
-    dimension: Integer = 0
+    dimension: Count = 0
 
 
 _HEADER: Final = TypeAdapter(Header)

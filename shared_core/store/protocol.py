@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from shared_core.records import (
     Checkpoint,
@@ -23,6 +23,8 @@ from shared_core.records import (
     Vector,
     WaitingAnswer,
 )
+
+LONGEST_LEASE: Final = 86_400.0  # seconds; an expiry later than that is damage
 
 ChangeKind: TypeAlias = Literal["put", "statistics", "delete"]
 
@@ -47,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The exclusive right to do `name` until `expires_at`; a later holder has a larger `token`."""
+    """The exclusive right to do `name` until `expires_at` by the store's clock; a later holder has a larger `token`."""
 
     name: str
     owner: str
@@ -226,6 +228,16 @@ class Store(Protocol):
     def checkpoint_version(self) -> int:
         """Version of the newest checkpoint; does not read its arrays."""
 
+    def set_checkpoint_aside(self) -> bool:
+        """Replace a checkpoint that cannot be read by an empty one, so that learning starts again from the log.
+
+        The empty one has the next version and the offset 0. What was stored is kept, for a look at it, until the next
+        one is set aside. The checkpoint of a later release stays in its place.
+
+        Returns:
+            True if there was an unreadable checkpoint, and it was set aside.
+        """
+
     def publish(
         self,
         checkpoint: Checkpoint,
@@ -240,7 +252,11 @@ class Store(Protocol):
         """
 
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
-        """Acquire a lease for `ttl` seconds; None while another owner holds it. Its owner renews it the same way."""
+        """Acquire a lease for `ttl` seconds; None while another owner holds it. Its owner renews it the same way.
+
+        The store's own clock counts, so the clocks of its users may differ. A lease that cannot be read, or that would
+        last longer than `LONGEST_LEASE`, is free.
+        """
 
     def release(self, lease: Lease) -> None:
         """Release a lease; does nothing if it was lost meanwhile. Tokens keep growing."""

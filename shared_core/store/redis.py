@@ -12,15 +12,16 @@ second of writes may be.
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 from typing_extensions import override
 
-from shared_core.errors import FeedWasTrimmed, StoreIsUnusable
+from shared_core.errors import FeedWasTrimmed
 from shared_core.records import (
+    PLACES,
     Checkpoint,
     DecisionRecord,
     ExactAnswer,
@@ -31,19 +32,11 @@ from shared_core.records import (
     WaitingAnswer,
 )
 from shared_core.settings import Settings
-from shared_core.store import codec, redis_writes
+from shared_core.store import codec, redis_upkeep, redis_writes
 from shared_core.store import redis_scripts as scripts
-from shared_core.store.fields import Unreadable
-from shared_core.store.protocol import Change, Lease, Rating, Row, Store, Write
-from shared_core.store.redis_connection import (
-    Address,
-    check_permissions,
-    connect,
-    on_the_primary,
-    parse_address,
-    translated,
-)
-from shared_core.store.redis_writes import Argument
+from shared_core.store.protocol import LONGEST_LEASE, Change, Lease, Rating, Row, Store, Write
+from shared_core.store.redis_connection import Address, check_permissions, parse_address
+from shared_core.store.redis_wire import LAST, WHOLE_NUMBER, Argument, Wire, number
 from shared_core.values import Clock
 
 T = TypeVar("T")
@@ -54,24 +47,18 @@ CLEAR_BATCH: Final = 500  # of each kind per script
 TRIMMED_AT_ONCE: Final = 500  # decisions in one script of `trim_decisions`; other clients run in between
 CONSUMED: Final = 1000  # oldest log entries that one publication checks for deletion
 READ_BATCH: Final = 1000  # ids per command; Lua can pass on only a few thousand arguments
+_CHECKPOINT: Final = ("version", "offset", "head", "arrays")
 
 
 class RedisStore(Store):
     """A `Store` on a Redis server or cluster."""
 
     def __init__(self, address: Address, *, settings: Settings, clock: Clock, feed_length: int = FEED_LENGTH) -> None:
-        self._label = address.label
-        self._client = connect(address)
-        self._execute: Callable[..., Any] = self._client.execute_command
-        self._scripts = {source: self._client.register_script(source) for source in scripts.ALL}
-        self._prefix = f"{{iccache:{address.pool}}}:"
+        self._wire = Wire(address)
         self._settings = settings
         self._clock = clock
         self._feed_length = feed_length
-        self._lock = threading.Lock()
-        self._unreadable = 0
-        self._closed = False
-        check_permissions(self._label, self._run(scripts.PROBE))
+        check_permissions(address.label, self._wire.run(redis_upkeep.PROBE))
 
     @classmethod
     def open(cls, url: str, *, settings: Settings, clock: Clock, feed_length: int = FEED_LENGTH) -> RedisStore:
@@ -93,16 +80,19 @@ class RedisStore(Store):
     @property
     @override
     def label(self) -> str:
-        return self._label
+        return self._wire.label
 
     @property
     @override
     def unreadable(self) -> int:
-        return self._unreadable
+        return self._wire.unreadable
 
     @override
     def claim(self, name: str, value: str) -> str:
-        return _string(self._run(scripts.CLAIM, name, value))
+        claimed = self._wire.names([self._wire.run(scripts.CLAIM, name, value)])
+        if not claimed:  # it cannot be read
+            self._wire.command("HSET", "claims", name, value)
+        return claimed[0] if claimed else value
 
     @override
     def write(self, batch: Sequence[Write]) -> Sequence[bool]:
@@ -131,11 +121,11 @@ class RedisStore(Store):
         if scope is not None:
             return self._clear(scope)
         held = {*self._command("SMEMBERS", "scopes"), *self._command("ZRANGE", "expiring", 0, -1)}
-        removed = sum(self._clear(_string(name)) for name in sorted(held))
+        removed = sum(map(self._clear, sorted(held)))
         self._command("DEL", "claims")
         return removed
 
-    def _clear(self, scope: str) -> int:
+    def _clear(self, scope: str | bytes) -> int:
         removed = 0
         while True:
             existed, left = self._run_fed(scripts.CLEAR, scope, CLEAR_BATCH)
@@ -145,7 +135,7 @@ class RedisStore(Store):
 
     @override
     def scopes(self) -> Sequence[str]:
-        return sorted(_string(scope) for scope in self._command("SMEMBERS", "scopes"))
+        return sorted(self._wire.names(self._command("SMEMBERS", "scopes")))
 
     @override
     def count(self, scope: str) -> int:
@@ -153,19 +143,19 @@ class RedisStore(Store):
 
     @override
     def oldest(self, scope: str, n: int) -> Sequence[str]:
-        return [_string(name) for name in self._command("ZRANGE", f"ages:{scope}", 0, n - 1)] if n > 0 else []
+        return self._wire.names(self._command("ZRANGE", f"ages:{scope}", 0, n - 1)) if n > 0 else []
 
     @override
     def texts(self, scope: str, ids: Sequence[str]) -> Mapping[str, Texts]:
         """One round trip for up to `READ_BATCH` examples."""
-        return self._parts("texts", codec.decode_texts, scope, ids)
+        return self._parts("texts", partial(codec.decode_texts, scope), scope, ids)
 
     @override
     def rows(self, scope: str, ids: Sequence[str]) -> Sequence[Row]:
         """One round trip for up to `READ_BATCH` examples."""
         found: list[Row] = []
         for batch in _batches(ids, READ_BATCH):
-            for example_id, *parts in zip(batch, *self._run(scripts.ROWS, scope, *batch), strict=True):
+            for example_id, *parts in zip(batch, *self._wire.run(scripts.ROWS, scope, *batch), strict=True):
                 row = self._decoded(lambda *data, name=example_id: codec.decode_row(scope, name, *data), *parts)
                 if row is not None:
                     found.append(row)
@@ -174,7 +164,7 @@ class RedisStore(Store):
     @override
     def statistics(self, scope: str, ids: Sequence[str]) -> Mapping[str, Statistics]:
         """One round trip for up to `READ_BATCH` examples."""
-        return self._parts("statistics", codec.decode_statistics, scope, ids)
+        return self._parts("statistics", lambda _, data: codec.decode_statistics(data), scope, ids)
 
     @override
     def scan(self, scope: str, batch: int = 1024) -> Iterator[Sequence[Row]]:
@@ -183,7 +173,7 @@ class RedisStore(Store):
         seen: set[str] = set()
         while cursor != 0:
             cursor, members = self._command("ZSCAN", f"ages:{scope}", max(cursor, 0), "COUNT", batch)
-            fresh = [name for name in (_string(member) for member, _ in members) if name not in seen]
+            fresh = [name for name in self._wire.names([member for member, _ in members]) if name not in seen]
             seen.update(fresh)
             for ids in _batches(fresh, batch):
                 if rows := self.rows(scope, ids):
@@ -192,8 +182,8 @@ class RedisStore(Store):
     @override
     def position(self) -> int:
         """Microseconds since the epoch, or slightly more."""
-        newest = self._command("XREVRANGE", "changes", "+", "-", "COUNT", 1)
-        return _number(newest[0][0]) if newest else 0
+        newest = self._command("XREVRANGE", "changes", LAST, "-", "COUNT", 1)
+        return number(newest[0][0]) if newest else 0
 
     @override
     def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
@@ -202,17 +192,17 @@ class RedisStore(Store):
         Raises:
             FeedWasTrimmed: The feed does not hold it: it is too old, or the server has lost its newest writes.
         """
-        while True:
-            entries = self._command("XRANGE", "changes", f"{after}-0", "+", "COUNT", limit + 1)
-            if not entries and after == 0:
-                return []
-            if not entries or _number(entries[0][0]) != after:
-                raise FeedWasTrimmed(f"{self._label}: the change feed no longer holds {after}; reload the examples")
-            read = (self._decoded(_change, entry) for entry in entries[1:])
-            found = [change for change in read if change is not None]
-            if found or len(entries) == 1:
-                return found
-            after = _number(entries[-1][0])
+        pages = self._wire.pages("changes", f"{after}-0", limit + 1)
+        entries = next(pages, [])
+        if not entries and after == 0:
+            return []
+        if not entries or number(entries[0][0]) != after:
+            raise FeedWasTrimmed(f"{self.label}: the change feed no longer holds {after}; reload the examples")
+        for page in chain([entries[1:]], pages):
+            read = (self._decoded(_change, entry) for entry in page)
+            if found := [change for change in read if change is not None]:
+                return found[:limit]
+        return []
 
     # exact tier -----------------------------------------------------------------------------------------------
 
@@ -244,7 +234,7 @@ class RedisStore(Store):
     @override
     def scan_decisions(self, scope: str, batch: int = 1024) -> Iterator[Sequence[DecisionRecord]]:
         """Reads all ids first, then each batch in one round trip."""
-        ids = [_string(name) for name in self._command("ZRANGE", f"decisions:{scope}", 0, -1)]
+        ids = self._wire.names(self._command("ZRANGE", f"decisions:{scope}", 0, -1))
         for some in _batches(ids, min(batch, READ_BATCH)):
             if found := list(self.decisions(some).values()):
                 yield found
@@ -252,38 +242,34 @@ class RedisStore(Store):
     @override
     def decision_counts(self) -> Mapping[str, int]:
         """One round trip for each scope."""
-        scopes = sorted(_string(scope) for scope in self._command("ZRANGE", "expiring", 0, -1))
+        scopes = sorted(self._wire.names(self._command("ZRANGE", "expiring", 0, -1)))
         counts = {scope: int(self._command("ZCARD", f"decisions:{scope}")) for scope in scopes}
         return {scope: held for scope, held in counts.items() if held}
 
     @override
     def trim_decisions(self) -> int:
         removed = 0
-        while done := int(self._run(scripts.TRIM, self._settings.log_records, TRIMMED_AT_ONCE)):
+        while done := int(self._wire.run(scripts.TRIM, self._settings.log_records, TRIMMED_AT_ONCE)):
             removed += done
         return removed
 
     @override
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
         """Only an empty result means the end of the log."""
-        found: list[tuple[int, Feedback]] = []
-        while not found:
-            entries = self._command("XRANGE", "feedback", f"({after}-0", "+", "COUNT", limit)
-            if not entries:
-                break
-            for stream_id, fields in entries:
-                after = _number(stream_id)
-                judgement = self._decoded(codec.decode_feedback, fields.get(b"value"))
-                if judgement is not None:
-                    found.append((after, judgement))
-        return found
+        for page in self._wire.pages("feedback", f"({min(after, PLACES)}-{WHOLE_NUMBER}", limit):
+            read = (
+                (stream_id, self._decoded(codec.decode_feedback, fields.get(b"value"))) for stream_id, fields in page
+            )
+            if found := [(number(stream_id), feedback) for stream_id, feedback in read if feedback is not None]:
+                return found
+        return []
 
     @override
     def ratings(self, decision_ids: Sequence[str]) -> Mapping[str, Sequence[Rating]]:
         """One round trip for up to `READ_BATCH` decisions."""
         found: dict[str, list[Rating]] = {}
         for batch in _batches(decision_ids, READ_BATCH):
-            for data, is_learned in self._run(scripts.RATINGS, *batch):
+            for data, is_learned in self._wire.run(scripts.RATINGS, *batch):
                 feedback = self._decoded(codec.decode_feedback, data)
                 if feedback is not None and feedback.decision_id in batch:
                     found.setdefault(feedback.decision_id, []).append(Rating(feedback, bool(is_learned)))
@@ -295,7 +281,7 @@ class RedisStore(Store):
         found: dict[str, WaitingAnswer] = {}
         alive_since = self._clock() - self._settings.wait_ttl
         for batch in _batches(decision_ids, READ_BATCH):
-            for name, (scope, data) in zip(batch, self._run(scripts.WAITING, *batch), strict=True):
+            for name, (scope, data) in zip(batch, self._wire.run(scripts.WAITING, *batch), strict=True):
                 answer = self._decoded(partial(codec.decode_waiting, name), scope, data)
                 if answer and answer.entry.created_at > alive_since:
                     found[name] = answer
@@ -305,12 +291,30 @@ class RedisStore(Store):
 
     @override
     def checkpoint(self) -> Checkpoint:
-        head, arrays = self._command("HMGET", "checkpoint", "head", "arrays")
-        return self._decoded(codec.decode_checkpoint, head, arrays) or Checkpoint()
+        return self._checkpoint(*self._command("HMGET", "checkpoint", *_CHECKPOINT)) or Checkpoint()
 
     @override
     def checkpoint_version(self) -> int:
-        return int(self._command("HGET", "checkpoint", "version") or 0)
+        return codec.decode_place(self._command("HGET", "checkpoint", "version"))
+
+    @override
+    def set_checkpoint_aside(self) -> bool:
+        stored = self._command("HMGET", "checkpoint", *_CHECKPOINT)
+        version, _, head, _ = stored
+        if stored == [None] * 4 or codec.is_of_later_release(head) or self._checkpoint(*stored) is not None:
+            return False
+        empty = Checkpoint(codec.decode_place(version) + 1)
+        encoded = codec.encode_checkpoint(empty)
+        args = [version or b"", head or b"", empty.version, encoded.head, encoded.arrays]
+        return bool(self._wire.run(scripts.SET_ASIDE, *args))
+
+    def _checkpoint(self, version: object, offset: object, head: object, arrays: object) -> Checkpoint | None:
+        """None if there is none, or none that can be read."""
+        if version is offset is head is arrays is None:
+            return None
+        number = codec.decode_place(version)
+        place = (number, codec.decode_place(offset)) if number else (0, 0)
+        return self._decoded(partial(codec.decode_checkpoint, *place), head, arrays)
 
     @override
     def publish(
@@ -335,79 +339,43 @@ class RedisStore(Store):
 
     @override
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
-        now = self._clock()
-        token = self._run(scripts.ACQUIRE, name, owner, now, now + ttl)
-        return None if token is None else Lease(name, owner, int(token), now + ttl)
+        held = self._wire.run(scripts.ACQUIRE, name, owner, ttl, LONGEST_LEASE)
+        return None if held is None else Lease(name, owner, int(held[0]), float(held[1]))
 
     @override
     def release(self, lease: Lease) -> None:
-        self._run(scripts.RELEASE, lease.name, lease.token)
+        self._wire.run(scripts.RELEASE, lease.name, lease.token)
 
     @override
     def close(self) -> None:
-        self._closed = True
-        self._client.close()
+        self._wire.close()
 
-    # the wire -------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------------------
 
     def _command(self, command: str, first: Argument, *rest: Argument) -> Any:
-        """Run one command whose first argument is a key of this pool (for MGET, all arguments are)."""
-        self._check_open()
-        keys = [self._prefix + str(first)]
-        if command == "MGET":
-            keys += [self._prefix + str(key) for key in rest]
-            rest = ()
-        with translated(self._label):
-            return on_the_primary(self._client, lambda: self._execute(command, *keys, *rest))
-
-    def _run(self, source: str, *args: Argument) -> Any:
-        self._check_open()
-        with translated(self._label):
-            return on_the_primary(self._client, lambda: self._scripts[source](keys=[self._prefix], args=args))
+        return self._wire.command(command, first, *rest)
 
     def _run_fed(self, source: str, *args: Argument) -> Any:
         """Run a script that writes to the change feed."""
-        return self._run(source, int(self._clock() * 1e6), self._feed_length, *args)
+        return self._wire.run(source, int(self._clock() * 1e6), self._feed_length, *args)
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreIsUnusable(f"{self._label} is closed; open it again")
+    def _decoded(self, decode: Callable[..., T], *parts: object) -> T | None:
+        return self._wire.decoded(decode, *parts)
 
-    # what comes back ------------------------------------------------------------------------------------------
-
-    def _parts(self, part: str, decode: Callable[[bytes], T], scope: str, ids: Sequence[str]) -> dict[str, T]:
+    def _parts(self, part: str, decode: Callable[[str, object], T], scope: str, ids: Sequence[str]) -> dict[str, T]:
         """One decoded part of each of these examples, by id; examples without it are left out."""
         found: dict[str, T] = {}
         for batch in _batches(ids, READ_BATCH):
             stored = self._command("HMGET", f"{part}:{scope}", *batch)
             for example_id, data in zip(batch, stored, strict=True):
-                value = self._decoded(decode, data)
+                value = self._decoded(partial(decode, example_id), data)
                 if value is not None:
                     found[example_id] = value
         return found
 
-    def _decoded(self, decode: Callable[..., T], *parts: object) -> T | None:
-        """The decoded value; None if nothing is stored, or if it is unreadable (which is counted)."""
-        if all(part is None for part in parts):
-            return None
-        try:
-            return decode(*parts)
-        except Unreadable:
-            with self._lock:
-                self._unreadable += 1
-            return None
-
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _string(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
-
-
-def _number(stream_id: bytes) -> int:
-    return int(stream_id.partition(b"-")[0])
 
 
 def _change(entry: tuple[bytes, Mapping[bytes, bytes]]) -> Change:
@@ -417,4 +385,4 @@ def _change(entry: tuple[bytes, Mapping[bytes, bytes]]) -> Change:
         Unreadable: This version does not write such an entry.
     """
     stream_id, fields = entry
-    return codec.decode_change(_number(stream_id), fields.get(b"kind"), fields.get(b"scope"), fields.get(b"id"))
+    return codec.decode_change(number(stream_id), fields.get(b"kind"), fields.get(b"scope"), fields.get(b"id"))

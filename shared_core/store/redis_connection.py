@@ -145,7 +145,7 @@ def on_the_primary(client: Client, call: Callable[[], T]) -> T:
 
 
 def check_permissions(label: str, refused: Sequence[bytes]) -> None:
-    """Refuse a server on which `redis_scripts.PROBE` could not do everything.
+    """Refuse a server on which `redis_upkeep.PROBE` could not do everything.
 
     Args:
         label: The store's name in messages.

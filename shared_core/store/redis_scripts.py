@@ -19,6 +19,7 @@ slot of the whole pool; the script derives the keys below from it.
     rated:<decision id>             hash    rater → token of the call that wrote the rating, and offset
     checkpoint                      hash    version, offset, head, arrays, token of the call that published it
     lease:<name>                    hash    token, and while it is held owner and expires
+    damaged:<key>                           what was found under a key, and cannot be used
 
 A script that writes to the feed gets the time in microseconds as ARGV[1] and the length of the feed as ARGV[2].
 """
@@ -29,27 +30,41 @@ from typing import Final
 
 from shared_core.store import redis_waiting
 
-_KEYS: Final = """
+# `whole` reads a stored number: 0 if it is none, or too large for the doubles of Lua.
+KEYS: Final = """
 local prefix = KEYS[1]
 local function key(kind, name) return prefix .. kind .. ':' .. name end
+local function whole(text)
+  local number = text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text) or 0
+  return number < 9007199254740992 and number or 0
+end
+local function last_of(stream)
+  local info = redis.pcall('XINFO', 'STREAM', stream)
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then return tonumber(string.match(info[i + 1], '^%d+')) end
+  end
+end
 """
 
 # A sequence number is the time in microseconds, or the last number plus one if the clock is behind it. So a server that
 # lost its newest writes (a crash, a failover) never issues a number twice. A replica that saw the lost writes finds its
-# own position missing and reloads. The entry '0-1' marks a feed that is complete from its start.
+# own position missing and reloads. The entry '0-1' marks a feed that is complete from its start. After an entry of
+# somebody else's whose number cannot be followed, the feed begins again, without that mark.
 _FEED: Final = (
-    _KEYS
+    KEYS
     + """
 local changes = prefix .. 'changes'
 local last
 local function add_change(kind, scope, id)
   if not last then
-    local newest = redis.call('XREVRANGE', changes, '+', '-', 'COUNT', 1)[1]
-    if newest then
-      last = tonumber(string.match(newest[1], '^%d+'))
-    else
+    last = last_of(changes)
+    if not last then
       redis.call('XADD', changes, '0-1', 'kind', 'origin', 'scope', '', 'id', '')
       last = 0
+    elseif last >= 9007199254740991 then
+      local known = redis.call('XREVRANGE', changes, '9007199254740990-0', '-', 'COUNT', 1)[1]
+      last = known and tonumber(string.match(known[1], '^%d+')) or 0
+      redis.call('DEL', changes)
     end
   end
   last = math.max(last + 1, tonumber(ARGV[1]))
@@ -88,6 +103,10 @@ end
 # feedback, decision id, rater, token of this call, value, time of the rating, milliseconds to remember it.
 # Returns for each rating, claim and admission whether it came in time. A call that is repeated after a lost reply finds its own token and gets
 # the same reply as the first time.
+#
+# The next offset follows all that the log, its counter or the checkpoint names: whatever of them was lost, no offset is
+# used twice, and none lies before what was learned. A foreign entry that leaves no number after it goes, with a copy of
+# the log, to a key of its own.
 WRITE: Final = (
     _FEED
     + """
@@ -120,14 +139,30 @@ local function put(id, scope, created, entry, statistics, texts, vector, answer)
   redis.call('SADD', prefix .. 'scopes', scope)
   add_change('put', scope, id)
 end
+local function next_offset()
+  local log = prefix .. 'feedback'
+  local last = last_of(log) or 0
+  if last >= 9007199254740991 then
+    local entries = redis.call('XRANGE', log, '-', '9007199254740990-0')
+    redis.call('RENAME', log, prefix .. 'damaged:feedback')
+    last = 0
+    for _, entry in ipairs(entries) do
+      redis.call('XADD', log, entry[1], unpack(entry[2]))
+      last = tonumber(string.match(entry[1], '^%d+'))
+    end
+  end
+  local learned = redis.call('HGET', prefix .. 'checkpoint', 'offset')
+  return math.max(last, whole(redis.call('GET', prefix .. 'feedback:last')), whole(learned)) + 1
+end
 local function rate(decision, rater, call, value, at, remember)
   local rated = key('rated', decision)
   local before = redis.call('HGET', rated, rater)
   if before then return string.sub(before, 1, #call) == call and 1 or 0 end
-  local offset = redis.call('INCR', prefix .. 'feedback:last')
-  redis.call('HSET', rated, rater, call .. string.format(' %.0f', offset))
+  local offset = string.format('%.0f', next_offset())
+  redis.call('XADD', prefix .. 'feedback', offset .. '-0', 'at', at, 'value', value)
+  redis.call('SET', prefix .. 'feedback:last', offset)
+  redis.call('HSET', rated, rater, call .. ' ' .. offset)
   redis.call('PEXPIRE', rated, remember)
-  redis.call('XADD', prefix .. 'feedback', string.format('%.0f-0', offset), 'at', at, 'value', value)
   return 1
 end
 """
@@ -200,7 +235,7 @@ return {existed, left}
 
 # ARGV: decisions that a scope may hold; how many to delete at most. Returns how many were deleted.
 TRIM: Final = (
-    _KEYS
+    KEYS
     + """
 local limit, left = tonumber(ARGV[1]), tonumber(ARGV[2])
 local removed = 0
@@ -221,7 +256,7 @@ return removed
 
 # ARGV: scope; then ids. Returns entries, statistics and vectors, read atomically.
 ROWS: Final = (
-    _KEYS
+    KEYS
     + """
 return {
   redis.call('HMGET', key('entry', ARGV[1]), unpack(ARGV, 2)),
@@ -231,12 +266,12 @@ return {
 """
 )
 
-WAITING: Final = _KEYS + redis_waiting.READ
-RATINGS: Final = _KEYS + redis_waiting.RATINGS
+WAITING: Final = KEYS + redis_waiting.READ
+RATINGS: Final = KEYS + redis_waiting.RATINGS
 
 # ARGV: fact; value.
 CLAIM: Final = (
-    _KEYS
+    KEYS
     + """
 redis.call('HSETNX', prefix .. 'claims', ARGV[1], ARGV[2])
 return redis.call('HGET', prefix .. 'claims', ARGV[1])
@@ -251,8 +286,13 @@ PUBLISH: Final = (
     + """
 local stored = redis.call('HMGET', prefix .. 'checkpoint', 'version', 'offset', 'call')
 if stored[3] == ARGV[7] then return 1 end
-if (stored[1] or '0') ~= ARGV[5] or (stored[2] or '0') ~= ARGV[6] then return 0 end
-if redis.call('HGET', key('lease', ARGV[3]), 'token') ~= ARGV[4] then return 0 end
+local version = whole(stored[1])
+local offset = version > 0 and whole(stored[2]) or 0
+if version ~= tonumber(ARGV[5]) or offset ~= tonumber(ARGV[6]) then return 0 end
+if whole(redis.call('HGET', key('lease', ARGV[3]), 'token')) ~= tonumber(ARGV[4]) then return 0 end
+if version == 0 and redis.call('EXISTS', prefix .. 'checkpoint') == 1 then
+  redis.call('RENAME', prefix .. 'checkpoint', prefix .. 'damaged:checkpoint')
+end
 redis.call('HSET', prefix .. 'checkpoint', 'call', ARGV[7], 'version', ARGV[10], 'offset', ARGV[11],
   'head', ARGV[12], 'arrays', ARGV[13])
 for i = 14, #ARGV, 3 do
@@ -268,7 +308,7 @@ for _, entry in ipairs(redis.call('XRANGE', prefix .. 'feedback', '-', ARGV[11] 
   for i = 1, #entry[2], 2 do
     if entry[2][i] == 'at' then given = tonumber(entry[2][i + 1]) end
   end
-  if not given or given > tonumber(ARGV[9]) then break end
+  if given and given > tonumber(ARGV[9]) then break end
   kept = tonumber(string.match(entry[1], '^%d+')) + 1
 end
 if kept > 0 then redis.call('XTRIM', prefix .. 'feedback', 'MINID', string.format('%.0f-0', kept)) end
@@ -276,63 +316,62 @@ return 1
 """
 )
 
-# ARGV: lease name; owner; now; expires at. Returns the token, or nothing while another owner holds the lease.
+# ARGV: version, head, of the unreadable checkpoint; version, head, arrays of the one that replaces it.
+SET_ASIDE: Final = (
+    KEYS
+    + """
+local stored = redis.call('HMGET', prefix .. 'checkpoint', 'version', 'head')
+if (stored[1] or '') ~= ARGV[1] or (stored[2] or '') ~= ARGV[2] then return 0 end
+redis.call('RENAME', prefix .. 'checkpoint', prefix .. 'damaged:checkpoint')
+redis.call('HSET', prefix .. 'checkpoint', 'version', ARGV[3], 'offset', '0', 'head', ARGV[4], 'arrays', ARGV[5])
+return 1
+"""
+)
+
+# ARGV: lease name; owner; seconds; the most seconds that a lease may last. Returns the token and the time of expiry by
+# the server's clock, or nothing while another owner holds the lease. A token that was lost is followed by one that is
+# larger than any before.
 ACQUIRE: Final = (
-    _KEYS
+    KEYS
     + """
 local lease = key('lease', ARGV[1])
 local held = redis.call('HMGET', lease, 'owner', 'expires', 'token')
-local token = held[3]
-if held[1] and tonumber(held[2]) > tonumber(ARGV[3]) then
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
+local token, expires = whole(held[3]), tonumber(held[2])
+if held[1] and token > 0 and expires and expires > now and expires <= now + tonumber(ARGV[4]) then
   if held[1] ~= ARGV[2] then return false end
+elseif token > 0 or not held[3] then
+  token = token + 1
 else
-  token = redis.call('HINCRBY', lease, 'token', 1)
+  token = math.floor(now * 1e6)
 end
-redis.call('HSET', lease, 'owner', ARGV[2], 'expires', ARGV[4])
-return tonumber(token)
+token, expires = string.format('%.0f', token), string.format('%.6f', now + math.min(tonumber(ARGV[3]), tonumber(ARGV[4])))
+redis.call('HSET', lease, 'owner', ARGV[2], 'expires', expires, 'token', token)
+return {token, expires}
 """
 )
 
 # ARGV: lease name; token.
 RELEASE: Final = (
-    _KEYS
+    KEYS
     + """
 local lease = key('lease', ARGV[1])
 if redis.call('HGET', lease, 'token') == ARGV[2] then redis.call('HDEL', lease, 'owner', 'expires') end
 """
 )
 
-# Tries every command that the store needs, on keys of its own, and leaves nothing behind (without the right to delete:
-# one key for a minute). Returns the first command that
-# is refused, with the server's error; nothing if there is none.
-PROBE: Final = (
-    _KEYS
-    + """
-local text, hash, set, zset, stream =
-  key('probe', 'text'), key('probe', 'hash'), key('probe', 'set'), key('probe', 'zset'), key('probe', 'stream')
-local delete = {'DEL', text, hash, set, zset, stream}
-local commands = {
-  {'SET', text, '1', 'PX', 60000}, delete, {'SET', text, '1', 'PX', 60000}, {'GET', text}, {'MGET', text}, {'INCR', text}, {'INCRBY', text, 1}, {'DECRBY', text, 1}, {'PTTL', text},
-  {'PEXPIRE', text, 60000}, {'EXISTS', text},
-  {'HSET', hash, 'a', '1'}, {'HSETNX', hash, 'a', '1'}, {'HGET', hash, 'a'}, {'HMGET', hash, 'a'}, {'HVALS', hash},
-  {'HEXISTS', hash, 'a'}, {'HINCRBY', hash, 'a', 1}, {'HDEL', hash, 'a'},
-  {'SADD', set, 'a'}, {'SMEMBERS', set}, {'SREM', set, 'a'},
-  {'ZADD', zset, 'GT', 1, 'a'}, {'ZCARD', zset}, {'ZSCORE', zset, 'a'}, {'ZRANGE', zset, 0, 1}, {'ZRANGEBYSCORE', zset, 0, 1},
-  {'ZSCAN', zset, 0}, {'ZREM', zset, 'a'},
-  {'XADD', stream, '1-0', 'a', '1'}, {'XRANGE', stream, '-', '+'}, {'XREVRANGE', stream, '+', '-'},
-  {'XTRIM', stream, 'MINID', '1-0'},
-}
-local refused = {}
-for _, command in ipairs(commands) do
-  local reply = redis.pcall(unpack(command))
-  if type(reply) == 'table' and reply.err then
-    refused = {command[1], reply.err}
-    break
-  end
-end
-redis.pcall(unpack(delete))
-return refused
-"""
+ALL: Final = (
+    WRITE,
+    DELETE,
+    CLEAR,
+    TRIM,
+    ROWS,
+    CLAIM,
+    PUBLISH,
+    ACQUIRE,
+    RELEASE,
+    WAITING,
+    RATINGS,
+    SET_ASIDE,
 )
-
-ALL: Final = (WRITE, DELETE, CLEAR, TRIM, ROWS, CLAIM, PUBLISH, ACQUIRE, RELEASE, PROBE, WAITING, RATINGS)

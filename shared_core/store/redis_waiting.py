@@ -1,21 +1,35 @@
 """Lua functions of the Redis store about answers that wait for feedback; `redis_scripts` puts them into its scripts.
 
-They use its functions `key` and `prefix`.
+They use its functions `key` and `whole`, and `prefix`.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# A waiting answer's place on the shelf is '<bytes>:<decision id>', so the total stays right when Redis has expired it.
+# A waiting answer's place on the shelf is '<bytes>:<decision id>', so the total stays right when Redis has expired it. A
+# total that was damaged is counted again.
 NO_LONGER: Final = """
 local function no_longer(scope, place)
-  local colon = string.find(place, ':', 1, true)
-  local answer = key('waiting', string.sub(place, colon + 1))
-  if redis.call('ZREM', key('waitings', scope), place) == 1 then
-    redis.call('DECRBY', key('waitingbytes', scope), string.sub(place, 1, colon - 1))
+  local bytes, id = string.match(place or '', '^(%d+):(.*)$')
+  local removed = redis.call('ZREM', key('waitings', scope), place or '') == 1
+  if not id then return end
+  local answer, total = key('waiting', id), key('waitingbytes', scope)
+  if removed and redis.call('EXISTS', total) == 1 then
+    local left = math.max(0, whole(redis.call('GET', total)) - whole(bytes))
+    redis.call('SET', total, string.format('%.0f', left), 'KEEPTTL')
   end
   if redis.call('HGET', answer, 'scope') == scope then redis.call('DEL', answer) end
+end
+local function total_of(scope, most)
+  local total, bytes = key('waitingbytes', scope), 0
+  local stored = redis.call('GET', total)
+  if stored and (whole(stored) > 0 or stored == '0') and whole(stored) <= 2 * most then return whole(stored) end
+  for _, place in ipairs(redis.call('ZRANGE', key('waitings', scope), 0, -1)) do
+    bytes = bytes + whole(string.match(place, '^(%d+):'))
+  end
+  redis.call('SET', total, string.format('%.0f', bytes), 'KEEPTTL')
+  return bytes
 end
 """
 
@@ -34,14 +48,14 @@ local function wait(id, scope, value, expires, ttl, answers, bytes)
   local place = #value .. ':' .. id
   redis.call('HSET', key('waiting', id), 'scope', scope, 'place', place, 'value', value)
   redis.call('PEXPIRE', key('waiting', id), ttl)
+  redis.call('SET', total, string.format('%.0f', total_of(scope, tonumber(bytes)) + #value), 'KEEPTTL')
   redis.call('ZADD', shelf, expires, place)
-  redis.call('INCRBY', total, #value)
   for _, old in ipairs(redis.call('ZRANGEBYSCORE', shelf, '-inf', ARGV[3], 'LIMIT', 0, 8)) do
     no_longer(scope, old)
   end
   for _ = 1, 1000 do
     local held = redis.call('ZCARD', shelf)
-    if held == 0 or held <= tonumber(answers) and tonumber(redis.call('GET', total)) <= tonumber(bytes) then break end
+    if held == 0 or held <= tonumber(answers) and total_of(scope, tonumber(bytes)) <= tonumber(bytes) then break end
     no_longer(scope, redis.call('ZRANGE', shelf, 0, 0)[1])
   end
   for _, name in ipairs({shelf, total}) do
@@ -53,6 +67,7 @@ local function claim(decision, scope)
   local held = redis.call('HMGET', key('waiting', decision), 'scope', 'place')
   if held[1] ~= scope then return 0 end
   no_longer(scope, held[2])
+  redis.call('DEL', key('waiting', decision))
   return 1
 end
 local function admit(decision, scope, claims, link, ...)
@@ -78,12 +93,12 @@ return found
 
 # ARGV: decision ids. Returns their ratings, each with 1 if its offset is within the checkpoint.
 RATINGS: Final = """
-local learned = tonumber(redis.call('HGET', prefix .. 'checkpoint', 'offset') or 0)
+local learned = whole(redis.call('HGET', prefix .. 'checkpoint', 'offset'))
 local found = {}
 for _, id in ipairs(ARGV) do
   for _, call in ipairs(redis.call('HVALS', key('rated', id))) do
-    local offset = string.match(call, ' (%d+)$')
-    local entry = offset and redis.call('XRANGE', prefix .. 'feedback', offset .. '-0', offset .. '-0')[1]
+    local offset = string.format('%.0f', whole(string.match(call, ' (%d+)$')))
+    local entry = offset ~= '0' and redis.call('XRANGE', prefix .. 'feedback', offset .. '-0', offset .. '-0')[1]
     for i = 1, entry and #entry[2] or 0, 2 do
       if entry[2][i] == 'value' then
         found[#found + 1] = {entry[2][i + 1], tonumber(offset) <= learned and 1 or 0}

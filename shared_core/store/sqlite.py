@@ -33,19 +33,17 @@ from shared_core.settings import Settings
 from shared_core.store import sqlite_writes
 from shared_core.store.codec import (
     decode_change,
-    decode_checkpoint,
     decode_exact,
     decode_feedback,
     decode_row,
     decode_statistics,
     decode_texts,
-    encode_checkpoint,
-    encode_statistics,
 )
 from shared_core.store.database import Database, listed
 from shared_core.store.fields import Unreadable
 from shared_core.store.protocol import Change, Lease, Rating, Row, Store, Write
 from shared_core.store.sqlite_decisions import DecisionTable
+from shared_core.store.sqlite_learning import LearningTables
 from shared_core.store.sqlite_waiting import WaitingTable
 from shared_core.values import Clock
 
@@ -54,7 +52,6 @@ T = TypeVar("T")
 
 FEED_LENGTH: Final = 100_000  # changes; a replica that misses more than that reloads faster than it catches up
 EXPIRED_PER_WRITE: Final = 64  # expired rows that one write deletes: more than it adds, few enough to be fast
-CONSUMED_PER_PUBLISH: Final = 1000  # oldest log entries that one publication checks for deletion
 PUT_BATCH: Final = 256  # examples in one transaction of `put`; other writers run in between
 _CLAIMED: Final = "SELECT value FROM claims WHERE name = ?"
 
@@ -83,6 +80,7 @@ class SqliteStore(Store):
         self._wait_ttl = settings.wait_ttl
         self._decisions = DecisionTable(self._database, settings, clock, self._readable)
         self._waiting = WaitingTable(self._database, settings, clock, self._readable)
+        self._learning = LearningTables(self._database, self._changing, self._readable)
         self._clock = clock
         self._feed_length = feed_length
         self._generation = 0
@@ -103,8 +101,10 @@ class SqliteStore(Store):
     @override
     def claim(self, name: str, value: str) -> str:
         claimed = self._database.read(_CLAIMED, (name,))  # each batch of examples asks; a transaction costs ten reads
-        if not claimed:
+        if not (claimed and isinstance(claimed[0][0], str)):
             with self._database.writing() as connection:
+                if not self._names(connection.execute(_CLAIMED, (name,)).fetchall()):
+                    connection.execute("DELETE FROM claims WHERE name = ?", (name,))
                 connection.execute("INSERT INTO claims VALUES (?, ?) ON CONFLICT DO NOTHING", (name, value))
                 claimed = connection.execute(_CLAIMED, (name,)).fetchall()
         return str(claimed[0][0])
@@ -148,7 +148,7 @@ class SqliteStore(Store):
 
     @override
     def scopes(self) -> Sequence[str]:
-        return [scope for (scope,) in self._database.read("SELECT DISTINCT scope FROM examples ORDER BY scope")]
+        return self._names(self._database.read("SELECT DISTINCT scope FROM examples ORDER BY scope"))
 
     @override
     def count(self, scope: str) -> int:
@@ -156,10 +156,11 @@ class SqliteStore(Store):
 
     @override
     def oldest(self, scope: str, n: int) -> Sequence[str]:
-        rows = self._database.read(
-            "SELECT id FROM examples WHERE scope = ? ORDER BY created_at, id LIMIT ?", (scope, max(0, n))
+        return self._names(
+            self._database.read(
+                "SELECT id FROM examples WHERE scope = ? ORDER BY created_at, id LIMIT ?", (scope, max(0, n))
+            )
         )
-        return [example_id for (example_id,) in rows]
 
     @override
     def texts(self, scope: str, ids: Sequence[str]) -> Mapping[str, Texts]:
@@ -170,7 +171,7 @@ class SqliteStore(Store):
             each = (f"(SELECT texts FROM examples WHERE scope = ?1 AND id = ?{i + 2})" for i in range(len(chunk)))
             [row] = self._database.read(f"SELECT {', '.join(each)}", (scope, *chunk))
             for example_id, data in zip(chunk, row, strict=True):
-                texts = None if data is None else self._readable(decode_texts, data)
+                texts = None if data is None else self._readable(decode_texts, scope, example_id, data)
                 if texts is not None:
                     found[example_id] = texts
         return found
@@ -255,7 +256,7 @@ class SqliteStore(Store):
 
     @override
     def decision_counts(self) -> Mapping[str, int]:
-        return dict(self._decisions.scopes())
+        return {scope: held for scope, held in self._decisions.scopes() if isinstance(scope, str)}
 
     @override
     def trim_decisions(self) -> int:
@@ -295,14 +296,15 @@ class SqliteStore(Store):
 
     @override
     def checkpoint(self) -> Checkpoint:
-        rows = self._database.read("SELECT head, arrays FROM checkpoint")
-        checkpoint = self._readable(decode_checkpoint, *rows[0]) if rows else None
-        return checkpoint or Checkpoint()
+        return self._learning.checkpoint()
 
     @override
     def checkpoint_version(self) -> int:
-        rows = self._database.read("SELECT version FROM checkpoint")
-        return int(rows[0][0]) if rows else 0
+        return self._learning.version()
+
+    @override
+    def set_checkpoint_aside(self) -> bool:
+        return self._learning.set_aside()
 
     @override
     def publish(
@@ -313,54 +315,16 @@ class SqliteStore(Store):
         lease: Lease,
     ) -> bool:
         """Feedback that was learned from and whose decision has expired is deleted from the log."""
-        encoded = encode_checkpoint(checkpoint)
-        updates = [(encode_statistics(learned), *example) for example, learned in statistics.items()]
-        with self._changing() as connection:
-            current = connection.execute("SELECT version, offset FROM checkpoint").fetchone() or (0, 0)
-            newest = connection.execute("SELECT token FROM leases WHERE name = ?", (lease.name,)).fetchone()
-            if current != expected or newest != (lease.token,):
-                return False
-            connection.execute(
-                "INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?, ?, ?)",
-                (checkpoint.version, checkpoint.offset, encoded.head, encoded.arrays),
-            )
-            connection.executemany("UPDATE examples SET statistics = ? WHERE scope = ? AND id = ?", updates)
-            connection.executemany(
-                "INSERT INTO changes (kind, scope, id) "
-                "SELECT 'statistics', scope, id FROM examples WHERE scope = ? AND id = ?",
-                list(statistics),
-            )
-            connection.execute(
-                "DELETE FROM feedback WHERE offset <= ? AND at <= ? AND offset IN "
-                f"(SELECT offset FROM feedback ORDER BY offset LIMIT {CONSUMED_PER_PUBLISH})",
-                (checkpoint.offset, self._clock() - self._decision_ttl),
-            )
-            return True
+        oldest = self._clock() - self._decision_ttl
+        return self._learning.publish(checkpoint, expected, statistics, lease, oldest)
 
     @override
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
-        """A renewal keeps the token; an expired lease gets a new one."""
-        now = self._clock()
-        with self._database.writing() as connection:
-            row = connection.execute("SELECT owner, token, expires_at FROM leases WHERE name = ?", (name,)).fetchone()
-            holder, token, expires_at = row or ("", 0, 0.0)
-            held = now < expires_at
-            if held and holder != owner:
-                return None
-            lease = Lease(name, owner, token if held else token + 1, now + ttl)
-            connection.execute(
-                "INSERT OR REPLACE INTO leases (name, owner, token, expires_at) VALUES (?, ?, ?, ?)",
-                (lease.name, lease.owner, lease.token, lease.expires_at),
-            )
-            return lease
+        return self._learning.acquire(name, owner, ttl)
 
     @override
     def release(self, lease: Lease) -> None:
-        with self._database.writing() as connection:
-            connection.execute(
-                "UPDATE leases SET expires_at = 0 WHERE name = ? AND owner = ? AND token = ?",
-                (lease.name, lease.owner, lease.token),
-            )
+        self._learning.release(lease)
 
     @override
     def close(self) -> None:
@@ -389,6 +353,13 @@ class SqliteStore(Store):
             yield from self._database.read(
                 f"SELECT {columns} FROM examples WHERE scope = ? AND {condition}", (scope, *chunk)
             )
+
+    def _names(self, rows: Sequence[tuple[object, ...]]) -> list[str]:
+        """The names in the first column, without those that are none, which are counted."""
+        names = [name for name, *_ in rows if isinstance(name, str)]
+        with self._counting:
+            self._unreadable += len(rows) - len(names)
+        return names
 
     def _readable(self, decode: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         try:

@@ -52,15 +52,15 @@ class DecisionTable:
             yield self._decoded(row[1:] for row in rows)
             after = rows[-1][:2]
 
-    def scopes(self) -> Sequence[tuple[str, int]]:
-        """Each scope, and how many records it holds, expired ones included."""
+    def scopes(self) -> Sequence[tuple[str | bytes, int]]:
+        """Each scope, and how many records it holds, expired ones included; a name that is no text comes as its bytes."""
         return self._database.read("SELECT scope, COUNT(*) FROM decisions GROUP BY scope ORDER BY scope")
 
     def trim(self) -> int:
         """Delete the oldest records of each scope beyond `log_records`; returns how many."""
         return sum(self._remove(scope, held - self._settings.log_records) for scope, held in self.scopes())
 
-    def _remove(self, scope: str, surplus: int) -> int:
+    def _remove(self, scope: str | bytes, surplus: int) -> int:
         removed = 0
         while removed < surplus:
             with self._database.writing() as connection:

@@ -9,7 +9,7 @@ from typing import Final
 
 from shared_core.records import WaitingAnswer
 from shared_core.settings import Settings
-from shared_core.store.codec import decode_decision, decode_waiting, encode_decision, encode_waiting
+from shared_core.store.codec import decode_decision, decode_place, decode_waiting, encode_decision, encode_waiting
 from shared_core.store.database import Database, listed
 from shared_core.store.fields import Unreadable
 from shared_core.store.protocol import Admission
@@ -61,10 +61,7 @@ class WaitingTable:
     def keep_within_limits(self, connection: sqlite3.Connection, scopes: Iterable[str]) -> None:
         """Delete the oldest answers of each scope beyond the limits."""
         for scope in scopes:
-            totals = connection.execute(
-                "SELECT answers, bytes FROM waiting_totals WHERE scope = ?", (scope,)
-            ).fetchone()
-            answers, size = totals or (0, 0)
+            answers, size = self._totals(connection, scope)
             if answers <= self._answers and size <= self._bytes:
                 continue
             leaving = []
@@ -75,8 +72,21 @@ class WaitingTable:
                 if answers <= self._answers and size <= self._bytes:
                     break
                 leaving.append((row,))
-                answers, size = answers - 1, size - bytes_
+                answers, size = answers - 1, size - decode_place(bytes_)
             connection.executemany("DELETE FROM waiting WHERE rowid = ?", leaving)
+
+    def _totals(self, connection: sqlite3.Connection, scope: str) -> tuple[int, int]:
+        """Answers and bytes of a scope; counted again where the totals are damaged."""
+        totals = connection.execute("SELECT answers, bytes FROM waiting_totals WHERE scope = ?", (scope,)).fetchone()
+        if totals is None:
+            return 0, 0
+        answers, size = map(decode_place, totals)
+        if totals == (answers, size) and answers <= 2 * self._answers and size <= 2 * self._bytes:
+            return answers, size
+        counted = "SELECT COUNT(*), CAST(TOTAL(size) AS INTEGER) FROM waiting WHERE scope = ?"
+        answers, size = connection.execute(counted, (scope,)).fetchone()
+        connection.execute("UPDATE waiting_totals SET answers = ?, bytes = ? WHERE scope = ?", (answers, size, scope))
+        return answers, size
 
     def claim(self, connection: sqlite3.Connection, admission: Admission) -> bool:
         """End the waiting of an answer; False if it does not wait."""

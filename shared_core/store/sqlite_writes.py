@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 
-from shared_core.records import DecisionRecord, ExactAnswer, Example, Feedback
+from shared_core.records import PLACES, DecisionRecord, ExactAnswer, Example, Feedback
 from shared_core.store.codec import encode_decision, encode_exact, encode_example, encode_feedback
 from shared_core.store.protocol import Admission, Write
+from shared_core.store.sqlite_sequences import mend_sequences
 from shared_core.store.sqlite_waiting import WaitingTable, link
 
 
@@ -85,9 +86,12 @@ def _append(connection: sqlite3.Connection, feedback: Feedback) -> bool:
         "judgement": encode_feedback(feedback),
     }
     # not ON CONFLICT DO NOTHING, which would consume an offset
-    inserted = connection.execute(
+    insert = (
         "INSERT INTO feedback (decision_id, rater, at, judgement) SELECT :decision_id, :rater, :at, :judgement "
-        "WHERE NOT EXISTS (SELECT 1 FROM feedback WHERE decision_id = :decision_id AND rater = :rater)",
-        parameters,
+        "WHERE NOT EXISTS (SELECT 1 FROM feedback WHERE decision_id = :decision_id AND rater = :rater)"
     )
+    inserted = connection.execute(insert, parameters)
+    if inserted.rowcount > 0 and (inserted.lastrowid or 0) >= PLACES:  # no checkpoint could name it
+        mend_sequences(connection)
+        inserted = connection.execute(insert, parameters)
     return inserted.rowcount > 0

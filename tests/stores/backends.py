@@ -32,10 +32,21 @@ class Backend(Protocol):
     def damage_change(self, seq: int, part: str, data: bytes) -> None:
         """Write `data` as the kind, scope or id of one step of the change feed."""
 
+    def age_lease(self, name: str, seconds: float) -> None:
+        """Let a lease end `seconds` earlier: stores use a clock of their own."""
+
+
+AGE_LEASE = "UPDATE leases SET expires_at = expires_at - ? WHERE name = ?"
+
 
 class MemoryBackend:
     def open(self, settings: Settings, clock: Clock, feed_length: int) -> Store:
-        return SqliteStore(None, settings=settings, clock=clock, feed_length=feed_length)
+        self.opened = SqliteStore(None, settings=settings, clock=clock, feed_length=feed_length)
+        return self.opened
+
+    def age_lease(self, name: str, seconds: float) -> None:
+        with self.opened._database.writing() as connection:
+            assert connection.execute(AGE_LEASE, (seconds, name)).rowcount == 1
 
     def peek(self, part: Part, key: str, scope: str = "") -> bytes:
         raise NotImplementedError("memory cannot be reached from outside")
@@ -92,5 +103,12 @@ class SqliteBackend:
         connection = sqlite3.connect(self.path)
         with connection:
             done = connection.execute(f"UPDATE changes SET {part} = CAST(? AS TEXT) WHERE seq = ?", (data, seq))
+        connection.close()
+        assert done.rowcount == 1
+
+    def age_lease(self, name: str, seconds: float) -> None:
+        connection = sqlite3.connect(self.path)
+        with connection:
+            done = connection.execute(AGE_LEASE, (seconds, name))
         connection.close()
         assert done.rowcount == 1

@@ -55,6 +55,10 @@ class RedisBackend:
     def damage_change(self, seq: int, part: str, data: bytes) -> None:
         self._rewrite("changes", b"%d-0" % seq, part.encode(), data)
 
+    def age_lease(self, name: str, seconds: float) -> None:
+        lease = f"{self.prefix}lease:{name}"
+        self.client.hset(lease, "expires", float(self.client.hget(lease, "expires")) - seconds)
+
     def _rewrite(self, stream: str, entry: bytes, field: bytes, data: bytes) -> None:
         """A stream's entries cannot be changed in place: write the whole stream again."""
         log = f"{self.prefix}{stream}"

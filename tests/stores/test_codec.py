@@ -45,17 +45,19 @@ from shared_core.records import (
 )
 from tests.stores.makers import make_checkpoint, make_decision, make_exact, make_example, make_feedback
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
-counts = st.integers(0, 2**62)
+finite = st.floats(-1e30, 1e30)
+counts = st.integers(0, 2**31 - 1)
+places = st.integers(0, 2**53 - 1)
 text = st.text(st.characters(codec=None), max_size=40)  # lone surrogates too: they come out of broken JSON
-averages = st.builds(Average, finite, counts)
+whole_text = st.text(max_size=40)
+averages = st.builds(Average, st.floats(0, 1), counts)
 statistics = st.builds(Statistics, averages, averages, finite, finite, finite, counts)
 sources = st.sampled_from(["traffic", "replay", "correction", "import", "synthetic"])
 entries = st.builds(Entry, text, text, text, sources, text, finite, counts, text, statistics)
 vectors = hnp.arrays(
     np.float32, st.integers(1, 20), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
 )
-examples = st.builds(Example, entries, st.builds(Texts, text, text), vectors)
+examples = st.builds(Example, entries, st.builds(Texts, whole_text, whole_text), vectors)
 answers = st.builds(ExactAnswer, text, text, st.binary(max_size=60), text, text, finite)
 numbers = st.lists(finite, max_size=5).map(tuple)
 arms = st.builds(
@@ -87,8 +89,8 @@ plain_json = st.recursive(
 )
 checkpoints = st.builds(
     Checkpoint,
-    counts,
-    counts,
+    places,
+    places,
     st.dictionaries(st.text("abcXYZ_.0123456789", min_size=1), arrays, max_size=3),
     st.dictionaries(text, plain_json, max_size=3),
 )
@@ -101,7 +103,7 @@ def test_examples_come_back(example: Example) -> None:
     row = decode_row(entry.scope, entry.id, encoded.entry, encoded.statistics, encoded.vector)
     assert row.entry == entry
     assert row.vector.tobytes() == example.vector.tobytes()
-    assert decode_texts(encoded.texts) == example.texts
+    assert decode_texts(entry.scope, entry.id, encoded.texts) == example.texts
 
 
 @given(answers, decisions, judgements)
@@ -118,7 +120,7 @@ def test_answers_decisions_and_judgements_come_back(
 @given(checkpoints)
 def test_checkpoints_come_back_to_the_last_bit(checkpoint: Checkpoint) -> None:
     encoded = encode_checkpoint(checkpoint)
-    found = decode_checkpoint(encoded.head, encoded.arrays)
+    found = decode_checkpoint(checkpoint.version, checkpoint.offset, encoded.head, encoded.arrays)
     assert found == checkpoint
     assert {name: (a.shape, a.tobytes()) for name, a in found.arrays.items()} == {
         name: (a.shape, a.tobytes()) for name, a in checkpoint.arrays.items()
@@ -127,7 +129,7 @@ def test_checkpoints_come_back_to_the_last_bit(checkpoint: Checkpoint) -> None:
 
 def test_decoded_weights_can_be_written_to() -> None:
     encoded = encode_checkpoint(make_checkpoint())
-    decode_checkpoint(encoded.head, encoded.arrays).arrays["A"][0, 0] = 1.0
+    decode_checkpoint(1, 0, encoded.head, encoded.arrays).arrays["A"][0, 0] = 1.0
 
 
 ENCODED = encode_example(make_example("e1", "s"))
@@ -137,12 +139,12 @@ READERS: dict[str, tuple[bytes, Callable[[object], object]]] = {
     "entry": (ENCODED.entry, lambda data: decode_row("s", "e1", data, ENCODED.statistics, ENCODED.vector)),
     "statistics": (ENCODED.statistics, lambda data: decode_row("s", "e1", ENCODED.entry, data, ENCODED.vector)),
     "vector": (ENCODED.vector, lambda data: decode_row("s", "e1", ENCODED.entry, ENCODED.statistics, data)),
-    "texts": (ENCODED.texts, decode_texts),
+    "texts": (ENCODED.texts, lambda data: decode_texts("s", "e1", data)),
     "exact": (encode_exact(make_exact("k1")), lambda data: decode_exact("k1", data)),
     "decision": (encode_decision(make_decision("d1")), lambda data: decode_decision("d1", data)),
     "feedback": (encode_feedback(make_feedback()), decode_feedback),
-    "checkpoint": (CHECKPOINT.head, lambda data: decode_checkpoint(data, CHECKPOINT.arrays)),
-    "weights": (CHECKPOINT.arrays, lambda data: decode_checkpoint(CHECKPOINT.head, data)),
+    "checkpoint": (CHECKPOINT.head, lambda data: decode_checkpoint(1, 0, data, CHECKPOINT.arrays)),
+    "weights": (CHECKPOINT.arrays, lambda data: decode_checkpoint(1, 0, CHECKPOINT.head, data)),
 }
 every_reader = pytest.mark.parametrize("name", READERS)
 of_json = pytest.mark.parametrize("name", [name for name in READERS if name not in ("vector", "weights")])
@@ -160,7 +162,8 @@ def reads_or_refuses(name: str, data: object) -> bool:
 def changed(data: bytes, **fields: object) -> bytes:
     """The JSON of `data` (its first line, for an exact answer) with other fields."""
     head, newline, payload = data.partition(b"\n")
-    return json.dumps(json.loads(head) | fields).encode() + newline + payload
+    text = json.dumps(json.loads(head) | fields, ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass") + newline + payload
 
 
 @every_reader
@@ -229,13 +232,32 @@ def test_nesting_without_end_is_unreadable(name: str) -> None:
         ("entry", {"dimension": 7}),
         ("entry", {"created_at": "now"}),
         ("entry", {"size": True}),
-        ("entry", {"size": 2**63}),
+        ("entry", {"size": 2**31}),
+        ("entry", {"size": -1}),
+        ("entry", {"created_at": 1e31}),
+        ("entry", {"created_at": -1e300}),
+        ("texts", {"scope": "other"}),
+        ("texts", {"id": "e2"}),
+        ("texts", {"id": ""}),
+        ("texts", {"query": "half \ud83d"}),
+        ("texts", {"answer": "\udca9 half"}),
+        ("statistics", {"quality": [0.5, -1]}),
+        ("statistics", {"helpfulness": [0.5, -(2**40)]}),
+        ("statistics", {"quality": [0.5, 2**31]}),
+        ("statistics", {"quality": [-0.1, 1]}),
+        ("statistics", {"helpfulness": [1e300, 1]}),
+        ("statistics", {"offload_value": 1e31}),
+        ("statistics", {"replay_count": -1}),
         ("statistics", {"quality": [0.5]}),
         ("statistics", {"quality": [0.5, 0.5]}),
         ("statistics", {"quality": {"value": 1}}),
         ("exact", {"key": "k2"}),
         ("decision", {"id": "d2"}),
         ("decision", {"explored": 1}),
+        ("decision", {"prompt_tokens": -1}),
+        ("decision", {"version": 2**53}),
+        ("decision", {"features": [1e31]}),
+        ("decision", {"surface": {"words": -1}}),
         ("decision", {"features": [None]}),
         ("decision", {"example_ids": [1]}),
         ("decision", {"dimension": 7}),
@@ -245,6 +267,10 @@ def test_nesting_without_end_is_unreadable(name: str) -> None:
         ("decision", {"arms": [{"arm": "small", "utility": ["much"]}]}),
         ("decision", {"arms": [{}]}),
         ("checkpoint", {"meta": []}),
+        ("checkpoint", {"version": 2}),
+        ("checkpoint", {"version": -1}),
+        ("checkpoint", {"offset": 7}),
+        ("checkpoint", {"offset": 2**53}),
     ],
 )
 def test_wrong_fields_are_unreadable(name: str, fields: dict[str, object]) -> None:
@@ -283,7 +309,7 @@ def test_a_vector_that_is_none_is_not_written(vector: list[float]) -> None:
 NEEDED = {  # what says which value it is, or what there would be nothing without
     "entry": {"v", "id", "scope"},
     "statistics": {"v"},
-    "texts": {"v", "query", "answer"},
+    "texts": {"v", "query", "answer", "scope", "id"},
     "exact": {"v", "key", "scope"},
     "decision": {"v", "id", "scope"},
     "feedback": {"v", "decision_id", "rater", "score", "at"},
@@ -332,10 +358,20 @@ def test_a_number_that_is_not_finite_is_not_written(number: float) -> None:
         encode_decision(replace(make_decision("d1"), vector=np.array([number], dtype=np.float16)))
 
 
-@pytest.mark.parametrize("word", ["null", "NaN", "\ud800", "null \ud800", "\ud7ff\uffff", '"\\null'])
+@pytest.mark.parametrize("word", ["null", "NaN", "\ud7ff\uffff", '"\\null', "\U0001f4a9"])
 def test_a_word_that_looks_like_damage_is_a_text(word: str) -> None:
     example = replace(make_example("e1"), texts=Texts(word, f"{word} {word}"))
-    assert decode_texts(encode_example(example).texts) == example.texts
+    assert decode_texts("s", "e1", encode_example(example).texts) == example.texts
+
+
+@pytest.mark.parametrize("texts", [Texts("\ud800", "a"), Texts("q", "null \udfff")])
+def test_half_a_character_is_not_written(texts: Texts) -> None:
+    with pytest.raises(ValueError, match="half a character"):
+        encode_example(replace(make_example("e1"), texts=texts))
+
+
+def test_texts_of_an_earlier_release_have_no_owner() -> None:
+    assert decode_texts("s", "e1", b'{"v":1,"query":"q","answer":"a"}') == Texts("q", "a")
 
 
 def test_a_vector_may_be_left_out() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from shared_core.settings import Settings
 from shared_core.store.protocol import Lease, Store
 from shared_core.records import Checkpoint
 from tests.fakes import FakeClock
+from tests.stores.backends import Backend
 from tests.stores.conftest import DECISION_TTL, OpenStore, durable_stores
 from tests.stores.makers import make_checkpoint, make_example, make_feedback, make_statistics
 
@@ -86,10 +89,10 @@ def test_publication_is_refused_on_another_version_or_offset(store: Store, expec
     assert_checkpoint(store, second)
 
 
-def test_publication_is_refused_to_a_lease_that_was_lost(store: Store, clock: FakeClock) -> None:
+def test_publication_is_refused_to_a_lease_that_was_lost(backend: Backend, store: Store) -> None:
     store.record(example=make_example())
     old = leased(store, "slow", ttl=10)
-    clock.advance(11)
+    backend.age_lease("learn", 11)
     new = leased(store, "fast")
     before = store.position()
     assert store.publish(make_checkpoint(), (0, 0), {("s", "e1"): make_statistics()}, old) is False
@@ -114,20 +117,38 @@ def test_publication_after_clear_leaves_nothing_behind(store: Store) -> None:
     assert_checkpoint(store, make_checkpoint())
 
 
-def test_a_lease_is_held_by_one_until_it_expires(store: Store, clock: FakeClock) -> None:
-    first = leased(store, "me", ttl=10)
-    assert (first.name, first.owner, first.expires_at) == ("learn", "me", clock.now + 10)
-    assert store.acquire("learn", "you", 10) is None
-    assert store.acquire("replay", "you", 10) is not None
-    clock.advance(9)
-    renewed = leased(store, "me", ttl=10)
-    assert renewed.expires_at == clock.now + 10
-    clock.advance(9)
-    assert store.acquire("learn", "you", 10) is None
-    clock.advance(2)
+def test_a_lease_is_held_by_one_until_it_expires(backend: Backend, store: Store) -> None:
+    first = leased(store, "me", ttl=100)
+    assert (first.name, first.owner) == ("learn", "me")
+    assert first.expires_at == pytest.approx(time.time() + 100, abs=30)
+    assert store.acquire("learn", "you", 100) is None
+    assert store.acquire("replay", "you", 100) is not None
+    backend.age_lease("learn", 60)
+    renewed = leased(store, "me", ttl=100)
+    assert first.expires_at <= renewed.expires_at < first.expires_at + 30
+    backend.age_lease("learn", 60)
+    assert store.acquire("learn", "you", 100) is None
+    backend.age_lease("learn", 60)
     taken = leased(store, "you")
     assert taken.token > renewed.token >= first.token
-    assert store.acquire("learn", "me", 10) is None
+    assert store.acquire("learn", "me", 100) is None
+
+
+@durable_stores
+@pytest.mark.parametrize("ahead", [-3600.0, 3600.0, 1e9])
+def test_clocks_that_differ_stop_nobody_and_break_no_lease(
+    backend: Backend, settings: Settings, clock: FakeClock, ahead: float
+) -> None:
+    other_clock = FakeClock(clock.now + ahead)
+    ours, theirs = backend.open(settings, clock, 100), backend.open(settings, other_clock, 100)
+    leased(theirs, "they", ttl=100)
+    assert ours.acquire("learn", "we", 100) is None
+    backend.age_lease("learn", 101)
+    lease = leased(ours, "we", ttl=100)
+    assert theirs.acquire("learn", "they", 100) is None
+    assert ours.publish(make_checkpoint(), (0, 0), {}, lease) is True
+    ours.close()
+    theirs.close()
 
 
 def test_a_renewal_does_not_fence_its_own_holder(store: Store) -> None:
@@ -145,9 +166,9 @@ def test_a_released_lease_is_free_and_tokens_keep_growing(store: Store) -> None:
     assert tokens == sorted(set(tokens))
 
 
-def test_releasing_a_lost_lease_changes_nothing(store: Store, clock: FakeClock) -> None:
+def test_releasing_a_lost_lease_changes_nothing(backend: Backend, store: Store) -> None:
     lost = leased(store, "slow", ttl=10)
-    clock.advance(11)
+    backend.age_lease("learn", 11)
     held = leased(store, "fast")
     store.release(lost)
     assert store.acquire("learn", "third", 10) is None

@@ -119,7 +119,7 @@ def test_password_opens_the_store_and_appears_nowhere(caplog: pytest.LogCaptureF
         ):
             store = open_store(right)
             everything(store)
-            assert "p@ss" not in store.label + repr(store) + repr(vars(store)["_label"])
+            assert "p@ss" not in store.label + repr(store) + repr(vars(store))
             store.close()
         for wrong in (f"redis://:wr0ng@127.0.0.1:{port}/0", f"redis://127.0.0.1:{port}/0"):
             with pytest.raises(StoreIsUnusable) as refusal:

@@ -51,7 +51,7 @@ def test_a_user_with_other_keys(redis_server: RedisServer, raw: redis.Redis) -> 
 
 
 def test_the_grants_that_the_manual_names_are_enough(redis_server: RedisServer, raw: redis.Redis) -> None:
-    granted = "~{iccache:* +@read +@write +@scripting +@connection +info".split()
+    granted = "~{iccache:* +@read +@write +@scripting +@connection +time +info".split()
     raw.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">pw", *granted)
     store = RedisStore.open(
         f"unix://limited@{redis_server.socket}?password=pw&pool=granted", settings=Settings(), clock=time.time
