@@ -6,11 +6,10 @@ output work as with a single model, and a chain sees one run and one token count
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Unpack
-from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -27,54 +26,25 @@ from iccache_langchain.answers import ChatAnswers
 from iccache_langchain.arms import ArmModel
 from iccache_langchain.binding import rebound
 from iccache_langchain.calls import BY_CONFIG, FREE, OWN_KEYS, QueryFunction, call_context
+from iccache_langchain.chat_call import ChatCall
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
 from iccache_langchain.options import FIELDS, ChatModelOptions, without_client_options
 from iccache_langchain.runnable_config import PinnedChatModel
-from shared_core.adapters.context import RUN, Context
+from shared_core.adapters.context import RUN
 from shared_core.adapters.factory import routing_engine
 from shared_core.adapters.lifecycle import ExampleOwner
 from shared_core.adapters.options import RoutingOptions, read_options
-from shared_core.adapters.parameters import bypass_of, decision_id
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
-from shared_core.values import Decision, Request
+from shared_core.values import Request
 
 _SCOPE_ADVICE: Final = (
     f"pass iccache_scope=… with the call, bind it with .bind(iccache_scope=…), {BY_CONFIG}, or use "
     "iccache_context(scope=…) if the call is not streamed"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One call as LangChain made it.
-
-    Attributes:
-        messages: The conversation.
-        stop: Stop strings.
-        kwargs: Other arguments for the arm.
-        context: Scope, task and whether the answer may be stored.
-        run_id: LangChain's run id, which becomes the decision id.
-    """
-
-    messages: Sequence[BaseMessage]
-    stop: list[str] | None
-    kwargs: Mapping[str, Any]
-    context: Context
-    run_id: UUID | str | None
-
-    @property
-    def identity(self) -> str | None:
-        """The id of its decision."""
-        return decision_id(self.run_id) if self.run_id else None
-
-    @property
-    def bypass(self) -> str:
-        """Why the call is not routed; empty if it is."""
-        return bypass_of(self.kwargs)
 
 
 class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
@@ -149,11 +119,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = self._call(messages, stop, run_manager, kwargs)
-        return self._routed(call).run(
-            lambda decision: arm_calls.generate(
-                self.arms[decision.arm], messages, decision.insertion, call.stop, run_manager, **call.kwargs
-            )
-        )
+        return self._routed(call).run(call.generate)
 
     async def _agenerate(
         self,
@@ -164,11 +130,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
     ) -> ChatResult:
         call = self._call(messages, stop, run_manager, kwargs)
         routed = await self._arouted(call)
-        return await routed.arun(
-            lambda decision: arm_calls.agenerate(
-                self.arms[decision.arm], messages, decision.insertion, call.stop, run_manager, **call.kwargs
-            )
-        )
+        return await routed.arun(call.agenerate)
 
     def _stream(
         self,
@@ -178,11 +140,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         call = self._call(messages, stop, run_manager, kwargs, streamed=True)
-        yield from self._routed(call).stream(
-            lambda decision: arm_calls.stream(
-                self.arms[decision.arm], messages, decision.insertion, call.stop, run_manager, **call.kwargs
-            )
-        )
+        yield from self._routed(call).stream(call.stream)
 
     async def _astream(
         self,
@@ -192,13 +150,8 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         call = self._call(messages, stop, run_manager, kwargs, streamed=True)
-
-        async def ask(decision: Decision) -> AsyncGenerator[ChatGenerationChunk, None]:
-            arm = self.arms[decision.arm]
-            return arm_calls.astream(arm, messages, decision.insertion, call.stop, run_manager, **call.kwargs)
-
         routed = await self._arouted(call)
-        async with aclosing(await routed.astream(ask)) as chunks:  # a reader that stops ends the arm's request
+        async with aclosing(await routed.astream(call.astream)) as chunks:  # a reader that stops ends the arm's request
             async for chunk in chunks:
                 yield chunk
 
@@ -265,28 +218,27 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         kwargs: Mapping[str, Any],
         *,
         streamed: bool = False,
-    ) -> _Call:
+    ) -> ChatCall:
         """Read the arguments of a private method. Raises only `ConfigurationError` (invalid scope or task)."""
         context = call_context(kwargs, context_counts=not (streamed and self.strict_scope))
         sent = self._defaults() | {name: value for name, value in kwargs.items() if name not in OWN_KEYS}
         words = stop or sent.pop("stop", None)
         sent.pop("stop", None)
-        return _Call(messages, words, sent, context, run.run_id if run else kwargs.get(RUN))
+        return ChatCall(self.arms, messages, words, sent, context, run, run.run_id if run else kwargs.get(RUN))
 
-    def _routed(self, call: _Call) -> RoutedCall[ChatResult, ChatGenerationChunk]:
+    def _routed(self, call: ChatCall) -> RoutedCall[ChatResult, ChatGenerationChunk]:
         routing = Routing(self.engine, self.reference)
-        decision = routing.decide(lambda: self._request(call), call.identity, bypass=call.bypass)
+        decision = routing.decide(self._reading(call), call.identity, bypass=call.bypass)
         return RoutedCall(routing, decision, ChatAnswers(self.arms, call.kwargs))
 
-    async def _arouted(self, call: _Call) -> RoutedCall[ChatResult, ChatGenerationChunk]:
+    async def _arouted(self, call: ChatCall) -> RoutedCall[ChatResult, ChatGenerationChunk]:
         routing, may_block = Routing(self.engine, self.reference), self.query_fn is not None
-        decision = await routing.adecide(
-            lambda: self._request(call), call.identity, bypass=call.bypass, may_block=may_block
-        )
+        decision = await routing.adecide(self._reading(call), call.identity, bypass=call.bypass, may_block=may_block)
         return RoutedCall(routing, decision, ChatAnswers(self.arms, call.kwargs))
 
-    def _request(self, call: _Call) -> Request:
-        return self._requests.request(call.messages, call.context, call.kwargs, call.stop)
+    def _reading(self, call: ChatCall) -> Callable[[], Request]:
+        """Reads the call into a `Request`, which may fail."""
+        return partial(self._requests.request, call.messages, call.context, call.kwargs, call.stop)
 
     @property
     def _requests(self) -> Requests[BaseMessage]:
