@@ -24,7 +24,7 @@ from iccache_langchain.arms import ArmModel, model_name
 from iccache_langchain.calls import FREE, SCOPE_ADVICE, QueryFunction, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.generations import CannotBeRead, CannotBeStored, decode, encode
-from iccache_langchain.llm_string import Call, parse, read_messages
+from iccache_langchain.llm_string import CallKey, parse, read_messages
 from iccache_langchain.messages import normalised, outcome_of
 from iccache_langchain.near_tier import NearTier, is_answering, near_settings
 from shared_core.adapters.context import Context
@@ -48,7 +48,7 @@ _USAGE_KEYS: Final = ("token_usage", "usage")
 class _ParsedCall:
     """One call, parsed from LangChain's two strings. `messages` is None for a completion prompt."""
 
-    call: Call
+    call: CallKey
     messages: Sequence[BaseMessage] | None
     request: Request
 

@@ -50,7 +50,7 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallKey:
     """What the `llm_string` holds about a call.
 
     Attributes:
@@ -68,7 +68,7 @@ class Call:
 
 
 @lru_cache(maxsize=64)
-def parse(llm_string: str) -> Call:
+def parse(llm_string: str) -> CallKey:
     """Parse an `llm_string`. Never raises; uncertain values stay empty or False.
 
     Results are cached, because a program uses few models and parameter sets.
@@ -83,7 +83,7 @@ def parse(llm_string: str) -> Call:
         shaping = {k: v for k, v in kwargs.items() if k not in _TRANSPORT} if isinstance(kwargs, dict) else {}
         fingerprint = f"{canonical_json([model, shaping])}---{tail}"
         known = call is not None and params.keys() <= _SAMPLING
-    return Call(
+    return CallKey(
         fingerprint=fingerprint,
         writer=(named_model(params.get) or named_model(shaping.get)) if call is not None else "",
         plain=known and _asks_for_one_text(shaping | params) and _NOT_PLAIN.search(llm_string) is None,

@@ -30,7 +30,7 @@ _SHARED_FIELDS: Final = ("system_prompt", "output_parser", "query_wrapper_prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class LLMCall:
     """One call as LlamaIndex made it.
 
     Attributes:
@@ -58,7 +58,7 @@ class ArmCall:
     """The call as it is sent to one arm, with the examples chosen for it."""
 
     arm: LLM
-    call: Call
+    call: LLMCall
     insertion: Insertion
 
     @property

@@ -36,7 +36,7 @@ from typing_extensions import override
 from iccache_llamaindex import arms as arm_calls
 from iccache_llamaindex import question
 from iccache_llamaindex.answers import LLMAnswers
-from iccache_llamaindex.arms import ArmCall, Call
+from iccache_llamaindex.arms import ArmCall, LLMCall
 from iccache_llamaindex.messages import R, Response, arm_of, decision_id_of, normalised
 from shared_core.adapters import parameters
 from shared_core.adapters.context import KEYS, Context, current_context
@@ -315,32 +315,34 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
     def _completions(self) -> LLMAnswers[CompletionResponse]:
         return LLMAnswers(self._arm)
 
-    def _completion(self, prompt: str, kwargs: Mapping[str, Any], *, formatted: bool, streamed: bool = False) -> Call:
+    def _completion(
+        self, prompt: str, kwargs: Mapping[str, Any], *, formatted: bool, streamed: bool = False
+    ) -> LLMCall:
         """The call of a completion: one user turn."""
         call = self._call([ChatMessage(role=MessageRole.USER, content=prompt)], kwargs, streamed=streamed)
         return replace(call, prompt=prompt, formatted=formatted)
 
-    def _call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], *, streamed: bool = False) -> Call:
+    def _call(self, messages: Sequence[ChatMessage], kwargs: Mapping[str, Any], *, streamed: bool = False) -> LLMCall:
         """Read a call. Raises only `ConfigurationError` (invalid scope or task)."""
         context = Context.read(kwargs).over(self._bound)
         if not (streamed and self.strict_scope):
             context = context.over(current_context())
-        return Call(messages, {name: value for name, value in kwargs.items() if name not in KEYS}, context)
+        return LLMCall(messages, {name: value for name, value in kwargs.items() if name not in KEYS}, context)
 
-    def _routed(self, call: Call, answers: LLMAnswers[R]) -> RoutedCall[R, R]:
+    def _routed(self, call: LLMCall, answers: LLMAnswers[R]) -> RoutedCall[R, R]:
         routing = Routing(self.engine, self.reference)
         return RoutedCall(routing, routing.decide(lambda: self._request(call), bypass=call.bypass), answers)
 
-    async def _arouted(self, call: Call, answers: LLMAnswers[R]) -> RoutedCall[R, R]:
+    async def _arouted(self, call: LLMCall, answers: LLMAnswers[R]) -> RoutedCall[R, R]:
         routing, may_block = Routing(self.engine, self.reference), self.query_fn is not None
         decision = await routing.adecide(lambda: self._request(call), bypass=call.bypass, may_block=may_block)
         return RoutedCall(routing, decision, answers)
 
-    def _asking(self, call: Call, ask: Callable[[ArmCall], T]) -> Callable[[Decision], T]:
+    def _asking(self, call: LLMCall, ask: Callable[[ArmCall], T]) -> Callable[[Decision], T]:
         """A function that calls `ask` with the arm and the examples of a decision."""
         return lambda decision: ask(ArmCall(self._arm(decision.arm), call, decision.insertion))
 
-    def _request(self, call: Call) -> Request:
+    def _request(self, call: LLMCall) -> Request:
         query = "" if call.formatted else None  # no examples in a prompt that is formatted already
         return self._requests.request(call.messages, call.context, call.kwargs, query=query)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final, ParamSpec, TypeVar, cast
 
+from shared_core.forks import renew_in_children
 from shared_core.guard.deadline import arrival
 
 P = ParamSpec("P")
@@ -29,7 +29,7 @@ async def off_loop(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
     context = contextvars.copy_context()
     context.run(arrival.set, time.monotonic())
     call = partial(context.run, function, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_threads, call)
+    return await asyncio.get_running_loop().run_in_executor(_threads.pool, call)
 
 
 @contextmanager
@@ -53,15 +53,16 @@ async def on_threads(pieces: Generator[T, None, None]) -> AsyncGenerator[T, None
             pieces.close()
 
 
-def _new_threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="iccache-async")
+class _Threads:
+    """Our threads, which start on first use, not at import."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        renew_in_children(self)
+
+    def after_fork(self) -> None:
+        """Renew the pool, whose threads a forked child lacks."""
+        self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="iccache-async")
 
 
-def _after_fork() -> None:
-    global _threads  # noqa: PLW0603 - a forked child inherits the pool without its threads
-    _threads = _new_threads()
-
-
-_threads = _new_threads()  # starts threads on first use, not at import
-if hasattr(os, "register_at_fork"):  # there is no fork on Windows
-    os.register_at_fork(after_in_child=_after_fork)
+_threads: Final = _Threads()

@@ -7,10 +7,11 @@ A coroutine can be cancelled wherever it waits. One loop serves many calls, and 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from shared_core.forks import renew_in_children
 
 T = TypeVar("T")
 
@@ -26,8 +27,11 @@ class BackgroundLoop:
         self._name = name
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        if hasattr(os, "register_at_fork"):  # Windows has no fork
-            os.register_at_fork(after_in_child=self._forget)
+        renew_in_children(self)
+
+    def after_fork(self) -> None:
+        """Forget the loop, whose thread a forked child lacks."""
+        self._loop, self._lock = None, threading.Lock()
 
     def wait_for(self, call: Coroutine[Any, Any, T], seconds: float) -> T:
         """Run `call` on the loop, and wait for its end. May be called from any thread but the loop's own.
@@ -48,9 +52,6 @@ class BackgroundLoop:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True).start()
             return self._loop
-
-    def _forget(self) -> None:
-        self._loop, self._lock = None, threading.Lock()
 
 
 _models = BackgroundLoop("iccache-loop")

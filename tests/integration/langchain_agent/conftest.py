@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from langchain.agents import create_agent
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
 from iccache_langchain import ICCacheMiddleware
-from shared_core.settings import Settings
-from shared_core.store import open_store
-from tests.embedding import Words
 from tests.integration.langchain_agent.runs import EXAMPLES, answering
-from tests.openai_server import OpenAIServer, openai_server
+from tests.integration.routers import building, helped_by, serving, store
+
+__all__ = ["store"]
 
 
 @tool
@@ -23,15 +20,8 @@ def temperature(room: str) -> str:
     return f"{room} has 5 degrees"
 
 
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with openai_server(answering) as server:
-        yield server
-
-
-@pytest.fixture
-def store():
-    return open_store("memory://", settings=Settings())
+server = serving(answering)
+helped = helped_by(EXAMPLES)
 
 
 @pytest.fixture
@@ -44,35 +34,8 @@ def model(server):
 
 @pytest.fixture
 def build(model, store):
-    made = []
-
-    def make(**wanted):
-        arguments = {
-            "arms": {"small": model("small"), "large": None},
-            "reference": "large",
-            "costs": {"small": 0.1},
-            "store": store,
-            "embedder": Words(),
-            "reward": lambda request, answer: 1.0,
-            "background": False,
-            "relevance_quantile": 0.0,
-            "explore": 1.0,
-            "deadline": 20.0,
-        }
-        made.append(ICCacheMiddleware(**(arguments | wanted)))
-        return made[-1]
-
-    yield make
-    for middleware in made:
-        middleware.close()
-
-
-@pytest.fixture
-def helped(build):
-    """A middleware whose pool has examples; with `explore` 1 the small model answers whatever they concern."""
-    middleware = build(task="t")
-    middleware.add_examples(EXAMPLES)
-    return middleware
+    with building(ICCacheMiddleware, store, lambda: {"small": model("small"), "large": None}) as make:
+        yield make
 
 
 @pytest.fixture
