@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
-from shared_core.background import Periodic
+from shared_core.background import Periodic, wait_for_requests
 from shared_core.errors import CheckpointIsUnreadable, ConfigurationError, StoreIsUnusable
 from shared_core.exact import ExactTier
 from shared_core.guard.threads import Guard
@@ -81,7 +82,14 @@ class Components:
         self.manager: Manager = LocalManager(self.store, self.examples, spec.reference, settings, counters, spec.clock)
         self.learner = Learner(self.store, spec.reference, settings, clock=spec.clock, owner=uuid4().hex)
         self.recorder = Recorder(
-            self.manager, self.exact, spec.reward, counters, settings, spec.clock, on_change=self.wake
+            self.manager,
+            self.exact,
+            spec.reward,
+            counters,
+            settings,
+            spec.clock,
+            on_change=self.wake,
+            before_embedding=partial(wait_for_requests, partial(self.guard.is_busy, "embedder")),
         )
         self._loops: tuple[Periodic, ...] = ()
         self.refresh()

@@ -10,10 +10,13 @@ from typing import Final
 
 from shared_core.error_log import described, log_error
 from shared_core.telemetry import Counters, get_logger
+from shared_core.values import Clock
 
 log = get_logger("background")
 
 PAUSE: Final = 1e-4  # seconds: just long enough for a waiting thread to wake up
+POLL: Final = 2e-3
+PATIENCE: Final = 1.0  # seconds; under a load without gaps, background work must go on slowly
 
 
 def yield_to_requests() -> None:
@@ -23,6 +26,15 @@ def yield_to_requests() -> None:
     not enough: the thread gets the GIL back before another thread wakes up.
     """
     time.sleep(PAUSE)
+
+
+def wait_for_requests(
+    are_busy: Callable[[], bool], clock: Clock = time.monotonic, sleep: Callable[[float], object] = time.sleep
+) -> None:
+    """Wait until ``are_busy()`` is False, at most `PATIENCE` seconds; call it before work that requests would wait for."""
+    ends = clock() + PATIENCE
+    while are_busy() and clock() < ends:
+        sleep(POLL)
 
 
 class Periodic:

@@ -26,7 +26,7 @@ from shared_core.values import Clock, Decision, Outcome
 
 BATCH: Final = 128  # records in one transaction: a commit costs as much as writing a hundred
 GATHER: Final = 0.005  # seconds that a transaction waits for more: at 800 answers a second it halves the writer's CPU
-PREPARED: Final = 32  # answers that are embedded in one call
+PREPARED: Final = 8  # answers that are embedded in one call, for which a request may wait
 PREPARE_THREADS: Final = 2  # one redaction that hangs leaves the other
 RECORD_SIZE: Final = 4_000  # bytes of a record without its texts, about: features, numbers, a vector
 
@@ -50,6 +50,7 @@ class Recorder:
         settings: `drain` and `score_threads` are used.
         clock: Seconds since the epoch.
         on_change: Called after examples were added.
+        before_embedding: Called before answers are embedded; waits while requests need the embedder.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class Recorder:
         settings: Settings,
         clock: Clock,
         on_change: Callable[[], object],
+        before_embedding: Callable[[], object],
     ) -> None:
         self._manager = manager
         self._exact = exact
         self._scorer = Scorer(reward, counters) if reward else None
         self._clock = clock
         self._on_change = on_change
+        self._before_embedding = before_embedding
         self.lanes = Lanes(counters, settings.drain)
         self._writer = self.lanes.add(
             "writer", "records and ratings", limits=Limits(batch=BATCH, gather=GATHER), is_temporary=is_temporary
@@ -153,6 +156,7 @@ class Recorder:
         return [Job(self._writer, self._store, Write(feedback=rating), RECORD_SIZE) for rating in ratings]
 
     def _prepare(self, answers: Sequence[Answer]) -> Sequence[Job]:
+        self._before_embedding()
         return [Job(self._writer, self._store, answer, _size(answer)) for answer in self._manager.prepare(answers)]
 
     def _prepare_exact(self, items: Sequence[_Exact]) -> Sequence[Job]:

@@ -31,9 +31,11 @@ class Bulkhead:
         self.breaker = Breaker(clock)
         self.waiting: OrderedDict[Task, None] = OrderedDict()  # empty unless every slot is taken
         self.busy = 0  # slots taken
+        self.is_handed_over = False  # a thread without a slot runs what follows its call
         self._slots = slots
         self.clock = clock
         self._share = MOST_ITEMS  # tasks that share the next call, at most
+        self._each = 0.0  # seconds a task in shared calls, the recent ones; 0 if unknown
         self._counted = 0  # calls that succeeded, and deadlines that passed without one
 
     @property
@@ -68,10 +70,16 @@ class Bulkhead:
             return [oldest]
         order: Iterable[Task] = reversed(self.waiting) if oldest.deadline.is_half_over() else self.waiting
         same = (task for task in order if task.step.shared is shared)
-        taken = list(islice(same, min(shared.most, self._share)))
+        first = next(same)
+        taken = [first, *islice(same, min(shared.most, self._share, self._in_time(first)) - 1)]
         for task in taken:
             del self.waiting[task]
         return taken
+
+    def _in_time(self, task: Task) -> int:
+        """How many tasks a call can serve before the deadline of this one, at the speed of the last shared call."""
+        left = task.deadline.left()
+        return max(1, int(left / self._each)) if self._each and left else MOST_WAITING
 
     def give_up(self, task: Task) -> DependencyIsSlow:
         """The error of a task whose deadline has passed in this bulkhead.
@@ -99,6 +107,7 @@ class Bulkhead:
 
     def took(self, seconds: float, tasks: int, deadline: Deadline) -> None:
         """If a call of so many tasks took more than half of a deadline, fewer share the next one; if little, more."""
+        self._each = max(seconds / tasks, self._each / 2) if tasks > 1 else min(seconds, self._each)
         if tasks >= self._share and seconds < deadline.seconds / 4:
             self._share *= 2
         elif tasks > 1 and seconds > deadline.seconds / 2:

@@ -33,7 +33,7 @@ T = TypeVar("T")
 class Guard:
     """Runs the steps of requests on bounded threads, under a deadline and a breaker.
 
-    Each dependency has its own slots; at most one thread runs per slot. So a stuck embedder does not block the store.
+    Each dependency has its own slots; at most one call is made per slot. So a stuck embedder does not block the store.
 
     Args:
         workers: Slots per dependency; one for a dependency with a `SharedCall` that is `one_at_a_time`.
@@ -102,6 +102,11 @@ class Guard:
         """True if the last call to the dependency failed or was too slow."""
         bulkhead = self._bulkheads.get(dependency)
         return bulkhead is not None and bulkhead.breaker.is_counting
+
+    def is_busy(self, dependency: str) -> bool:
+        """True while a request calls the dependency, or waits for it."""
+        bulkhead = self._bulkheads.get(dependency)
+        return bulkhead is not None and bulkhead.busy > 0
 
     def close(self) -> None:
         """End the threads when they become free; does not wait for stuck ones."""
@@ -192,10 +197,14 @@ class Guard:
 
     def _next(self, worker: _Worker) -> list[Task]:
         """The next tasks for this worker's slot; none frees the slot and makes the worker idle."""
+        bulkhead = worker.bulkhead
         with self._lock:
-            if worker.bulkhead.waiting:
-                return worker.bulkhead.take()
-            worker.bulkhead.busy -= 1
+            if not worker.has_slot:
+                bulkhead.is_handed_over = False
+            elif bulkhead.waiting:
+                return bulkhead.take()
+            else:
+                bulkhead.busy -= 1
             if self._closed:
                 worker.stop()
             else:
@@ -208,9 +217,26 @@ class Guard:
         if shared is None or len(tasks) == 1:
             return tasks if self._advance(call_alone(worker.bulkhead, tasks[0]), worker) else []
         ended = call_together(worker.bulkhead, shared, tasks)
+        if shared.one_at_a_time and self._hand_over(worker):
+            for each in ended:
+                self._advance(each, None)
+            return []
         for each in ended[:-1]:
             self._advance(each, None)
         return [each.task for each in ended[-1:] if self._advance(each, worker)]
+
+    def _hand_over(self, worker: _Worker) -> bool:
+        """If calls wait for the worker's only slot, let one other thread make them now; False if it goes on alone.
+
+        What follows a shared call takes long where many share it, and must not keep the dependency idle.
+        """
+        bulkhead = worker.bulkhead
+        with self._lock:
+            if not bulkhead.waiting or bulkhead.is_handed_over:
+                return False
+            self._leave(bulkhead)
+            bulkhead.is_handed_over, worker.has_slot = True, False
+            return True
 
     def _advance(self, ended: Ended, worker: _Worker | None) -> bool:
         """Run a task to its next step; True if `worker` should make that call."""
@@ -242,7 +268,7 @@ def _only(step: Step) -> Steps[Any]:
 class _Worker:
     """A thread, its slot, and its next tasks."""
 
-    __slots__ = ("_tasks", "_woken", "bulkhead", "concluded")
+    __slots__ = ("_tasks", "_woken", "bulkhead", "concluded", "has_slot")
 
     def __init__(self) -> None:
         self._woken = threading.Lock()  # held while the thread is idle
@@ -250,6 +276,7 @@ class _Worker:
         self._tasks: list[Task] = []
         self.concluded: Task | None = None  # a task whose caller must be notified
         self.bulkhead: Bulkhead
+        self.has_slot = False  # in `bulkhead`
 
     def wait(self) -> list[Task]:
         """Wait for the next tasks, which share a call; none means end."""
@@ -259,7 +286,7 @@ class _Worker:
 
     def go_on(self, bulkhead: Bulkhead, tasks: list[Task]) -> None:
         """Wake the thread with tasks and a slot in `bulkhead`."""
-        self.bulkhead, self._tasks = bulkhead, tasks
+        self.bulkhead, self._tasks, self.has_slot = bulkhead, tasks, True
         self._woken.release()
 
     def notify(self) -> None:

@@ -2,8 +2,9 @@
 
 import threading
 
-from shared_core.background import Periodic
+from shared_core.background import PATIENCE, POLL, Periodic, wait_for_requests
 from shared_core.telemetry import Counters, forget_warnings
+from tests.fakes import FakeClock
 
 
 def test_a_loop_runs_when_poked_and_survives_failures():
@@ -72,3 +73,13 @@ def test_a_loop_that_ends_says_nothing_of_the_store_that_is_closed_too(caplog):
     loop._thread.join(5)
     assert counters["follow.failed"] == 1
     assert caplog.records == []
+
+
+def test_background_work_waits_for_requests_but_not_for_ever():
+    clock, busy = FakeClock(0.0), iter([True, True, False])
+    began = clock()
+    wait_for_requests(lambda: next(busy), clock, clock.advance)
+    assert clock() - began == 2 * POLL
+    began = clock()
+    wait_for_requests(lambda: True, clock, clock.advance)
+    assert PATIENCE <= clock() - began < PATIENCE + 2 * POLL

@@ -25,13 +25,15 @@ class Doubling:
 
     def __init__(self, most=16, poison=(), one_at_a_time=True):
         self.calls = []
-        self.begun, self.gate = threading.Event(), threading.Event()
+        self.begun, self.gate, self.third = threading.Event(), threading.Event(), threading.Event()
         self.poison = poison
         self.shared = SharedCall(self._doubled, most, one_at_a_time)
 
     def _doubled(self, numbers):
         self.calls.append(numbers)
         self.begun.set()
+        if len(self.calls) == 3:
+            self.third.set()
         self.gate.wait(20)
         if not set(numbers).isdisjoint(self.poison):
             raise ValueError(f"poison among {len(numbers)}")
@@ -165,6 +167,27 @@ async def test_a_queue_that_is_full_refuses_and_blames_nobody(monkeypatch):
     assert not guard.is_failing("embedder")
 
 
+async def test_the_next_call_does_not_wait_for_what_follows_the_last_one():
+    """The tasks of a shared call go on one after the other; meanwhile the dependency is called again."""
+    guard, doubling = Guard(4, time.monotonic), Doubling(most=2)
+
+    def steps(number):
+        doubled = yield doubling.shared.step("embedder", number)
+        return doubled, number != 1 or doubling.third.wait(20)
+
+    first = asyncio.ensure_future(guard.arun(soon(), doubling.steps(0)))
+    await asyncio.sleep(0)
+    assert await asyncio.to_thread(doubling.begun.wait, 20)
+    others = [asyncio.ensure_future(guard.arun(soon(), steps(number))) for number in (1, 2, 3, 4)]
+    await asyncio.sleep(0)
+    assert guard.is_busy("embedder")
+    doubling.gate.set()
+    assert await asyncio.gather(*others) == [(2, True), (4, True), (6, True), (8, True)]
+    assert await first == 0
+    assert [len(call) for call in doubling.calls] == [1, 2, 2]
+    guard.close()
+
+
 # whose turn it is, and who is to blame, by a fake clock ---------------------------------------------------------------
 
 
@@ -220,7 +243,29 @@ def test_fewer_share_a_call_while_calls_take_more_than_half_of_a_deadline(embedd
     for seconds in (0.1, 0.6, 0.6, 0.4, 0.4, 9.0, 9.0, 0.1, 0.1, 0.1, 0.1, 0.1):
         sizes.append(len(tasks := embedder.take()))
         embedder.took(seconds, len(tasks), tasks[0].deadline)
-    assert sizes == [16, 16, 8, 4, 4, 4, 2, 1, 2, 4, 8, 16]
+    assert sizes == [16, 16, 8, 4, 4, 4, 1, 1, 2, 4, 8, 16]
+
+
+def test_no_more_share_a_call_than_it_can_serve_before_their_deadline(embedder, clock):
+    shared = SharedCall(list)
+    for number in range(100):
+        waiting(embedder, clock, shared, number)
+    sizes = []
+    for seconds in (0.16, 0.16, 0.16, 0.16, 0.16, 0.16, 0.04):
+        sizes.append(len(tasks := embedder.take()))
+        clock.advance(seconds)
+        embedder.took(seconds, len(tasks), tasks[0].deadline)
+    assert sizes == [16, 16, 16, 16, 16, 16, 3]  # 0.04 s are left, and each takes 0.01 s
+
+
+def test_one_call_that_took_long_does_not_limit_later_ones_for_good(embedder, clock):
+    shared = SharedCall(list)
+    for number in range(100):
+        waiting(embedder, clock, shared, number)
+    embedder.took(50.0, len(embedder.take()), soon())
+    assert len(embedder.take()) == 1
+    embedder.took(0.01, 1, soon())
+    assert len(embedder.take()) > 1
 
 
 def test_deadlines_that_pass_behind_one_slow_call_count_as_one_failure(embedder, clock):
