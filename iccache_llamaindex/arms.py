@@ -3,9 +3,9 @@ each call has one pair of events, with the model and the messages that were real
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -23,7 +23,9 @@ from shared_core.adapters.context import Context
 from shared_core.adapters.factory import check_arms
 from shared_core.adapters.parameters import bypass_of
 from shared_core.errors import ConfigurationError
-from shared_core.values import Insertion
+from shared_core.values import Decision, Insertion
+
+T = TypeVar("T")
 
 # LlamaIndex applies these before it calls a model. It sees only the router, so the router needs the arms' values.
 _SHARED_FIELDS: Final = ("system_prompt", "output_parser", "query_wrapper_prompt", "pydantic_program_mode")
@@ -152,6 +154,19 @@ def model_name(arm: LLM) -> str:
     """The name of the arm's model; the class name if the arm names none."""
     name = arm.metadata.model_name
     return name if name and name != "unknown" else type(arm).__name__
+
+
+def managed(arms: Mapping[str, LLM], manager: CallbackManager, name: str) -> LLM:
+    """An arm, with the router's callback manager, which LlamaIndex may replace between two calls."""
+    arm = arms[name]
+    if arm.callback_manager is not manager:
+        arm.callback_manager = manager
+    return arm
+
+
+def asked(ask: Callable[[ArmCall], T], arm: Callable[[str], LLM], call: LLMCall, decision: Decision) -> T:
+    """What `ask` gets from the arm of a decision, with its examples."""
+    return ask(ArmCall(arm(decision.arm), call, decision.insertion))
 
 
 def chat(sent: ArmCall) -> ChatResponse:

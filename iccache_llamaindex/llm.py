@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar, Unpack
 from uuid import UUID
 
@@ -331,20 +332,21 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
 
     def _routed(self, call: LLMCall, answers: LLMAnswers[R]) -> RoutedCall[R, R]:
         routing = Routing(self.engine, self.reference)
-        return RoutedCall(routing, routing.decide(lambda: self._request(call), bypass=call.bypass), answers)
+        return RoutedCall(routing, routing.decide(self._reading(call), bypass=call.bypass), answers)
 
     async def _arouted(self, call: LLMCall, answers: LLMAnswers[R]) -> RoutedCall[R, R]:
         routing, may_block = Routing(self.engine, self.reference), self.query_fn is not None
-        decision = await routing.adecide(lambda: self._request(call), bypass=call.bypass, may_block=may_block)
+        decision = await routing.adecide(self._reading(call), bypass=call.bypass, may_block=may_block)
         return RoutedCall(routing, decision, answers)
 
     def _asking(self, call: LLMCall, ask: Callable[[ArmCall], T]) -> Callable[[Decision], T]:
         """A function that calls `ask` with the arm and the examples of a decision."""
-        return lambda decision: ask(ArmCall(self._arm(decision.arm), call, decision.insertion))
+        return partial(arm_calls.asked, ask, self._arm, call)
 
-    def _request(self, call: LLMCall) -> Request:
+    def _reading(self, call: LLMCall) -> Callable[[], Request]:
+        """Reads the call into a `Request`, which may fail."""
         query = "" if call.formatted else None  # no examples in a prompt that is formatted already
-        return self._requests.request(call.messages, call.context, call.kwargs, query=query)
+        return partial(self._requests.request, call.messages, call.context, call.kwargs, query=query)
 
     @property
     def _requests(self) -> Requests[ChatMessage]:
@@ -366,12 +368,10 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
     def _bound_context(self) -> Context:
         return self._bound
 
-    def _arm(self, name: str) -> LLM:
-        """The arm, with the router's current callback manager, which LlamaIndex may replace at any time."""
-        arm = self.arms[name]
-        if arm.callback_manager is not self.callback_manager:
-            arm.callback_manager = self.callback_manager
-        return arm
+    @property
+    def _arm(self) -> Callable[[str], LLM]:
+        """Finds an arm for the present call, with the router's present callback manager."""
+        return partial(arm_calls.managed, self.arms, self.callback_manager)
 
     def _tool_reference(self) -> FunctionCallingLLM:
         reference = self.arms[self.reference]
