@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import typer
 
-from shared_core.cli import demo, demo_models, estimate, feedback, learn, log
+from shared_core.cli import demo, demo_models, doctor, estimate, feedback, learn, log
 from shared_core.cli.flags import Command, Group
 from shared_core.cli.output import give_up_stdout, warn
 from shared_core.errors import ICCacheError
@@ -42,11 +42,12 @@ In your code, `from iccache_langchain import ICCacheChatModel` stands where your
 is `from iccache_llamaindex import ICCacheLLM`.
 
 In production, `iccache learn` learns from the feedback that your services log, `iccache feedback` rates one answer from
-outside of them, and `iccache log export` writes the log to a file, for your own analysis.""",
+outside of them, and `iccache log export` writes the log to a file, for your own analysis. `iccache doctor` says what of a
+damaged store can be read, and saves it.""",
     epilog="Exit code 2: a file, option, endpoint or model cannot be used; one line on stderr names it and what to do. "
     "Exit code 130: the command was interrupted.",
 )
-for command in (demo.demo, estimate.estimate, learn.learn, demo_models.demo_models):
+for command in (demo.demo, estimate.estimate, learn.learn, doctor.doctor, demo_models.demo_models):
     app.command(cls=Command)(command)
 # A score of -1 is not an option: the command itself says what is allowed.
 app.command(cls=Command, context_settings={"ignore_unknown_options": True})(feedback.feedback)

@@ -6,8 +6,8 @@ time; a load is published once it has caught up with the follower.
 
 from __future__ import annotations
 
-import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -16,11 +16,11 @@ import numpy as np
 from typing_extensions import override
 
 from shared_core.background import yield_to_requests
-from shared_core.error_log import log_error
 from shared_core.errors import FeedWasTrimmed, ScopeIsCold
 from shared_core.guard import Step, Steps, immediately
 from shared_core.pool import STATISTICS_DTYPE, Candidates, Pool
 from shared_core.pool.graph import import_faiss
+from shared_core.pool.loading import Loader
 from shared_core.pool.memory import return_memory
 from shared_core.pool.scope import LoadedScope
 from shared_core.pool.texts import TextCache
@@ -28,11 +28,14 @@ from shared_core.records import Texts, Vector
 from shared_core.settings import Settings
 from shared_core.store.protocol import Change, ChangeKind, Store
 from shared_core.telemetry import Counters, get_logger
+from shared_core.values import Clock
 
 log = get_logger("pool")
 
 BATCH: Final = 50  # changes or rows between two releases of the GIL for requests
 LOAD_ATTEMPTS: Final = 3  # attempts at a load during which the feed is trimmed
+IDLE_SECONDS: Final = 3600.0  # after which a scope may leave memory; its next request is answered without examples
+KEPT: Final = 100  # scopes that stay however long they are idle; a small one takes 7 kB
 
 
 class Replica(Pool):
@@ -42,13 +45,14 @@ class Replica(Pool):
         store: Holds the examples. Only texts are read on the request path; everything else is read in the background.
         settings: `seed` is used, for graphs and sampled pairs.
         counters: Counts ``pool.unusable`` (records that cannot be searched), ``pool.reloaded`` (the feed was trimmed),
-            ``pool.load_failed`` and ``pool.rebuilt``.
+            ``pool.load_failed``, ``pool.rebuilt`` and ``pool.released`` (scopes that left memory).
+        clock: A monotonic clock in seconds.
 
     Raises:
         ExtraIsMissing: FAISS is not installed.
     """
 
-    def __init__(self, store: Store, settings: Settings, counters: Counters) -> None:
+    def __init__(self, store: Store, settings: Settings, counters: Counters, clock: Clock = time.monotonic) -> None:
         import_faiss()
         self._store = store
         self._seed = settings.seed
@@ -59,8 +63,8 @@ class Replica(Pool):
         self._following = threading.Lock()  # held to change published scopes
         self._loading = threading.Lock()
         self._rebuilding = threading.Lock()
-        self._wanted: dict[str, None] = {}  # cold scopes to load, in order
-        self._wanted_lock = threading.Lock()
+        self._loader = Loader(self.warm, counters, clock)
+        self._clock = clock
         self._closed = False
 
     # on the request path --------------------------------------------------------------------------------------
@@ -115,6 +119,8 @@ class Replica(Pool):
 
     @override
     def maintain(self) -> None:
+        """Also releases scopes that were not asked for in the last hour, except for the last `KEPT`."""
+        self._release()
         with self._rebuilding:
             rebuilt = sum(loaded.rebuild() for loaded in list(self._scopes.values()))
             if rebuilt:
@@ -124,6 +130,7 @@ class Replica(Pool):
     @override
     def close(self) -> None:
         self._closed = True
+        self._loader.close()
         with self._following:
             self._scopes = {}
             self._texts.clear()
@@ -135,34 +142,25 @@ class Replica(Pool):
         if loaded is None:
             if self._closed:
                 raise ScopeIsCold("the engine is closed, so its examples are gone")
-            self._want(scope)
+            if not self._loader.want(scope):
+                raise ScopeIsCold(f"the examples of scope {scope!r} could not be loaded; another attempt follows soon")
             raise ScopeIsCold(f"the examples of scope {scope!r} are being loaded")
+        loaded.used_at = self._clock()
         partition = loaded.partitions.get(task)
         if partition is None:
             none = np.empty(0, np.float32)
             return Candidates((), none, np.empty((0, len(vector)), np.float32), np.empty(0, STATISTICS_DTYPE))
         return partition.nearest(vector, k)
 
-    def _want(self, scope: str) -> None:
-        with self._wanted_lock:
-            idle = not self._wanted
-            self._wanted[scope] = None
+    def _release(self) -> None:
+        with self._following:
+            since = self._clock() - IDLE_SECONDS
+            idle = [scope for scope, loaded in self._scopes.items() if loaded.used_at < since]
+            idle.sort(key=lambda scope: self._scopes[scope].used_at)
+            idle = idle[: max(0, len(self._scopes) - KEPT)]
             if idle:
-                threading.Thread(target=self._load_wanted, args=(scope,), name="iccache-load", daemon=True).start()
-
-    def _load_wanted(self, first: str) -> None:
-        """Load the wanted scopes until none is left."""
-        scope: str | None = first
-        while scope is not None:
-            try:
-                self.warm(scope)
-            except Exception as error:  # noqa: BLE001 - counted; the next request for this scope tries again
-                self._counters.count("pool.load_failed", error=type(error).__name__)
-                if not self._closed:  # afterwards it only means that the store is closed, too
-                    log_error(log, logging.WARNING, error, "IC-Cache could not load scope %r", scope)
-            with self._wanted_lock:
-                del self._wanted[scope]
-                scope = next(iter(self._wanted), None)
+                self._scopes = {scope: self._scopes[scope] for scope in self._scopes.keys() - set(idle)}
+        self._counters.count("pool.released", len(idle))
 
     def _load(self, scope: str) -> None:
         for attempt in range(LOAD_ATTEMPTS):
@@ -181,7 +179,7 @@ class Replica(Pool):
                 return
 
     def _read(self, scope: str) -> LoadedScope:
-        loaded = LoadedScope(self._seed)
+        loaded = LoadedScope(self._seed, self._clock())
         for rows in self._store.scan(scope, BATCH):
             self._count_unusable(loaded.put(rows))
             yield_to_requests()
@@ -210,7 +208,8 @@ class Replica(Pool):
     def _reload(self) -> None:
         start = self._store.position()
         fresh = {scope: self._read(scope) for scope in self._scopes}
-        for loaded in fresh.values():
+        for scope, loaded in fresh.items():
+            loaded.used_at = self._scopes[scope].used_at
             loaded.sample()
         self._scopes = fresh
         self._position = start

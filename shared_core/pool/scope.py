@@ -22,9 +22,11 @@ class LoadedScope:
 
     Args:
         seed: Seed of graphs and sampled pairs.
+        used_at: When it was asked for last, by a monotonic clock in seconds.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, used_at: float = 0.0) -> None:
+        self.used_at = used_at
         self._dimension = 0
         self._seed = seed
         self.partitions: Mapping[str, Partition] = {}

@@ -321,6 +321,11 @@ def _explained(label: str) -> Iterator[None]:
             raise
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
             problem = f"{label} is not a SQLite database; use another path, or move that file away"
+        elif error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT:
+            problem = (
+                f"{label} is damaged ({error}); save what can be read into a new file with: "
+                f"iccache doctor {label} --repair NEW.db"
+            )
         elif error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
             problem = (
                 f"{label} cannot be written ({error}); make the file and its folder writable for this user, or use "

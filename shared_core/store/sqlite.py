@@ -7,18 +7,15 @@ expire and be deleted. Only a write with the same id replaces it.
 # ruff: noqa: S608 — only constants of this file are put into SQL text; values are always parameters
 from __future__ import annotations
 
-import math
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Final
 
 from typing_extensions import override
 
-from shared_core.errors import FeedWasTrimmed
 from shared_core.records import (
     Checkpoint,
     DecisionRecord,
@@ -31,31 +28,21 @@ from shared_core.records import (
 )
 from shared_core.settings import Settings
 from shared_core.store import sqlite_writes
-from shared_core.store.codec import (
-    decode_change,
-    decode_exact,
-    decode_feedback,
-    decode_row,
-    decode_statistics,
-    decode_texts,
-)
+from shared_core.store.codec import decode_exact
 from shared_core.store.database import Database, listed
-from shared_core.store.fields import Unreadable
 from shared_core.store.protocol import Change, Lease, Rating, Row, Store, Write
 from shared_core.store.sqlite_decisions import DecisionTable
+from shared_core.store.sqlite_examples import ExampleTable
 from shared_core.store.sqlite_learning import LearningTables
+from shared_core.store.sqlite_log import LogTables
+from shared_core.store.sqlite_reading import Reader
 from shared_core.store.sqlite_waiting import WaitingTable
 from shared_core.values import Clock
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 FEED_LENGTH: Final = 100_000  # changes; a replica that misses more than that reloads faster than it catches up
 EXPIRED_PER_WRITE: Final = 64  # expired rows that one write deletes: more than it adds, few enough to be fast
 PUT_BATCH: Final = 256  # examples in one transaction of `put`; other writers run in between
 _CLAIMED: Final = "SELECT value FROM claims WHERE name = ?"
-
-TEXTS_PER_ROW: Final = 50  # the limit of examples in one prompt
 
 
 class SqliteStore(Store):
@@ -78,14 +65,14 @@ class SqliteStore(Store):
         self._exact_ttl = settings.exact_ttl
         self._decision_ttl = settings.decision_ttl
         self._wait_ttl = settings.wait_ttl
-        self._decisions = DecisionTable(self._database, settings, clock, self._readable)
-        self._waiting = WaitingTable(self._database, settings, clock, self._readable)
-        self._learning = LearningTables(self._database, self._changing, self._readable)
+        self._reader = Reader(self._database)
+        self._examples = ExampleTable(self._reader)
+        self._log = LogTables(self._database, self._reader)
+        self._decisions = DecisionTable(self._database, self._reader, settings, clock)
+        self._waiting = WaitingTable(self._database, self._reader, settings, clock)
+        self._learning = LearningTables(self._database, self._reader, self._changing)
         self._clock = clock
         self._feed_length = feed_length
-        self._generation = 0
-        self._unreadable = 0
-        self._counting = threading.Lock()
 
     @property
     @override
@@ -96,14 +83,14 @@ class SqliteStore(Store):
     @property
     @override
     def unreadable(self) -> int:
-        return self._unreadable
+        return self._reader.unreadable
 
     @override
     def claim(self, name: str, value: str) -> str:
         claimed = self._database.read(_CLAIMED, (name,))  # each batch of examples asks; a transaction costs ten reads
         if not (claimed and isinstance(claimed[0][0], str)):
             with self._database.writing() as connection:
-                if not self._names(connection.execute(_CLAIMED, (name,)).fetchall()):
+                if not self._reader.names(connection.execute(_CLAIMED, (name,)).fetchall()):
                     connection.execute("DELETE FROM claims WHERE name = ?", (name,))
                 connection.execute("INSERT INTO claims VALUES (?, ?) ON CONFLICT DO NOTHING", (name, value))
                 claimed = connection.execute(_CLAIMED, (name,)).fetchall()
@@ -148,96 +135,48 @@ class SqliteStore(Store):
 
     @override
     def scopes(self) -> Sequence[str]:
-        return self._names(self._database.read("SELECT DISTINCT scope FROM examples ORDER BY scope"))
+        return self._examples.scopes()
 
     @override
     def count(self, scope: str) -> int:
-        return int(self._database.read("SELECT COUNT(*) FROM examples WHERE scope = ?", (scope,))[0][0])
+        return self._examples.count(scope)
 
     @override
     def oldest(self, scope: str, n: int) -> Sequence[str]:
-        return self._names(
-            self._database.read(
-                "SELECT id FROM examples WHERE scope = ? ORDER BY created_at, id LIMIT ?", (scope, max(0, n))
-            )
-        )
+        return self._examples.oldest(scope, n)
 
     @override
     def texts(self, scope: str, ids: Sequence[str]) -> Mapping[str, Texts]:
-        """All texts come in one row, because sqlite3 releases the GIL at every row that it fetches."""
-        found: dict[str, Texts] = {}
-        for start in range(0, len(ids), TEXTS_PER_ROW):
-            chunk = ids[start : start + TEXTS_PER_ROW]
-            each = (f"(SELECT texts FROM examples WHERE scope = ?1 AND id = ?{i + 2})" for i in range(len(chunk)))
-            [row] = self._database.read(f"SELECT {', '.join(each)}", (scope, *chunk))
-            for example_id, data in zip(chunk, row, strict=True):
-                texts = None if data is None else self._readable(decode_texts, scope, example_id, data)
-                if texts is not None:
-                    found[example_id] = texts
-        return found
+        return self._examples.texts(scope, ids)
 
     @override
     def rows(self, scope: str, ids: Sequence[str]) -> Sequence[Row]:
-        rows = self._of_scope("id, entry, statistics, vector", scope, ids)
-        read = (self._readable(decode_row, scope, *parts) for parts in rows)
-        return [row for row in read if row is not None]
+        return self._examples.rows(scope, ids)
 
     @override
     def statistics(self, scope: str, ids: Sequence[str]) -> Mapping[str, Statistics]:
-        rows = self._of_scope("id, statistics", scope, ids)
-        read = ((example_id, self._readable(decode_statistics, data)) for example_id, data in rows)
-        return {example_id: learned for example_id, learned in read if learned is not None}
+        return self._examples.statistics(scope, ids)
 
     @override
     def scan(self, scope: str, batch: int = 1024) -> Iterator[Sequence[Row]]:
-        """Each batch is one read, so a slow consumer does not hold a transaction open."""
-        after = (-math.inf, "")
-        while rows := self._database.read(
-            "SELECT created_at, id, entry, statistics, vector FROM examples "
-            "WHERE scope = ? AND (created_at, id) > (?, ?) ORDER BY created_at, id LIMIT ?",
-            (scope, *after, batch),
-        ):
-            read = (self._readable(decode_row, scope, *parts) for _, *parts in rows)
-            yield [row for row in read if row is not None]
-            after = rows[-1][:2]
+        return self._examples.scan(scope, batch)
 
     @override
     def position(self) -> int:
-        return int(self._database.read("SELECT COALESCE(MAX(seq), 0) FROM changes")[0][0])
+        return self._log.position()
 
     @override
     def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
-        """Sequence numbers have no gaps, so a gap after `after` means that the feed was trimmed.
-
-        A position beyond the feed's end counts as trimmed, too, and so does a file that was restored or replaced.
-        """
-        self._database.follow()
-        if self._database.generation != self._generation:
-            self._generation = self._database.generation
-            raise FeedWasTrimmed(f"{self.label} was deleted or replaced; reload the scope")
-        # read as blobs, because a text that is not UTF-8 would raise
-        sql = (
-            "SELECT seq, CAST(kind AS BLOB), CAST(scope AS BLOB), CAST(id AS BLOB) FROM changes "
-            "WHERE seq > ? ORDER BY seq LIMIT ?"
-        )
-        while rows := self._database.read(sql, (after, limit)):
-            if rows[0][0] != after + 1:
-                break
-            read = (self._readable(decode_change, *row) for row in rows)
-            if found := [change for change in read if change is not None]:
-                return found
-            after = rows[-1][0]
-        if rows or after > self.position():
-            raise FeedWasTrimmed(f"{self.label} no longer holds every change after {after}; reload the scope")
-        return []
+        return self._log.changes(after, limit)
 
     # exact tier -----------------------------------------------------------------------------------------------
 
     @override
     def exact(self, key: str) -> ExactAnswer | None:
         oldest = self._clock() - self._exact_ttl
-        rows = self._database.read("SELECT answer FROM exact WHERE key = ? AND created_at > ?", (key, oldest))
-        return self._readable(decode_exact, key, rows[0][0]) if rows else None
+        rows = self._reader.listed("SELECT answer FROM exact WHERE created_at > ? AND", (oldest,), [key], "key")
+        found = next(iter(rows), None)
+        return self._reader.decoded(decode_exact, key, found[0]) if found else None
 
     @override
     def forget_exact(self, key: str) -> bool:
@@ -264,29 +203,11 @@ class SqliteStore(Store):
 
     @override
     def feedback(self, after: int, limit: int = 1000) -> Sequence[tuple[int, Feedback]]:
-        """Only an empty result means the end of the log."""
-        sql = "SELECT offset, judgement FROM feedback WHERE offset > ? ORDER BY offset LIMIT ?"
-        while rows := self._database.read(sql, (after, limit)):
-            read = ((offset, self._readable(decode_feedback, data)) for offset, data in rows)
-            if found := [(offset, feedback) for offset, feedback in read if feedback is not None]:
-                return found
-            after = rows[-1][0]
-        return []
+        return self._log.feedback(after, limit)
 
     @override
     def ratings(self, decision_ids: Sequence[str]) -> Mapping[str, Sequence[Rating]]:
-        found: dict[str, list[Rating]] = {}
-        for condition, chunk in listed(decision_ids, "decision_id"):
-            rows = self._database.read(
-                "SELECT judgement, offset <= COALESCE((SELECT offset FROM checkpoint), 0) FROM feedback "
-                f"WHERE {condition} ORDER BY feedback.offset",
-                chunk,
-            )
-            for data, is_learned in rows:
-                feedback = self._readable(decode_feedback, data)
-                if feedback is not None and feedback.decision_id in chunk:
-                    found.setdefault(feedback.decision_id, []).append(Rating(feedback, bool(is_learned)))
-        return found
+        return self._log.ratings(decision_ids)
 
     @override
     def waiting(self, decision_ids: Sequence[str]) -> Mapping[str, WaitingAnswer]:
@@ -337,34 +258,14 @@ class SqliteStore(Store):
         """A transaction that trims the feed and deletes a few expired rows at its end: more than the `added` ones."""
         with self._database.writing() as connection:
             yield connection
+            self._reader.unless_damaged(lambda: self._tidy(connection, added), lambda: None)
+
+    def _tidy(self, connection: sqlite3.Connection, added: int) -> None:
+        connection.execute("DELETE FROM changes WHERE seq <= (SELECT MAX(seq) FROM changes) - ?", (self._feed_length,))
+        now = self._clock()
+        ttls = (("exact", self._exact_ttl), ("decisions", self._decision_ttl), ("waiting", self._wait_ttl))
+        for table, ttl in ttls:
             connection.execute(
-                "DELETE FROM changes WHERE seq <= (SELECT MAX(seq) FROM changes) - ?", (self._feed_length,)
+                f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE created_at <= ? LIMIT ?)",
+                (now - ttl, max(EXPIRED_PER_WRITE, 2 * added)),
             )
-            now = self._clock()
-            ttls = (("exact", self._exact_ttl), ("decisions", self._decision_ttl), ("waiting", self._wait_ttl))
-            for table, ttl in ttls:
-                connection.execute(
-                    f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE created_at <= ? LIMIT ?)",
-                    (now - ttl, max(EXPIRED_PER_WRITE, 2 * added)),
-                )
-
-    def _of_scope(self, columns: str, scope: str, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        for condition, chunk in listed(ids):
-            yield from self._database.read(
-                f"SELECT {columns} FROM examples WHERE scope = ? AND {condition}", (scope, *chunk)
-            )
-
-    def _names(self, rows: Sequence[tuple[object, ...]]) -> list[str]:
-        """The names in the first column, without those that are none, which are counted."""
-        names = [name for name, *_ in rows if isinstance(name, str)]
-        with self._counting:
-            self._unreadable += len(rows) - len(names)
-        return names
-
-    def _readable(self, decode: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        try:
-            return decode(*args, **kwargs)
-        except Unreadable:
-            with self._counting:
-                self._unreadable += 1
-            return None

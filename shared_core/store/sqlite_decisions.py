@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from shared_core.records import DecisionRecord
 from shared_core.settings import Settings
 from shared_core.store.codec import decode_decision
-from shared_core.store.database import Database, listed
+from shared_core.store.database import Database
+from shared_core.store.sqlite_reading import Reader, is_sound
 from shared_core.values import Clock
 
 TRIMMED_AT_ONCE: Final = 1000  # records in one transaction of `trim`; other writers run in between
@@ -19,42 +21,48 @@ class DecisionTable:
 
     Args:
         database: Holds them.
+        reader: Reads around what is damaged.
         settings: `decision_ttl` and `log_records` are used.
         clock: Seconds since the epoch.
-        readable: Calls a decoder; None, counted, if the bytes cannot be read.
     """
 
-    def __init__(
-        self, database: Database, settings: Settings, clock: Clock, readable: Callable[..., DecisionRecord | None]
-    ) -> None:
+    def __init__(self, database: Database, reader: Reader, settings: Settings, clock: Clock) -> None:
         self._database = database
+        self._reader = reader
         self._settings = settings
         self._clock = clock
-        self._readable = readable
 
     def read(self, ids: Sequence[str]) -> Mapping[str, DecisionRecord]:
         """The records of these decisions, without unknown and expired ones."""
-        oldest = self._oldest()
-        found: list[DecisionRecord] = []
-        for condition, chunk in listed(ids):
-            sql = f"SELECT id, record FROM decisions WHERE created_at > ? AND {condition}"  # noqa: S608 - only marks
-            found += self._decoded(self._database.read(sql, (oldest, *chunk)))
-        return {record.id: record for record in found}
+        rows = self._reader.listed("SELECT id, record FROM decisions WHERE created_at > ? AND", (self._oldest(),), ids)
+        return {record.id: record for record in self._decoded(rows)}
 
     def scan(self, scope: str, batch: int) -> Iterator[Sequence[DecisionRecord]]:
-        """All records of a scope, the oldest first. Each batch is one read."""
-        after = (self._oldest(), "\U0010ffff")  # what has just expired is left out, whatever its id
-        while rows := self._database.read(
+        """All records of a scope, the oldest first. Each batch is one read.
+
+        From the first damaged page or id on, records are read by their row ids instead, in no order.
+        """
+        page = (
             "SELECT created_at, id, record FROM decisions WHERE scope = ? AND (created_at, id) > (?, ?) "
-            "ORDER BY created_at, id LIMIT ?",
-            (scope, *after, batch),
-        ):
+            "ORDER BY created_at, id LIMIT ?"
+        )
+        after: tuple[Any, ...] = (self._oldest(), "\U0010ffff")  # what has just expired is left out, whatever its id
+        while is_sound(rows := self._reader.read(page, (scope, *after, batch))):
+            if not rows:
+                return
             yield self._decoded(row[1:] for row in rows)
             after = rows[-1][:2]
+        condition = "scope = ? AND (created_at, id) > (?, ?)"
+        for rest in self._reader.around("id, record", "decisions", condition, (scope, *after)):
+            yield self._decoded(rest)
 
     def scopes(self) -> Sequence[tuple[str | bytes, int]]:
         """Each scope, and how many records it holds, expired ones included; a name that is no text comes as its bytes."""
-        return self._database.read("SELECT scope, COUNT(*) FROM decisions GROUP BY scope ORDER BY scope")
+        rows = self._reader.read("SELECT scope, COUNT(*) FROM decisions GROUP BY scope ORDER BY scope")
+        if rows is not None:
+            return rows
+        left = self._reader.around("scope", "decisions", "1", ())
+        return list(Counter(scope for some in left for (scope,) in some).items())
 
     def trim(self) -> int:
         """Delete the oldest records of each scope beyond `log_records`; returns how many."""
@@ -79,5 +87,5 @@ class DecisionTable:
         return self._clock() - self._settings.decision_ttl
 
     def _decoded(self, rows: Iterable[tuple[Any, ...]]) -> list[DecisionRecord]:
-        read = (self._readable(decode_decision, *row) for row in rows)
+        read = (self._reader.decoded(decode_decision, *row) for row in rows)
         return [record for record in read if record is not None]

@@ -20,6 +20,7 @@ from shared_core.store.codec import (
 )
 from shared_core.store.database import Database
 from shared_core.store.protocol import LONGEST_LEASE, Lease
+from shared_core.store.sqlite_reading import Reader
 from shared_core.store.sqlite_sequences import NOW
 
 CONSUMED_PER_PUBLISH: Final = 1000  # oldest log entries that one publication checks for deletion
@@ -30,38 +31,50 @@ class LearningTables:
 
     Args:
         database: Holds them.
+        reader: Reads around what is damaged.
         changing: Begins a transaction that adds to the change feed.
-        readable: Calls a decoder; None, counted, if the bytes cannot be read.
     """
 
     def __init__(
         self,
         database: Database,
+        reader: Reader,
         changing: Callable[[], AbstractContextManager[sqlite3.Connection]],
-        readable: Callable[..., Checkpoint | None],
     ) -> None:
         self._database = database
+        self._reader = reader
         self._changing = changing
-        self._readable = readable
 
     def checkpoint(self) -> Checkpoint:
         """The newest checkpoint; an empty one if there is none, or none that can be read."""
-        rows = self._database.read("SELECT version, offset, head, arrays FROM checkpoint")
+        rows = self._reader.read("SELECT version, offset, head, arrays FROM checkpoint")
         return (self._decoded(rows[0]) if rows else None) or Checkpoint()
 
     def version(self) -> int:
         """The version of the newest checkpoint."""
-        rows = self._database.read("SELECT version FROM checkpoint")
+        rows = self._reader.read("SELECT version FROM checkpoint")
         return decode_place(rows[0][0]) if rows else 0
 
     def set_aside(self) -> bool:
-        """Replace an unreadable checkpoint by an empty one."""
+        """Replace an unreadable checkpoint by an empty one; in a table of its own if its pages are damaged."""
+        return self._reader.unless_damaged(self._set_aside, self._set_table_aside)
+
+    def _set_aside(self) -> bool:
         with self._database.writing() as connection:
             row = connection.execute("SELECT version, offset, head, arrays FROM checkpoint").fetchone()
             if row is None or is_of_later_release(row[2]) or self._decoded(row) is not None:
                 return False
             _keep_damaged(connection)
             _replace(connection, Checkpoint(decode_place(row[0]) + 1))
+            return True
+
+    def _set_table_aside(self) -> bool:
+        version = self.version()
+        with self._database.writing() as connection:
+            [made] = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'checkpoint'").fetchone()
+            connection.execute(f"ALTER TABLE checkpoint RENAME TO damaged_checkpoint_{version}")
+            connection.execute(made)
+            _replace(connection, Checkpoint(version + 1))
             return True
 
     def publish(
@@ -124,7 +137,7 @@ class LearningTables:
 
     def _decoded(self, row: tuple[Any, ...]) -> Checkpoint | None:
         version, offset, head, arrays = row
-        return self._readable(decode_checkpoint, *_place(version, offset), head, arrays)
+        return self._reader.decoded(decode_checkpoint, *_place(version, offset), head, arrays)
 
 
 def _place(version: object, offset: object) -> tuple[int, int]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from shared_core.records import WaitingAnswer
 from shared_core.settings import Settings
-from shared_core.store.codec import UNLINKED, admitted, decode_place, decode_waiting, encode_waiting
-from shared_core.store.database import Database, listed
+from shared_core.store.codec import decode_decision, decode_place, decode_waiting, encode_decision, encode_waiting
+from shared_core.store.database import Database
+from shared_core.store.fields import Unreadable
 from shared_core.store.protocol import Admission
+from shared_core.store.sqlite_reading import Reader
 from shared_core.values import Clock
 
 MB: Final = 1_000_000
@@ -22,28 +25,24 @@ class WaitingTable:
 
     Args:
         database: Holds them.
+        reader: Reads around what is damaged.
         settings: `wait_ttl`, `wait_answers` and `wait_mb` are used.
         clock: Seconds since the epoch.
-        readable: Calls a decoder; None, counted, if the bytes cannot be read.
     """
 
-    def __init__(
-        self, database: Database, settings: Settings, clock: Clock, readable: Callable[..., WaitingAnswer | None]
-    ) -> None:
+    def __init__(self, database: Database, reader: Reader, settings: Settings, clock: Clock) -> None:
         self._database = database
+        self._reader = reader
         self._ttl = settings.wait_ttl
         self._answers = settings.wait_answers
         self._bytes = settings.wait_mb * MB
         self._clock = clock
-        self._readable = readable
 
     def read(self, decision_ids: Sequence[str]) -> Mapping[str, WaitingAnswer]:
         """The answers to these decisions that wait, without expired ones."""
-        oldest = self._clock() - self._ttl
-        found: list[WaitingAnswer | None] = []
-        for condition, chunk in listed(decision_ids):
-            sql = f"SELECT id, CAST(scope AS BLOB), answer FROM waiting WHERE created_at > ? AND {condition}"  # noqa: S608 - only marks
-            found += (self._readable(decode_waiting, *row) for row in self._database.read(sql, (oldest, *chunk)))
+        select = "SELECT id, CAST(scope AS BLOB), answer FROM waiting WHERE created_at > ? AND"
+        rows = self._reader.listed(select, (self._clock() - self._ttl,), decision_ids)
+        found = [self._reader.decoded(decode_waiting, *row) for row in rows]
         return {answer.decision_id: answer for answer in found if answer is not None}
 
     def put(self, connection: sqlite3.Connection, answer: WaitingAnswer) -> None:
@@ -93,9 +92,13 @@ class WaitingTable:
 
 
 def link(connection: sqlite3.Connection, admission: Admission, example_id: str) -> None:
-    """Name the example in the decision that it answers, if that names none."""
+    """Name the example in the decision that it answers, if that can be read and names none."""
     chosen = (admission.decision_id, admission.scope)
     row = connection.execute("SELECT record FROM decisions WHERE id = ? AND scope = ?", chosen).fetchone()
-    if row and isinstance(row[0], bytes) and UNLINKED in row[0]:
-        linked = row[0].replace(UNLINKED, admitted(example_id), 1)
-        connection.execute("UPDATE decisions SET record = ? WHERE id = ? AND scope = ?", (linked, *chosen))
+    try:
+        decision = row and decode_decision(admission.decision_id, row[0])
+    except Unreadable:
+        return  # whoever reads it counts it
+    if decision and not decision.admitted_id:
+        encoded = encode_decision(replace(decision, admitted_id=example_id))
+        connection.execute("UPDATE decisions SET record = ? WHERE id = ? AND scope = ?", (encoded, *chosen))

@@ -228,7 +228,7 @@ def test_names_in_redis_that_are_not_utf8(server: Pool, name: bytes) -> None:
     assert store.scopes() == []
 
 
-@pytest.mark.parametrize("name", [b"\xff\xfe", b"\xc3"])
+@pytest.mark.parametrize("name", NOT_UTF8)
 @pytest.mark.parametrize("kind", ["TEXT", "BLOB"])
 def test_names_in_sqlite_that_are_not_utf8(file: Pool, name: bytes, kind: str) -> None:
     file.store.put([make_example("e1"), make_example("e2"), make_example("e3", "other"), make_example("e4", "other")])

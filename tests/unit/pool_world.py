@@ -15,6 +15,7 @@ from shared_core.store import open_store
 from shared_core.store.protocol import Row
 from shared_core.telemetry import Counters
 from shared_core.records import Average, Entry, Example, Statistics, Texts
+from tests.fakes import FakeClock
 from tests.steps import result
 
 
@@ -89,10 +90,11 @@ class World:
     """A store in memory and a replica of it."""
 
     def __init__(self, store=None) -> None:
+        self.clock = FakeClock(1000.0)
         self.store = SpiedStore(store or open_store("memory://", settings=Settings()))
         self.guard = Guard(2, time.monotonic)
         self.counters = Counters()
-        self.replica = Replica(self.store, Settings(), self.counters)
+        self.replica = Replica(self.store, Settings(), self.counters, self.clock)
 
     def put(self, *examples: Example) -> None:
         self.store.put(examples)
