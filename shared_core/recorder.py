@@ -14,7 +14,7 @@ from typing import Final
 
 from shared_core.exact import ExactTier
 from shared_core.lanes import Job, Lanes, Limits
-from shared_core.manager import Answer, Manager, Stored
+from shared_core.manager import Answer, Manager, Meeting, Stored
 from shared_core.manager.admission import POOR_SCORE
 from shared_core.records import Feedback
 from shared_core.reward import Reward, Scorer
@@ -151,7 +151,7 @@ class Recorder:
         for scope in chain.from_iterable(batches):
             self._manager.keep_within_limit(scope)
 
-    def _meet(self, batches: Sequence[Sequence[str]]) -> Sequence[Job]:
+    def _meet(self, batches: Sequence[Sequence[Meeting]]) -> Sequence[Job]:
         ratings = self._manager.met(list(chain.from_iterable(batches)))
         return [Job(self._writer, self._store, Write(feedback=rating), RECORD_SIZE) for rating in ratings]
 

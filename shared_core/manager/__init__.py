@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from shared_core.records import Example, Feedback
 from shared_core.store.protocol import Write
 from shared_core.values import Decision, Outcome
+
+Meeting: TypeAlias = str | Feedback
+"""A decision whose answer waits since now, or a good rating that found no waiting answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,13 @@ class Stored:
         unprepared: Answers of which only the decision is stored. `Manager.prepare` makes their examples, which takes
             time; then they are to be stored again. Those that will wait for feedback are copies that are not scored.
         scopes: Scopes that have got an example.
-        to_meet: Decisions whose answer waits since now, or that got a good rating: to be passed to `Manager.met`.
+        to_meet: What is to be passed to `Manager.met`.
     """
 
     is_new: Sequence[bool]
     unprepared: Sequence[Answer]
     scopes: Sequence[str]
-    to_meet: Sequence[str]
+    to_meet: Sequence[Meeting]
 
 
 class Manager(Protocol):
@@ -69,8 +72,8 @@ class Manager(Protocol):
             RedactionFailed: The redaction function failed for one of them.
         """
 
-    def met(self, decision_ids: Sequence[str]) -> Sequence[Feedback]:
-        """Good ratings of those of `Stored.to_meet` whose answers still wait; storing these again admits the answers.
+    def met(self, meetings: Sequence[Meeting]) -> Sequence[Feedback]:
+        """Good ratings of answers that wait; storing these again admits the answers.
 
         An answer and its rating that two processes store at the same time do not see each other, but they are seen here.
         """

@@ -11,7 +11,7 @@ from typing import Final
 from typing_extensions import override
 
 from shared_core.errors import EmbedderDiffers
-from shared_core.manager import Answer, Manager, Stored
+from shared_core.manager import Answer, Manager, Meeting, Stored
 from shared_core.manager.admission import RULES, UNTRUSTED, Candidate, Rule, refusal
 from shared_core.manager.decision_record import record_of
 from shared_core.manager.examples import Examples
@@ -36,7 +36,7 @@ class _Plan:
         own: Examples by the position of their decision.
         late: Admissions of answers whose decision was stored before.
         claims: Answers that waited, and are to be admitted.
-        to_meet: Decisions whose answer waits, or that got a good rating, in this batch.
+        to_meet: By decision, see `Stored`.
         unprepared: See `Stored`.
         refused: Counts by rule.
         admitted: Scopes of new examples by position.
@@ -48,7 +48,7 @@ class _Plan:
     own: dict[int, Example] = field(default_factory=dict)
     late: dict[int, Admission] = field(default_factory=dict)
     claims: dict[int, WaitingAnswer] = field(default_factory=dict)
-    to_meet: set[str] = field(default_factory=set)
+    to_meet: dict[str, Meeting] = field(default_factory=dict)
     unprepared: list[Answer] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     admitted: dict[int, str] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class LocalManager(Manager):
         is_new = self._store.write(plan.writes)
         scopes = [scope for position, scope in plan.admitted.items() if is_new[position]]
         self._count(plan, len(scopes))
-        return Stored([is_new[position] for position in last], plan.unprepared, scopes, sorted(plan.to_meet))
+        return Stored([is_new[position] for position in last], plan.unprepared, scopes, list(plan.to_meet.values()))
 
     @override
     def prepare(self, answers: Sequence[Answer]) -> Sequence[Answer]:
@@ -116,8 +116,8 @@ class LocalManager(Manager):
         return [replace(answer, example=example) for answer, example in zip(answers, examples, strict=True)]
 
     @override
-    def met(self, decision_ids: Sequence[str]) -> Sequence[Feedback]:
-        return self._waiting.met(decision_ids)
+    def met(self, meetings: Sequence[Meeting]) -> Sequence[Feedback]:
+        return self._waiting.met(meetings)
 
     @override
     def keep_within_limit(self, scope: str) -> None:
@@ -139,9 +139,9 @@ class LocalManager(Manager):
             if answer := plan.waiting.pop(rating.decision_id, None):
                 plan.claims[len(plan.writes)] = answer
                 plan.writes.append(Write())
-                plan.to_meet.discard(rating.decision_id)
+                plan.to_meet.pop(rating.decision_id, None)
             else:
-                plan.to_meet.add(rating.decision_id)
+                plan.to_meet[rating.decision_id] = rating
         plan.writes.append(write)
 
     def _plan_answer(self, plan: _Plan, answer: Answer) -> None:
@@ -177,7 +177,7 @@ class LocalManager(Manager):
 
     def _to_wait(self, plan: _Plan, answer: Answer, example: Example) -> WaitingAnswer:
         plan.waiting[answer.decision.id] = waiting = self._examples.waiting(answer.decision.id, example)
-        plan.to_meet.add(answer.decision.id)
+        plan.to_meet.setdefault(answer.decision.id, answer.decision.id)
         return waiting
 
     def _refusal(self, answer: Answer) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from shared_core.manager import Meeting
 from shared_core.records import Average, Example, Feedback, WaitingAnswer
 from shared_core.settings import Settings
 from shared_core.store.protocol import Admission, Rating, Store
@@ -34,14 +35,18 @@ class WaitingAnswers:
         good = {rating.decision_id for rating in ratings if rating is not None and self.is_good(rating)}
         return self._store.waiting(sorted(good)) if good else {}
 
-    def met(self, decision_ids: Iterable[str]) -> Sequence[Feedback]:
-        """A good rating of each of these decisions whose answer still waits: the two were stored at the same time."""
-        waiting = self._store.waiting(sorted(set(decision_ids)))
-        if not waiting:
-            return []
-        ratings = self._store.ratings(list(waiting))
-        good = ([rating.feedback for rating in given if self.is_good(rating.feedback)] for given in ratings.values())
-        return [found[0] for found in good if found]
+    def met(self, meetings: Sequence[Meeting]) -> Sequence[Feedback]:
+        """The good ratings of answers that wait: answer and rating were stored at the same time.
+
+        Args:
+            meetings: Answers that wait since now, and good ratings that found no waiting answer.
+        """
+        good = {given.decision_id: given for given in meetings if isinstance(given, Feedback)}
+        answered = [given for given in meetings if isinstance(given, str)]
+        for decision_id, ratings in (self._store.ratings(answered) if answered else {}).items():
+            good.update((decision_id, rating.feedback) for rating in ratings if self.is_good(rating.feedback))
+        waiting = self._store.waiting(list(good)) if good else {}
+        return [rating for decision_id, rating in good.items() if decision_id in waiting]
 
     def admissions(self, answers: Sequence[WaitingAnswer]) -> Sequence[Admission]:
         """What makes examples of answers. One without an example, if the pool has got another embedder meanwhile."""

@@ -268,6 +268,16 @@ def decode_decision(decision_id: str, data: object) -> DecisionRecord:
     return decision
 
 
+# An example that is admitted later is named in the encoded record, because decoding and encoding all of it takes longer,
+# and Redis's JSON library would round its numbers. Only that field can be this text, since quotes in a string are escaped.
+UNLINKED: Final = b'"admitted_id":""'
+
+
+def admitted(example_id: str) -> bytes:
+    """What stands for `UNLINKED` in the record of a decision whose answer became this example."""
+    return b'"admitted_id":' + json.dumps(example_id, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
 def encode_feedback(feedback: Feedback) -> bytes:
     """One entry of the feedback log.
 

@@ -99,7 +99,7 @@ end
 # example, id, scope, created at, entry, statistics, texts, vector, exact key;
 # waiting, decision id, scope, value, expires at, milliseconds to live, limits of answers and bytes in the scope;
 # claim, decision id, scope;
-# admit, decision id, scope, 1 if it must wait, the example's id in JSON, then what follows `example`;
+# admit, decision id, scope, 1 if it must wait, `codec.admitted`, then what follows `example`;
 # feedback, decision id, rater, token of this call, value, time of the rating, milliseconds to remember it.
 # Returns for each rating, claim and admission whether it came in time. A call that is repeated after a lost reply finds its own token and gets
 # the same reply as the first time.

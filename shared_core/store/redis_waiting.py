@@ -76,7 +76,7 @@ local function admit(decision, scope, claims, link, ...)
   local record = redis.call('ZSCORE', key('decisions', scope), decision) and redis.call('GET', key('decision', decision))
   local first, last = string.find(record or '', '"admitted_id":""', 1, true)
   if first then
-    local linked = string.sub(record, 1, first - 1) .. '"admitted_id":' .. link .. string.sub(record, last + 1)
+    local linked = string.sub(record, 1, first - 1) .. link .. string.sub(record, last + 1)
     redis.call('SET', key('decision', decision), linked, 'KEEPTTL')
   end
   return 1

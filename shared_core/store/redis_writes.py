@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from typing import TypeAlias
 
@@ -38,7 +37,7 @@ def arguments(write: Write, settings: Settings, now: float) -> list[Argument]:
     if admission := write.admission:
         args += ["claim" if admission.example is None else "admit", admission.decision_id, admission.scope]
         if admission.example is not None:
-            args += [int(admission.claims), json.dumps(admission.example.entry.id, ensure_ascii=False)]
+            args += [int(admission.claims), codec.admitted(admission.example.entry.id)]
             args += _example(admission.example)
     if feedback := write.feedback:
         call, value = secrets.token_hex(8), codec.encode_feedback(feedback)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from shared_core.records import WaitingAnswer
 from shared_core.settings import Settings
-from shared_core.store.codec import decode_decision, decode_place, decode_waiting, encode_decision, encode_waiting
+from shared_core.store.codec import UNLINKED, admitted, decode_place, decode_waiting, encode_waiting
 from shared_core.store.database import Database
-from shared_core.store.fields import Unreadable
 from shared_core.store.protocol import Admission
 from shared_core.store.sqlite_reading import Reader
 from shared_core.values import Clock
@@ -92,13 +90,9 @@ class WaitingTable:
 
 
 def link(connection: sqlite3.Connection, admission: Admission, example_id: str) -> None:
-    """Name the example in the decision that it answers, if that can be read and names none."""
+    """Name the example in the decision that it answers, if that names none."""
     chosen = (admission.decision_id, admission.scope)
     row = connection.execute("SELECT record FROM decisions WHERE id = ? AND scope = ?", chosen).fetchone()
-    try:
-        decision = row and decode_decision(admission.decision_id, row[0])
-    except Unreadable:
-        return  # whoever reads it counts it
-    if decision and not decision.admitted_id:
-        encoded = encode_decision(replace(decision, admitted_id=example_id))
-        connection.execute("UPDATE decisions SET record = ? WHERE id = ? AND scope = ?", (encoded, *chosen))
+    if row and isinstance(row[0], bytes) and UNLINKED in row[0]:
+        linked = row[0].replace(UNLINKED, admitted(example_id), 1)
+        connection.execute("UPDATE decisions SET record = ? WHERE id = ? AND scope = ?", (linked, *chosen))
