@@ -127,7 +127,7 @@ class Recorder:
             *(Job(self._scoring, self._score, item, _size(item)) for item in to_score),
             *(Job(self._writer, self._retract, decision_id) for decision_id in self._poor(items)),
             *([Job(self._writer, self._keep_limits, stored.scopes)] if stored.scopes else []),
-            *([Job(self._writer, self._meet, stored.to_meet)] if stored.to_meet else []),
+            *(self._meet_now(stored.to_meet) if stored.to_meet else []),
         ]
 
     def _poor(self, items: Sequence[Answer | Write]) -> Iterator[str]:
@@ -150,6 +150,13 @@ class Recorder:
     def _keep_limits(self, batches: Sequence[Sequence[str]]) -> None:
         for scope in chain.from_iterable(batches):
             self._manager.keep_within_limit(scope)
+
+    def _meet_now(self, meetings: Sequence[Meeting]) -> Sequence[Job]:
+        """`_meet` at once, because a job in between would split the batches. The items are stored, so it must not fail."""
+        try:
+            return self._meet([meetings])
+        except Exception:  # noqa: BLE001 - the writer tries again, and counts the error
+            return [Job(self._writer, self._meet, meetings)]
 
     def _meet(self, batches: Sequence[Sequence[Meeting]]) -> Sequence[Job]:
         ratings = self._manager.met(list(chain.from_iterable(batches)))

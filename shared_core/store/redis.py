@@ -281,10 +281,10 @@ class RedisStore(Store):
         found: dict[str, WaitingAnswer] = {}
         alive_since = self._clock() - self._settings.wait_ttl
         for batch in _batches(decision_ids, READ_BATCH):
-            for name, (scope, data) in zip(batch, self._wire.run(scripts.WAITING, *batch), strict=True):
-                answer = self._decoded(partial(codec.decode_waiting, name), scope, data)
+            for position, scope, data in self._wire.run(scripts.WAITING, *batch):
+                answer = self._decoded(partial(codec.decode_waiting, batch[position - 1]), scope, data)
                 if answer and answer.entry.created_at > alive_since:
-                    found[name] = answer
+                    found[answer.decision_id] = answer
         return found
 
     # learning -------------------------------------------------------------------------------------------------

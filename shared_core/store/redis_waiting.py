@@ -84,10 +84,13 @@ end
 """
 )
 
-# ARGV: decision ids. Returns the scope and the value of each.
+# ARGV: decision ids. Returns position, scope and value of each that waits; most ask for many that do not.
 READ: Final = """
 local found = {}
-for i, id in ipairs(ARGV) do found[i] = redis.call('HMGET', key('waiting', id), 'scope', 'value') end
+for i, id in ipairs(ARGV) do
+  local value = redis.call('HGET', key('waiting', id), 'value')
+  if value then found[#found + 1] = {i, redis.call('HGET', key('waiting', id), 'scope'), value} end
+end
 return found
 """
 

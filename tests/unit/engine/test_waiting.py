@@ -217,6 +217,24 @@ def test_a_rating_that_is_stored_while_the_answer_is(make, store, elsewhere, mon
     assert answers(store) == {"fine"}
 
 
+def test_a_store_that_fails_at_the_second_look_is_asked_again(make, store, elsewhere, monkeypatch):
+    engine, ratings, calls = make(), store.ratings, []
+    elsewhere.feedback("a", 0.9)
+
+    def away(ids):
+        calls.append(list(ids))
+        if len(calls) < 3:
+            raise ConnectionError("away")
+        return ratings(ids)
+
+    monkeypatch.setattr(store, "ratings", away)
+    engine.submit_record(decided("a", SMALL), Outcome("fine"))
+    assert engine.flush(10)
+    assert answers(store) == {"fine"}
+    assert engine.counters.value("refused", reason="untrusted") == 1  # the answer itself was stored once
+    assert engine.counters["writer.retried"] == 1
+
+
 def test_answer_and_rating_in_one_batch(make, store):
     engine = make()
     passed, held = threading.Event(), threading.Event()
