@@ -124,7 +124,13 @@ class Database:
                 raise
 
     def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """All rows of one SELECT."""
+        """All rows of one SELECT; none if a parameter holds half a character, which no stored text does."""
+        try:
+            return self._read(sql, parameters)
+        except UnicodeEncodeError:
+            return []
+
+    def _read(self, sql: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
         self._require_usable()
         if self._in_memory:
             with self._writing:

@@ -20,6 +20,14 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
+def _may_be_stored(name: str) -> bool:
+    """False for half a character (a lone surrogate): SQLite takes none, also not to compare with."""
+    try:
+        return name.isascii() or bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def is_sound(page: Rows | None) -> TypeGuard[Rows]:
     """False if a page came upon damage, or holds an id (in its second column) that is no text.
 
@@ -76,7 +84,7 @@ class Reader:
             [(condition, chunk)] = listed(some, column)
             return self._database.read(f"{select} {condition} {after}", (*before, *chunk))
 
-        for _, chunk in listed(names, column):
+        for _, chunk in listed([name for name in names if _may_be_stored(name)], column):
             yield from one_by_one(read, chunk, self.lost)
 
     def around(self, columns: str, table: str, condition: str, parameters: Sequence[object]) -> Iterator[Rows]:

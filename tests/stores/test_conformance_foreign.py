@@ -409,3 +409,17 @@ def test_texts_of_another_scope_or_example_are_not_shown(pool: Pool) -> None:
     half = pool.backend.peek("texts", "e2", "ours").replace(b"answer of", b"answer \xed\xa0\xbd")
     pool.backend.damage("texts", half, "e2", "ours")
     assert pool.store.texts("ours", ["e2"]) == {}
+
+
+@pytest.mark.parametrize("half", ["\ud800", "d1\udfff", "\udcff"])
+def test_names_with_half_a_character_are_unknown(pool: Pool, half: str) -> None:
+    """Damage in a rating leads to such an id."""
+    pool.store.record(make_decision("d1"), make_example("e1"))
+    assert set(pool.store.decisions([half, "d1"])) == {"d1"}
+    assert set(pool.store.rows("s", ["e1", half])[0].entry.id) == set("e1")
+    assert set(pool.store.statistics("s", [half, "e1"])) == {"e1"}
+    assert pool.store.statistics(half, ["e1"]) == pool.store.texts(half, ["e1"]) == pool.store.waiting([half]) == {}
+    assert pool.store.ratings([half]) == {}
+    assert pool.store.exact(half) is None
+    assert pool.store.count(half) == 0
+    assert list(pool.store.scan(half)) == list(pool.store.scan_decisions(half)) == []
