@@ -362,7 +362,7 @@ class Engine:
         return removed
 
     def clear(self, scope: str | None = None) -> int:
-        """Delete the examples, exact answers and decisions of a scope, or of all; returns the number of examples."""
+        """Delete examples, exact and waiting answers and decisions of a scope, or of all; returns the number of examples."""
         removed = self._components().examples.clear(scope)
         self._components().refresh()
         return removed

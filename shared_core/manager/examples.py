@@ -123,7 +123,7 @@ class Examples:
         return self._store.delete(scope, ids)
 
     def clear(self, scope: str | None = None) -> int:
-        """Delete the examples, exact answers and decisions of a scope, or of all; returns the number of examples."""
+        """Delete examples, exact and waiting answers and decisions of a scope, or of all; returns the number of examples."""
         return self._store.clear(scope)
 
     def keep_within_limit(self, scope: str) -> int:

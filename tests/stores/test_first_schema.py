@@ -14,9 +14,9 @@ import pytest
 
 from shared_core.router import state
 from shared_core.settings import Settings
-from shared_core.store.protocol import Store
+from shared_core.store.protocol import Store, Write
 from shared_core.store.sqlite import SqliteStore
-from tests.stores.makers import START, make_checkpoint, make_decision, make_example
+from tests.stores.makers import START, make_checkpoint, make_decision, make_example, make_waiting
 
 WRITTEN = Path(__file__).with_name("first_schema.sqlite")
 EXACT = "1a3f4a3d6f46936d7103bf4d99b0170f47c01dcbd5afbed5d3b52b89d0b28cac"
@@ -59,6 +59,8 @@ def test_every_value_is_read(store: Store) -> None:
 def test_it_takes_new_values(store: Store) -> None:
     store.record(make_decision("d1"), make_example("e1"))
     assert store.decisions(["d1"]) == {"d1": make_decision("d1")}
+    store.write([Write(waiting=make_waiting("d1"))])
+    assert set(store.waiting(["d1"])) == {"d1"}
     checkpoint = store.checkpoint()
     lease = store.acquire("learner", "me", 60.0)
     assert lease is not None

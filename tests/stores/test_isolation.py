@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from shared_core.store.protocol import Store
-from shared_core.records import Texts
+from shared_core.records import Example, Texts, WaitingAnswer
+from shared_core.store.protocol import Admission, Store, Write
 from shared_core.values import Message, Request
 from tests.stores.conftest import OpenStore
-from tests.stores.makers import make_decision, make_exact, make_example, make_statistics
+from tests.stores.makers import make_decision, make_exact, make_example, make_statistics, make_waiting
 
 # Names that a careless key or pattern would run together, and ids that every scope uses.
 SCOPES = st.sampled_from(["a", "a:b", "b", "", "*", "a*", "{a}", "a\x00b", "é", "e\u0301", "%", "' OR 1=1 --"])
@@ -34,6 +34,7 @@ class Isolation(RuleBasedStateMachine):
         self.held: dict[str, dict[str, tuple[str, str]]] = {}  # scope → id → (task, answer)
         self.exact: dict[str, str] = {}  # exact key → its scope
         self.decided: dict[str, str] = {}  # decision id → its scope
+        self.waits: dict[str, WaitingAnswer] = {}  # decision id → the answer that waits
         self.position = self.store.position()
         self.followed: dict[str, set[str]] = {}  # what a replica that follows the feed holds
 
@@ -62,6 +63,27 @@ class Isolation(RuleBasedStateMachine):
         assert self.store.clear(scope) == len(self.held.pop(scope, {}))
         self.exact = {key: owner for key, owner in self.exact.items() if owner != scope}
         self.decided = {id: owner for id, owner in self.decided.items() if owner != scope}
+        self.waits = {id: answer for id, answer in self.waits.items() if answer.entry.scope != scope}
+
+    @rule(scope=SCOPES, id=IDS, task=TASKS, decision=IDS)
+    def wait(self, scope: str, id: str, task: str, decision: str) -> None:
+        """The answer to a decision would become the example `id`; all scopes use the same names of decisions."""
+        entry = make_example(id, scope, task).entry
+        answer = replace(make_waiting(decision), entry=entry, texts=Texts(f"{scope}/{id}", uuid.uuid4().hex))
+        self.store.write([Write(waiting=answer)])
+        self.waits[decision] = answer
+
+    @rule(scope=SCOPES, decision=IDS)
+    def claim(self, scope: str, decision: str) -> None:
+        waits = self.waits.get(decision)
+        found = replace(waits or make_waiting(decision), entry=make_example("1", scope).entry)
+        if waits and waits.entry.scope == scope:
+            found = self.store.waiting([decision])[decision]
+            entry = self.waits.pop(decision).entry
+            self.held.setdefault(scope, {})[entry.id] = (entry.task, found.texts.answer)
+        example = Example(found.entry, found.texts, found.vector)
+        is_ours = waits is not None and waits.entry.scope == scope
+        assert list(self.store.write([Write(admission=Admission(decision, scope, example, claims=True))])) == [is_ours]
 
     @rule(scope=SCOPES, id=IDS, count=st.integers(1, 9))
     def learn(self, scope: str, id: str, count: int) -> None:
@@ -95,6 +117,7 @@ class Isolation(RuleBasedStateMachine):
             assert answer.scope == scope
         found = self.store.decisions(list(self.decided))
         assert {id: record.scope for id, record in found.items()} == self.decided
+        assert self.store.waiting(sorted({*self.waits, "1", "*"})) == self.waits
 
     @invariant()
     def a_replica_that_follows_the_feed_holds_the_same(self) -> None:
