@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from shared_core.adapters.options import EngineOptions, RoutingOptions
     from shared_core.engine import Engine
     from shared_core.errors import (
-        CheckpointIsUnreadable,
         ConfigurationError,
         DependencyIsSlow,
         EmbedderDiffers,
@@ -63,7 +62,6 @@ else:
         "shared_core.adapters.options": ("EngineOptions", "RoutingOptions"),
         "shared_core.engine": ("Engine",),
         "shared_core.errors": (
-            "CheckpointIsUnreadable",
             "ConfigurationError",
             "DependencyIsSlow",
             "EmbedderDiffers",
@@ -89,7 +87,6 @@ else:
 
 __all__ = [
     "Arm",
-    "CheckpointIsUnreadable",
     "Completion",
     "ConfigurationError",
     "DependencyIsSlow",

@@ -13,11 +13,12 @@ from typing import Final
 from uuid import uuid4
 
 from shared_core.background import Periodic, wait_for_requests
-from shared_core.errors import CheckpointIsUnreadable, ConfigurationError, StoreIsUnusable
+from shared_core.errors import ConfigurationError, StoreIsUnusable
 from shared_core.exact import ExactTier
 from shared_core.guard.threads import Guard
 from shared_core.inference import Embedder
-from shared_core.learning.learner import Learner, newest_checkpoint
+from shared_core.learning.learner import Learner
+from shared_core.learning.statistics import ExampleStatistics
 from shared_core.manager import Manager
 from shared_core.manager.decisions import Decisions
 from shared_core.manager.examples import Examples, claim_embedder
@@ -25,14 +26,18 @@ from shared_core.manager.local import LocalManager
 from shared_core.manager.privacy import Redact
 from shared_core.pool import Pool
 from shared_core.recorder import Recorder
+from shared_core.records import Checkpoint
 from shared_core.reward import Reward
+from shared_core.router import PART as ROUTER
 from shared_core.router import Router
+from shared_core.router.learner import LinearRouterTrainee
 from shared_core.router.linear import LinearRouter
 from shared_core.selector import Selector
 from shared_core.settings import Settings
 from shared_core.store import open_store
-from shared_core.store.protocol import Store
+from shared_core.store.protocol import PartProgress, Store
 from shared_core.telemetry import Counters, get_logger
+from shared_core.trainee import Trainee
 from shared_core.values import EXACT, UNROUTED, Arm, Clock
 
 log = get_logger("assembly")
@@ -64,7 +69,7 @@ class Components:
         settings = spec.settings
         self._spec = spec
         self._counters = counters
-        self._version = 0
+        self._adopted: PartProgress | None = None  # the router's checkpoint that was adopted, or could not be read
         self._unreadable = 0
         self.store = (
             open_store(spec.store, settings=settings, clock=spec.clock) if isinstance(spec.store, str) else spec.store
@@ -80,7 +85,9 @@ class Components:
         self.exact = ExactTier(self.store, self.decisions, counters, spec.clock, spec.redact)
         self.examples = Examples(self.store, spec.embedder, settings, spec.clock, spec.redact)
         self.manager: Manager = LocalManager(self.store, self.examples, spec.reference, settings, counters, spec.clock)
-        self.learner = Learner(self.store, spec.reference, settings, clock=spec.clock, owner=uuid4().hex)
+        self.learner = Learner(
+            self.store, trainees(spec.reference, settings), spec.clock, owner=uuid4().hex, counters=counters
+        )
         self.recorder = Recorder(
             self.manager,
             self.exact,
@@ -122,8 +129,8 @@ class Components:
         self.recorder.lanes.report()
         changed = self.pool.refresh() if self.pool else 0
         self._count_unreadable()
-        if self.router and (version := self.store.checkpoint_version()) != self._version:
-            self._version = self._adopt(self.router, version)
+        if self.router:
+            self._adopt(self.router)
         return changed
 
     def _count_unreadable(self) -> None:
@@ -131,19 +138,18 @@ class Components:
         self._counters.count("store.unreadable", found - self._unreadable)
         self._unreadable = found
 
-    def _adopt(self, router: Router, version: int) -> int:
-        """Route by the newest checkpoint; if it is unreadable, go on with the present one.
-
-        Returns the version that was tried, so an unreadable one is counted and logged once.
-        """
-        try:
-            checkpoint = newest_checkpoint(self.store)
-        except CheckpointIsUnreadable as error:
-            self._counters.count("checkpoint.unreadable")
-            log.warning("IC-Cache goes on with the last readable checkpoint: %s", error)
-            return version
-        router.adopt(checkpoint)
-        return checkpoint.version
+    def _adopt(self, router: Router) -> None:
+        """Route by the newest checkpoint; if it is unreadable, which is counted and logged once, by the present one."""
+        stored = self.store.progress().parts.get(ROUTER)
+        if stored == self._adopted:
+            return
+        checkpoint = self.store.checkpoint(ROUTER)
+        if stored and checkpoint is None:
+            self._counters.count("checkpoint.unreadable", part=ROUTER)
+            log.warning("what was learned of %r cannot be read; IC-Cache goes on with what it has read before", ROUTER)
+        else:
+            router.adopt(checkpoint or Checkpoint())
+        self._adopted = stored
 
     def wake(self) -> None:
         """Follow the change feed soon, because this process has just changed it."""
@@ -160,6 +166,11 @@ class Components:
             self.pool.close()
         if isinstance(self._spec.store, str):
             self.store.close()
+
+
+def trainees(reference: str, settings: Settings) -> list[Trainee]:
+    """What learns from the feedback log."""
+    return [LinearRouterTrainee(reference), ExampleStatistics(reference, settings.quality_target)]
 
 
 def after_fork(spec: EngineSpec, counters: Counters) -> Components:

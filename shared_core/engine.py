@@ -300,6 +300,10 @@ class Engine:
         check_score(score)
         return self._components().recorder.rate(Feedback(decision_id, rater, float(score), self._clock()))
 
+    def prefer(self, better: str, worse: str, rater: str = "user") -> bool:
+        """Append to the log that decision `better` had the better answer; False if this rater compared the two before."""
+        return self._components().recorder.rate(Feedback(better, rater, 1.0, self._clock(), than=worse))
+
     def submit_record(self, decision: Decision, outcome: Outcome, *, trusted: bool = False) -> None:
         """`record` in the background: never blocks, never raises. Only the record itself is on the writer."""
         self._submit(Answer(decision, outcome, trusted))
@@ -379,11 +383,7 @@ class Engine:
         self.failures.count(f"{where}.failed", error)
 
     def maintain(self) -> MaintainReport:
-        """Run one round of maintenance here: learn, publish, evict, trim the log, follow the feed, adopt, rebuild.
-
-        Raises:
-            CheckpointIsUnreadable: The stored checkpoint is corrupt, or a newer release wrote it. Nothing was learned.
-        """
+        """Run one round of maintenance here: learn, publish, evict, trim the log, follow the feed, adopt, rebuild."""
         components = self._components()
         learned = components.learner.run_until_drained()
         evicted = components.manager.maintain()

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Final
 
 from shared_core.errors import (
-    CheckpointIsUnreadable,
     DependencyIsDown,
     DependencyIsSlow,
     EmbedderDiffers,
@@ -34,7 +33,6 @@ from shared_core.errors import (
 MOST_CAUSES: Final = 4  # errors of a chain that are named; the first and its causes
 
 _OWN_TEXTS: Final = (
-    CheckpointIsUnreadable,
     DependencyIsDown,
     DependencyIsSlow,
     EmbedderDiffers,

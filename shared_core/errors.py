@@ -58,17 +58,6 @@ class StoreIsUnusable(ICCacheError):
     """The store cannot be opened, or not be used with its configuration (never raised for a temporary outage)."""
 
 
-class CheckpointIsUnreadable(ICCacheError):
-    """The stored checkpoint cannot be read: it is corrupt, or a newer release wrote it."""
-
-    def __init__(self, version: int) -> None:
-        super().__init__(
-            f"checkpoint {version} cannot be read: it is corrupt, or a newer release of IC-Cache wrote it. Learning "
-            "stops until you upgrade, or delete it and let the learner start again from the feedback log "
-            '(SQLite: empty the table "checkpoint"; Redis: DEL the pool\'s key that ends in ":checkpoint")'
-        )
-
-
 class FeedWasTrimmed(ICCacheError):
     """The change feed no longer reaches back to this replica's position; it must reload."""
 

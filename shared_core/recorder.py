@@ -133,8 +133,9 @@ class Recorder:
     def _poor(self, items: Sequence[Answer | Write]) -> Iterator[str]:
         """Decisions whose exact answers must be deleted: rated as poor now, or before their answers were stored."""
         for item in items:
-            if isinstance(item, Write) and item.feedback is not None and item.feedback.score < POOR_SCORE:
-                yield item.feedback.decision_id
+            rating = item.feedback if isinstance(item, Write) else None
+            if rating is not None and not rating.than and rating.score < POOR_SCORE:
+                yield rating.decision_id
             if isinstance(item, Write) and item.exact is not None and self._exact.is_retracted(item.exact.decision_id):
                 yield item.exact.decision_id
 

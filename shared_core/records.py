@@ -5,9 +5,10 @@ A field that is added later gets a default, which stands for it in values that w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -257,19 +258,90 @@ class DecisionRecord:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """One rating of one answer: `score` in [0, 1], by `rater`. Only the first per (decision, rater) counts."""
+    """One rating of one answer, or one comparison of two.
+
+    Attributes:
+        decision_id: The decision of the answer; of a pair, that of the first answer.
+        rater: Who rates. Only the first rating counts per answer, or pair, and rater.
+        score: In [0, 1]. Of a pair: 1.0 if the first answer is better, 0.5 if both are equal.
+        at: When it was given.
+        than: The decision of the second answer; empty for a rating of one answer.
+        arm: The arm of the first answer, if one decision stands for both; else empty.
+        than_arm: The arm of the second answer, likewise.
+    """
 
     decision_id: str
     rater: str
     score: Number
     at: Number
+    than: str = ""
+    arm: str = ""
+    than_arm: str = ""
+
+    @property
+    def subject(self) -> str:
+        """What is rated: the decision's id, or of a pair both answers in an order that does not depend on them."""
+        if not self.than:
+            return self.decision_id
+        return json.dumps(sorted([[self.decision_id, self.arm], [self.than, self.than_arm]]))
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The learner's published state: arrays and a small JSON, after consuming the feedback log up to `offset`."""
+    """What was published of one part of the learner.
+
+    Attributes:
+        version: Number of the publication that wrote it; 0 before the first.
+        offset: The part has learned the feedback log up to here.
+        arrays: Arrays of any plain NumPy type.
+        meta: A small JSON.
+    """
 
     version: int = 0
     offset: int = 0
-    arrays: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, compare=False)
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict, compare=False)
     meta: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PartRound:
+    """What one round did to one part.
+
+    Attributes:
+        part: Its name.
+        folded: Entries of the log that it learned from.
+        skipped: Entries that it did not learn from, by the reason.
+        before: Version of its checkpoint before the round.
+        after: Version after it.
+        seconds: Time that the part itself took.
+        aside: Why it was put aside: the name of an error, or another short reason; empty if it was not.
+    """
+
+    part: str
+    folded: Place = 0
+    skipped: dict[str, Place] = field(default_factory=dict)
+    before: Place = 0
+    after: Place = 0
+    seconds: Number = 0.0
+    aside: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnRound:
+    """What one round of learning did.
+
+    Attributes:
+        version: Number of its publication.
+        at: When it was published.
+        consumed: Entries of the log that no round had learned before.
+        orphans: Those of them whose decision is unknown or expired.
+        unusable: Those of them whose score is not in [0, 1].
+        parts: What it did to each part.
+    """
+
+    version: Place
+    at: Number
+    consumed: Place = 0
+    orphans: Place = 0
+    unusable: Place = 0
+    parts: tuple[PartRound, ...] = ()

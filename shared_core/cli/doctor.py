@@ -68,7 +68,7 @@ def _read(store: Store) -> list[Finding]:
         "examples": _examples,
         "decisions": _decisions,
         "ratings": _ratings,
-        "checkpoints": lambda opened: int(opened.checkpoint().version > 0),
+        "learned parts": _parts,
     }
     return [_counted(name, store, count) for name, count in kinds.items()]
 
@@ -98,3 +98,7 @@ def _ratings(store: Store) -> int:
     while entries := store.feedback(offset):
         number, offset = number + len(entries), entries[-1][0]
     return number
+
+
+def _parts(store: Store) -> int:
+    return sum(store.checkpoint(name) is not None for name in store.progress().parts)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from shared_core.learning.learner import LearnReport
+    from shared_core.records import PartRound
     from shared_core.store.protocol import Store
 
 LONGEST_PAUSE: Final = 86_400.0  # seconds
@@ -50,6 +51,7 @@ def learn(
         iccache learn --store redis://localhost:6379/0 --reference large --every 60
     """
     _check(store, reference, once=once, every=every)
+    from shared_core.assembly import trainees
     from shared_core.learning.learner import Learner
     from shared_core.settings import Settings
     from shared_core.store import open_store
@@ -58,7 +60,7 @@ def learn(
     opened = open_store(store, settings=settings)
     try:
         owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex}"
-        learner = Learner(opened, reference, settings, clock=time.time, owner=owner)
+        learner = Learner(opened, trainees(reference, settings), time.time, owner)
 
         def run() -> LearnReport:
             report = learner.run_until_drained()
@@ -102,11 +104,10 @@ def is_known(store: Store, reference: str) -> bool:
         ConfigurationError: It names arms, and the reference is not among them.
     """
     from shared_core.assembly import RESERVED
-    from shared_core.learning.round import resume
+    from shared_core.learning.statistics import PART, rewards_of
 
-    checkpoint = store.checkpoint()
-    arms = set(resume(checkpoint, reference, 0.0)[0].rewards)
-    offset = checkpoint.offset
+    arms = set(rewards_of(store.checkpoint(PART)))
+    offset = store.progress().offset
     while reference not in arms and (log := store.feedback(offset, LOOK)):
         decisions = store.decisions(list({feedback.decision_id for _, feedback in log}))
         arms.update(decision.arm for decision in decisions.values())
@@ -153,24 +154,39 @@ def _stop_on_signals(stop: threading.Event) -> None:
 
 
 def _show(report: LearnReport, store: Store, *, as_json: bool) -> None:
-    """One line a round."""
+    """One line for the call, and one for each part of each round."""
     if as_json:
         write_json(asdict(report))
         return
-    if report.published:
-        line = f"learned from {report.consumed} rewards, published version {report.version}"
-        line += f"; {report.orphans} belonged to decisions that are gone" if report.orphans else ""
-        line += f"; {report.unusable} were unusable" if report.unusable else ""
-    else:
-        line = _why_not(store)
+    if not report.published:
+        write(_why_not(store))
+        return
+    line = f"learned from {report.consumed} rewards, published version {report.version}"
+    line += f"; {report.orphans} belonged to decisions that are gone" if report.orphans else ""
+    line += f"; {report.unusable} were unusable" if report.unusable else ""
     write(line)
+    for learned in report.rounds:
+        for part in learned.parts:
+            write(f"  {line_of(part)}")
+
+
+def line_of(part: PartRound) -> str:
+    """What a round did to a part."""
+    line = f"{part.part}: {part.folded} folded"
+    line += "".join(f", {n} skipped ({why})" for why, n in part.skipped.items())
+    line += f", version {part.before} → {part.after}" if part.after != part.before else f", still version {part.before}"
+    line += f", {part.seconds:.3f} s"
+    return line + (f"; put aside: {part.aside}" if part.aside else "")
 
 
 def _why_not(store: Store) -> str:
     """Why a round has published nothing."""
-    checkpoint = store.checkpoint()
-    if store.feedback(checkpoint.offset, 1):
+    progress = store.progress()
+    if store.feedback(progress.offset, 1):
+        aside = [part for last in store.rounds()[:1] for part in last.parts if part.aside]
+        if aside:
+            return "nothing was learned: " + "; ".join(map(line_of, aside))
         return "another learner is at work; it learns from what waits"
-    if checkpoint.version:
-        return f"nothing to learn: no feedback since version {checkpoint.version}"
+    if progress.version:
+        return f"nothing to learn: no feedback since version {progress.version}"
     return "nothing to learn: there is no feedback yet; pass reward= to your chat model, or call record_feedback"

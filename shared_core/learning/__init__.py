@@ -1,1 +1,1 @@
-"""The learner: consumes the feedback log, updates posteriors and example statistics, publishes checkpoints."""
+"""The learner: reads the feedback log, hands it to what learns from it, and publishes the result."""

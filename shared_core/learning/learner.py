@@ -1,22 +1,22 @@
-"""The learner turns the feedback log into the next checkpoint. Only one learner works at a time."""
+"""The learner turns the feedback log into what its trainees learn. Only one learner works at a time.
+
+It knows no part of what is learned: each is a `Trainee`. It owns the lease, the log, the offset and the publication.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from shared_core.background import yield_to_requests
-from shared_core.errors import CheckpointIsUnreadable
-from shared_core.learning.round import Round, advance, examples_of, resume
-from shared_core.records import Checkpoint, Feedback
-from shared_core.settings import Settings
-from shared_core.store.protocol import Lease, Store
-from shared_core.telemetry import get_logger
+from shared_core.learning.part import Part
+from shared_core.records import DecisionRecord, Feedback, LearnRound, Statistics
+from shared_core.store.protocol import Lease, Progress, Publication, Store
+from shared_core.telemetry import Counters
+from shared_core.trainee import Lesson, PairLesson, RatingLesson, Trainee
 from shared_core.values import Clock
-
-log = get_logger("learning")
 
 LEASE: Final = "learner"
 LEASE_SECONDS: Final = 60.0  # a round takes well under a second; after a crash, other learners wait this long
@@ -29,12 +29,14 @@ class LearnReport:
     """The result of learning.
 
     Attributes:
-        consumed: Feedback entries in the published checkpoint, orphans included.
-        orphans: Entries whose decision is unknown or expired; skipped for good.
-        published: True if a checkpoint was published. False if there was no feedback, or if another learner holds the
+        consumed: Feedback entries that no round had learned before, orphans included.
+        orphans: Those of them whose decision is unknown or expired; skipped for good.
+        published: True if something was published. False if there was nothing to learn, or if another learner holds the
             lease or published first; then the entries stay in the log.
-        version: The newest known checkpoint version; 0 if it was not read.
+        version: The newest known version; 0 if it was not read.
         unusable: Entries whose score is not a number in [0, 1]; skipped.
+        rounds: What each published round did to each part, the oldest first.
+        more: True if the log may hold more to learn.
     """
 
     consumed: int = 0
@@ -42,6 +44,8 @@ class LearnReport:
     published: bool = False
     version: int = 0
     unusable: int = 0
+    rounds: tuple[LearnRound, ...] = field(default=(), compare=False)
+    more: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,52 +57,63 @@ class MaintainReport:
     evicted: int
 
 
-class Learner:
-    """Learns arm posteriors, mean rewards and example statistics from the feedback log.
+@dataclass(slots=True)
+class _Batch:
+    """What a round has read of the log."""
 
-    Checkpoint, log offset and statistics are published in one transaction, if nobody has published since they were
-    read. So a learner may be killed at any moment, and every entry counts exactly once.
+    offset: int
+    learned: int  # entries up to this offset were read by a round before
+    read: int = 0
+    consumed: int = 0
+    orphans: int = 0
+    unusable: int = 0
+    statistics: dict[tuple[str, str], Statistics] = field(default_factory=dict)
+
+
+class Learner:
+    """Hands the feedback log to its trainees, and publishes what they learn.
+
+    Checkpoints, log offset and statistics are published in one transaction, if nobody has published since they were
+    read. So a learner may be killed at any moment, and every entry counts exactly once. A part that lags behind (it is
+    new, was put aside, or lost its checkpoint) gets the entries that it lacks from the log, before the others go on.
 
     Args:
         store: Holds log, decisions, examples and checkpoints.
-        reference: Name of the reference arm; empty if there are no arms.
-        settings: `quality_target` is used.
+        trainees: What learns, each with a name of its own.
         clock: Seconds since the epoch.
         owner: This learner's name in the lease; unique among the processes that share the store.
+        counters: Counts ``learn.restarted`` (unreadable checkpoints) and ``learn.aside``, by the part.
     """
 
-    def __init__(self, store: Store, reference: str, settings: Settings, clock: Clock, owner: str) -> None:
+    def __init__(
+        self, store: Store, trainees: Sequence[Trainee], clock: Clock, owner: str, counters: Counters | None = None
+    ) -> None:
         self._store = store
-        self._reference = reference
-        self._settings = settings
         self._clock = clock
         self._owner = owner
         self._lock = threading.Lock()  # the lease does not exclude two threads of the same owner
-        self._known = Checkpoint()  # the newest that this learner has seen; other learners may have published since
+        self._parts = [Part(trainee, counters or Counters()) for trainee in trainees]
 
     def round(self) -> LearnReport:
-        """Learn from the next `BATCH` entries of the log, or fewer. Writes nothing if there are none.
-
-        Raises:
-            CheckpointIsUnreadable: Learning would overwrite the unreadable checkpoint.
-        """
+        """Learn from the next `BATCH` entries of the log, or fewer. Writes nothing if there are none."""
         with self._lock:
-            if not self._store.feedback(self._known.offset, 1) and not self._is_older():
-                return LearnReport(version=self._known.version)
+            progress = self._follow()
+            begin = self._begin()
+            if begin is None or not self._store.feedback(begin, 1):
+                return LearnReport(version=progress.version)
             lease = self._store.acquire(LEASE, self._owner, LEASE_SECONDS)
             if lease is None:
                 return LearnReport()
             try:
                 return self._learn(lease)
+            except BaseException:
+                self._forget()
+                raise
             finally:
                 self._store.release(lease)
 
     def run_until_drained(self) -> LearnReport:
-        """Learn until the log is drained or another learner holds the lease; returns the sum of all rounds.
-
-        Raises:
-            CheckpointIsUnreadable: See `round`.
-        """
+        """Learn until the log is drained or another learner holds the lease; returns the sum of all rounds."""
         total = LearnReport()
         while True:
             step = self.round()
@@ -108,51 +123,106 @@ class Learner:
                 total.published or step.published,
                 max(total.version, step.version),
                 total.unusable + step.unusable,
+                total.rounds + step.rounds,
             )
-            if step.consumed < BATCH:
+            if not step.more:
                 return total
 
-    def _is_older(self) -> bool:
-        """True if the store lost this learner's last checkpoint: then a log that restarted looks drained."""
-        return self._store.checkpoint_version() < self._known.version
+    def _follow(self) -> Progress:
+        progress = self._store.progress()
+        for part in self._parts:
+            part.follow(self._store, progress)
+        return progress
+
+    def _begin(self) -> int | None:
+        """The offset after which the part that lags most goes on; None if all are put aside."""
+        return min((part.offset for part in self._parts if not part.aside), default=None)
+
+    def _forget(self) -> None:
+        for part in self._parts:
+            part.forget()
 
     def _learn(self, lease: Lease) -> LearnReport:
-        checkpoint = self._known = newest_checkpoint(self._store)
-        round_, ignored = resume(checkpoint, self._reference, self._settings.quality_target)
-        if ignored:
-            log.warning("IC-Cache ignored %d unusable entries of checkpoint %d", ignored, checkpoint.version)
-        offset, consumed = checkpoint.offset, 0
-        while consumed < BATCH and (entries := self._store.feedback(offset, min(CHUNK, BATCH - consumed))):
-            self._fold(round_, [feedback for _, feedback in entries])
-            offset, consumed = entries[-1][0], consumed + len(entries)
+        progress = self._follow()
+        begin = self._begin()
+        if begin is None:
+            return LearnReport(version=progress.version)
+        for part in self._parts:
+            part.begin()
+        batch = _Batch(begin, max(progress.offset, *(part.offset for part in self._parts)))
+        while batch.read < BATCH and (entries := self._store.feedback(batch.offset, min(CHUNK, BATCH - batch.read))):
+            for offset, lesson in self._lessons(entries, batch):
+                for part in self._parts:
+                    part.fold(offset, lesson)
+            batch.offset, batch.read = entries[-1][0], batch.read + len(entries)
             yield_to_requests()
-        if not consumed:
-            return LearnReport(version=checkpoint.version)
-        after = advance(checkpoint, round_, offset)
-        if not self._store.publish(after, (checkpoint.version, checkpoint.offset), round_.statistics, lease):
-            return LearnReport(version=checkpoint.version)
-        self._known = after
-        return LearnReport(consumed, round_.orphans, True, after.version, round_.unusable)
+        if not batch.read:
+            return LearnReport(version=progress.version)
+        return self._publish(progress, batch, lease)
 
-    def _fold(self, round_: Round, entries: Sequence[Feedback]) -> None:
-        records = self._store.decisions(list(dict.fromkeys(feedback.decision_id for feedback in entries)))
-        for scope, ids in examples_of(list(records.values())).items():
-            new = [example_id for example_id in ids if (scope, example_id) not in round_.statistics]
-            for example_id, learned in self._store.statistics(scope, new).items():
-                round_.statistics[scope, example_id] = learned
+    def _publish(self, progress: Progress, batch: _Batch, lease: Lease) -> LearnReport:
+        version = 1 + max(progress.version, *(part.version for part in progress.parts.values()), 0)
+        changed = {}
+        for part in self._parts:
+            part.reached(batch.offset)
+            if (found := part.state(version)) is not None:
+                changed[part.name] = found
+        report = self._report(version, batch, {name: checkpoint.version for name, (checkpoint, _) in changed.items()})
+        may_go_on = any(not part.aside for part in self._parts)
+        publication = Publication(
+            (progress.version, progress.offset),
+            version,
+            max(batch.learned, batch.offset) if may_go_on else batch.learned,
+            {name: checkpoint for name, (checkpoint, _) in changed.items()},
+            {example: learned for _, state in changed.values() for example, learned in state.statistics.items()},
+            report,
+        )
+        if not self._store.publish(publication, lease):
+            self._forget()
+            return LearnReport(version=progress.version)
+        for part in self._parts:
+            if part.name in changed:
+                part.published(changed[part.name][0])
+        consumed = report.consumed if may_go_on else 0
+        return LearnReport(
+            consumed, report.orphans, True, version, report.unusable, (report,), may_go_on and batch.read == BATCH
+        )
+
+    def _report(self, version: int, batch: _Batch, after: Mapping[str, int]) -> LearnRound:
+        parts = tuple(part.report(after.get(part.name)) for part in self._parts)
+        return LearnRound(version, self._clock(), batch.consumed, batch.orphans, batch.unusable, parts)
+
+    def _lessons(self, entries: Sequence[tuple[int, Feedback]], batch: _Batch) -> Iterator[tuple[int, Lesson]]:
+        """The lessons of some entries of the log. Entries that teach nothing are counted."""
+        ids = [name for _, feedback in entries for name in (feedback.decision_id, feedback.than) if name]
+        records = self._store.decisions(list(dict.fromkeys(ids)))
+        self._read_statistics(list(records.values()), batch)
         now = self._clock()
-        for feedback in entries:
-            round_.take(feedback, records.get(feedback.decision_id), now)
+        for offset, feedback in entries:
+            is_new = offset > batch.learned
+            batch.consumed += is_new
+            first, second = records.get(feedback.decision_id), records.get(feedback.than)
+            if first is None or (feedback.than and second is None):
+                batch.orphans += is_new
+            elif not 0.0 <= feedback.score <= 1.0:  # false for NaN, too
+                batch.unusable += is_new
+            elif second is not None:
+                yield offset, PairLesson(feedback, first, second, now)
+            else:
+                known = {name: batch.statistics.get((first.scope, name)) for name in _examples_of(first)}
+                found = {name: statistics for name, statistics in known.items() if statistics is not None}
+                yield offset, RatingLesson(feedback, first, found, now)
+
+    def _read_statistics(self, records: Sequence[DecisionRecord], batch: _Batch) -> None:
+        new: dict[str, dict[str, None]] = {}
+        for record in records:
+            names = (name for name in _examples_of(record) if (record.scope, name) not in batch.statistics)
+            new.setdefault(record.scope, {}).update(dict.fromkeys(names))
+        for scope, ids in new.items():
+            for example_id, statistics in self._store.statistics(scope, list(ids)).items() if ids else ():
+                batch.statistics[scope, example_id] = statistics
 
 
-def newest_checkpoint(store: Store) -> Checkpoint:
-    """The newest checkpoint; an empty one with version 0 before the first.
-
-    Raises:
-        CheckpointIsUnreadable: A checkpoint exists, but the store could not read it.
-    """
-    version = store.checkpoint_version()  # read first: versions only grow, so the checkpoint is at least this new
-    checkpoint = store.checkpoint()
-    if checkpoint.version < version:
-        raise CheckpointIsUnreadable(version)
-    return checkpoint
+def _examples_of(record: DecisionRecord) -> tuple[str, ...]:
+    """The examples that a decision used or created."""
+    return (*record.example_ids, record.admitted_id) if record.admitted_id else record.example_ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -18,8 +19,8 @@ _RECORDS: Final = TypeAdapter(DecisionRecord)
 def rows(store: Store, scopes: list[str], *, vectors: bool) -> Iterator[dict[str, Any]]:
     """Each decision of these scopes, the oldest of a scope first, as plain JSON values.
 
-    A row holds the fields of `DecisionRecord` except `LEFT_OUT`; ``feedback``, a list of ``rater``, ``score`` and
-    ``at``; and with `vectors` the request's ``vector``, a list of numbers or None. The whole feedback log is read into
+    A row holds the fields of `DecisionRecord` except `LEFT_OUT`; ``feedback``, a list of the other fields of
+    `Feedback`; and with `vectors` the request's ``vector``, a list of numbers or None. The whole feedback log is read into
     memory first.
     """
     ratings = _ratings(store)
@@ -39,6 +40,7 @@ def _ratings(store: Store) -> dict[str, list[dict[str, Any]]]:
     offset = 0
     while entries := store.feedback(offset):
         for _, feedback in entries:
-            found[feedback.decision_id].append({"rater": feedback.rater, "score": feedback.score, "at": feedback.at})
+            fields = asdict(feedback)
+            found[fields.pop("decision_id")].append(fields)
         offset = entries[-1][0]
     return found

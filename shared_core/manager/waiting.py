@@ -27,8 +27,8 @@ class WaitingAnswers:
         self._clock = clock
 
     def is_good(self, rating: Feedback | None) -> bool:
-        """True for a rating that admits an answer."""
-        return rating is not None and rating.score >= self._trust
+        """True for a rating that admits an answer; a comparison does not."""
+        return rating is not None and not rating.than and rating.score >= self._trust
 
     def rated(self, ratings: Iterable[Feedback | None]) -> Mapping[str, WaitingAnswer]:
         """The answers that the good ones among these ratings admit, by decision."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from shared_core.guard import Steps
 from shared_core.records import Checkpoint
 from shared_core.values import Request, Route, Selection
+
+PART: Final = "router"  # name of its checkpoint
 
 
 class Router(Protocol):
@@ -34,4 +36,4 @@ class Router(Protocol):
         """
 
     def adopt(self, checkpoint: Checkpoint) -> None:
-        """Use this checkpoint from now on. Unreadable entries are ignored and counted."""
+        """Use this checkpoint of `PART` from now on. Unreadable entries are ignored and counted."""

@@ -1,4 +1,4 @@
-"""Encodes and decodes stored values: JSON for values, raw floats for vectors, safetensors for weights.
+"""Encodes and decodes stored values: JSON for values, raw floats for vectors. `parts` does so for what is learned.
 
 Stored bytes are not trusted: for every defect, the ``decode_*`` functions raise `Unreadable` and nothing else. They
 check shapes and types, not plausibility. Ids and keys must be those under which a value was stored; any other missing
@@ -8,34 +8,28 @@ field gets its default (`fields`).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from shared_core.records import (
     PLACES,
-    Checkpoint,
     DecisionRecord,
     Entry,
     ExactAnswer,
     Example,
     Feedback,
-    Place,
     Statistics,
     Texts,
     WaitingAnswer,
 )
-from shared_core.store.fields import MAX_VALUE_BYTES, SCHEMA, Format, Unreadable, check_size, dump, parse, raw_bytes
+from shared_core.store.fields import MAX_VALUE_BYTES, Format, Unreadable, check_size, raw_bytes
 from shared_core.store.protocol import Change, ChangeKind, Row
 
 F = TypeVar("F", bound=np.floating)
 
-MAX_ARRAYS_BYTES: Final = 256 * 2**20  # weights of one checkpoint; half the size limit of a Redis value
 MAX_DIMENSION: Final = 65_536
 _KINDS: Final = frozenset(get_args(ChangeKind))
 
@@ -67,26 +61,6 @@ class EncodedExample:
     statistics: bytes
     vector: bytes
     texts: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedCheckpoint:
-    """An encoded checkpoint: `head` is JSON, `arrays` is safetensors."""
-
-    head: bytes
-    arrays: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _CheckpointHead:
-    """A checkpoint without its arrays. Its version and offset have no defaults, because publishing compares them."""
-
-    version: Place
-    offset: Place
-    meta: dict[str, object] = field(default_factory=dict)
-
-
-_CHECKPOINT: Final = TypeAdapter(_CheckpointHead)
 
 
 def _complete(value: object, name: str, part: object) -> None:
@@ -324,36 +298,6 @@ def decode_waiting(decision_id: str, scope: object, data: object) -> WaitingAnsw
     return answer
 
 
-# checkpoints --------------------------------------------------------------------------------------------------------
-
-
-def encode_checkpoint(checkpoint: Checkpoint) -> EncodedCheckpoint:
-    """Head and arrays; float64 is preserved bit by bit, NaN included.
-
-    Raises:
-        ValueError: It is too large to be decoded, or `meta` holds a number that is not finite.
-        TypeError: `meta` is not JSON.
-    """
-    head = dump({"version": checkpoint.version, "offset": checkpoint.offset, "meta": dict(checkpoint.meta)})
-    arrays = {name: np.asarray(array, dtype="<f8", order="C") for name, array in checkpoint.arrays.items()}
-    return EncodedCheckpoint(head, check_size(save(arrays), MAX_ARRAYS_BYTES))
-
-
-def decode_checkpoint(version: int, offset: int, head: object, arrays: object) -> Checkpoint:
-    """The checkpoint of these parts, with writable arrays; the head must name the same version and offset.
-
-    Raises:
-        Unreadable: See the module.
-    """
-    try:
-        decoded = _CHECKPOINT.validate_python(parse(head))
-    except ValidationError as error:
-        raise Unreadable(str(error)) from error
-    if (decoded.version, decoded.offset) != (version, offset):
-        raise Unreadable("the version or the offset differs from the one beside the checkpoint")
-    return Checkpoint(version, offset, _arrays(arrays), decoded.meta)
-
-
 def decode_place(value: object) -> int:
     """A version, an offset or a token as stored beside a value; 0 if it cannot be one.
 
@@ -363,23 +307,3 @@ def decode_place(value: object) -> int:
     if isinstance(value, bytes):
         value = int(value) if value.isdigit() and len(value) <= len(str(PLACES)) else None
     return value if isinstance(value, int) and 0 <= value < PLACES else 0
-
-
-def is_of_later_release(head: object) -> bool:
-    """True if this is the head of a checkpoint that a later release wrote: it must stay."""
-    try:
-        fields = json.loads(raw_bytes(head, MAX_VALUE_BYTES))
-    except (Unreadable, ValueError, RecursionError):
-        return False
-    version = fields.get("v") if isinstance(fields, dict) else None
-    return isinstance(version, int) and version > SCHEMA
-
-
-def _arrays(data: object) -> dict[str, NDArray[np.float64]]:
-    try:
-        loaded = load(raw_bytes(data, MAX_ARRAYS_BYTES))
-    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
-        raise Unreadable(f"weights: {error}") from error
-    if any(array.dtype != np.float64 for array in loaded.values()):
-        raise Unreadable("the weights are not float64")
-    return {name: array.copy() for name, array in loaded.items()}

@@ -69,6 +69,15 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             DELETE FROM waiting_totals WHERE scope = OLD.scope AND answers = 0; END""",
     ),
     ("CREATE TABLE damaged_checkpoint (version, offset, head, arrays)",),
+    (
+        "CREATE TABLE progress (one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, offset INTEGER NOT NULL)",
+        "INSERT INTO progress SELECT one, version, offset FROM checkpoint",
+        "DROP TABLE checkpoint",
+        "DROP TABLE damaged_checkpoint",
+        "CREATE TABLE parts (name TEXT PRIMARY KEY, head BLOB NOT NULL)",
+        "CREATE TABLE chunks (key TEXT NOT NULL, number INTEGER NOT NULL, data BLOB NOT NULL, UNIQUE (key, number))",
+        "CREATE TABLE rounds (place INTEGER PRIMARY KEY, report BLOB NOT NULL)",
+    ),
 )
 
 

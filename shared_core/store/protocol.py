@@ -18,6 +18,7 @@ from shared_core.records import (
     ExactAnswer,
     Example,
     Feedback,
+    LearnRound,
     Statistics,
     Texts,
     Vector,
@@ -25,6 +26,7 @@ from shared_core.records import (
 )
 
 LONGEST_LEASE: Final = 86_400.0  # seconds; an expiry later than that is damage
+ROUNDS_KEPT: Final = 50  # rounds of learning whose reports a store keeps
 
 ChangeKind: TypeAlias = Literal["put", "statistics", "delete"]
 
@@ -76,7 +78,7 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """A rating in the log; `is_learned` if the newest checkpoint has learned from it."""
+    """A rating in the log; `is_learned` if the learner has read it."""
 
     feedback: Feedback
     is_learned: bool
@@ -92,6 +94,57 @@ class Write:
     feedback: Feedback | None = None
     waiting: WaitingAnswer | None = None
     admission: Admission | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartProgress:
+    """What is stored of one part of the learner.
+
+    Attributes:
+        version: Number of the publication that wrote it; 0 if that cannot be read.
+        offset: The part has learned the feedback log up to here.
+        is_newer: True if a newer release wrote it, which this one must not replace.
+    """
+
+    version: int = 0
+    offset: int = 0
+    is_newer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far learning is. A number that cannot be read counts as 0.
+
+    Attributes:
+        version: Number of the last publication; 0 before the first.
+        offset: The feedback log is learned up to here.
+        parts: The stored parts by name.
+    """
+
+    version: int = 0
+    offset: int = 0
+    parts: Mapping[str, PartProgress] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What one round of learning publishes.
+
+    Attributes:
+        expected: Version and offset of the `Progress` that the round began with.
+        version: Its number, greater than all before.
+        offset: The feedback log is learned up to here.
+        parts: The changed parts by name. They get the version of the publication.
+        statistics: New statistics of examples, by (scope, id).
+        report: What the round did.
+    """
+
+    expected: tuple[int, int]
+    version: int
+    offset: int
+    parts: Mapping[str, Checkpoint] = field(default_factory=dict)
+    statistics: Mapping[tuple[str, str], Statistics] = field(default_factory=dict)
+    report: LearnRound | None = None
 
 
 class Store(Protocol):
@@ -222,34 +275,29 @@ class Store(Protocol):
 
     # learning -------------------------------------------------------------------------------------------------
 
-    def checkpoint(self) -> Checkpoint:
-        """The newest checkpoint; an empty one with version 0 before the first."""
+    def progress(self) -> Progress:
+        """How far learning is, and the version of each part; one cheap call that reads no arrays."""
 
-    def checkpoint_version(self) -> int:
-        """Version of the newest checkpoint; does not read its arrays."""
+    def checkpoint(self, part: str) -> Checkpoint | None:
+        """What was published last of this part; None if there is nothing, or nothing that can be read.
 
-    def set_checkpoint_aside(self) -> bool:
-        """Replace a checkpoint that cannot be read by an empty one, so that learning starts again from the log.
-
-        The empty one has the next version and the offset 0. What was stored is kept, for a look at it, until the next
-        one is set aside. The checkpoint of a later release stays in its place.
-
-        Returns:
-            True if there was an unreadable checkpoint, and it was set aside.
+        A large part is read in many calls, between which other clients are served.
         """
 
-    def publish(
-        self,
-        checkpoint: Checkpoint,
-        expected: tuple[int, int],
-        statistics: Mapping[tuple[str, str], Statistics],
-        lease: Lease,
-    ) -> bool:
-        """Replace the checkpoint if its (version, offset) is still `expected` and `lease` is still the newest.
+    def publish(self, publication: Publication, lease: Lease) -> bool:
+        """Publish in one transaction, unless learning has progressed since, or `lease` is not the newest any more.
 
-        Otherwise returns False without writing. `statistics` maps (scope, example id) to new statistics, which are
-        written and added to `changes` in the same transaction; examples that were deleted meanwhile are left out.
+        Otherwise returns False and changes nothing. The contents of large parts are written before, in many short
+        calls, under names of their own. The transaction replaces each part's name, and writes and adds to `changes` the
+        statistics of the examples that still exist. It also deletes feedback that was learned and has expired.
+
+        Raises:
+            ValueError: A part is too large, or its metadata hold a number that is not finite.
+            TypeError: A part is not JSON, or holds arrays of objects.
         """
+
+    def rounds(self) -> Sequence[LearnRound]:
+        """The last rounds of learning, at most `ROUNDS_KEPT`, the newest first."""
 
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
         """Acquire a lease for `ttl` seconds; None while another owner holds it. Its owner renews it the same way.

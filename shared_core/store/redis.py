@@ -11,7 +11,6 @@ second of writes may be.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -27,6 +26,7 @@ from shared_core.records import (
     ExactAnswer,
     Example,
     Feedback,
+    LearnRound,
     Statistics,
     Texts,
     WaitingAnswer,
@@ -34,8 +34,9 @@ from shared_core.records import (
 from shared_core.settings import Settings
 from shared_core.store import codec, redis_upkeep, redis_writes
 from shared_core.store import redis_scripts as scripts
-from shared_core.store.protocol import LONGEST_LEASE, Change, Lease, Rating, Row, Store, Write
+from shared_core.store.protocol import LONGEST_LEASE, Change, Lease, Progress, Publication, Rating, Row, Store, Write
 from shared_core.store.redis_connection import Address, check_permissions, parse_address
+from shared_core.store.redis_learning import LearningKeys
 from shared_core.store.redis_wire import LAST, WHOLE_NUMBER, Argument, Wire, number
 from shared_core.values import Clock
 
@@ -45,9 +46,7 @@ FEED_LENGTH: Final = 100_000  # changes that a replica may miss before it must r
 PUT_BATCH: Final = 200  # examples per script; 200 of 384 dimensions take half a megabyte and a few milliseconds
 CLEAR_BATCH: Final = 500  # of each kind per script
 TRIMMED_AT_ONCE: Final = 500  # decisions in one script of `trim_decisions`; other clients run in between
-CONSUMED: Final = 1000  # oldest log entries that one publication checks for deletion
 READ_BATCH: Final = 1000  # ids per command; Lua can pass on only a few thousand arguments
-_CHECKPOINT: Final = ("version", "offset", "head", "arrays")
 
 
 class RedisStore(Store):
@@ -58,6 +57,7 @@ class RedisStore(Store):
         self._settings = settings
         self._clock = clock
         self._feed_length = feed_length
+        self._learning = LearningKeys(self._wire, self._run_fed)
         check_permissions(address.label, self._wire.run(redis_upkeep.PROBE))
 
     @classmethod
@@ -290,52 +290,20 @@ class RedisStore(Store):
     # learning -------------------------------------------------------------------------------------------------
 
     @override
-    def checkpoint(self) -> Checkpoint:
-        return self._checkpoint(*self._command("HMGET", "checkpoint", *_CHECKPOINT)) or Checkpoint()
+    def progress(self) -> Progress:
+        return self._learning.progress()
 
     @override
-    def checkpoint_version(self) -> int:
-        return codec.decode_place(self._command("HGET", "checkpoint", "version"))
+    def checkpoint(self, part: str) -> Checkpoint | None:
+        return self._learning.checkpoint(part)
 
     @override
-    def set_checkpoint_aside(self) -> bool:
-        stored = self._command("HMGET", "checkpoint", *_CHECKPOINT)
-        version, _, head, _ = stored
-        if stored == [None] * 4 or codec.is_of_later_release(head) or self._checkpoint(*stored) is not None:
-            return False
-        empty = Checkpoint(codec.decode_place(version) + 1)
-        encoded = codec.encode_checkpoint(empty)
-        args = [version or b"", head or b"", empty.version, encoded.head, encoded.arrays]
-        return bool(self._wire.run(scripts.SET_ASIDE, *args))
-
-    def _checkpoint(self, version: object, offset: object, head: object, arrays: object) -> Checkpoint | None:
-        """None if there is none, or none that can be read."""
-        if version is offset is head is arrays is None:
-            return None
-        number = codec.decode_place(version)
-        place = (number, codec.decode_place(offset)) if number else (0, 0)
-        return self._decoded(partial(codec.decode_checkpoint, *place), head, arrays)
+    def publish(self, publication: Publication, lease: Lease) -> bool:
+        return self._learning.publish(publication, lease, self._clock() - self._settings.decision_ttl)
 
     @override
-    def publish(
-        self,
-        checkpoint: Checkpoint,
-        expected: tuple[int, int],
-        statistics: Mapping[tuple[str, str], Statistics],
-        lease: Lease,
-    ) -> bool:
-        """Also deletes feedback that was learned from and whose decision has expired, up to `CONSUMED` entries.
-
-        The script blocks the server: 5 to 10 ms for 1000 statistics on a laptop's core. A call with more than about
-        50,000 statistics comes near the socket timeout.
-        """
-        encoded = codec.encode_checkpoint(checkpoint)
-        args: list[Argument] = [lease.name, lease.token, *expected, secrets.token_hex(8)]
-        args += [CONSUMED, self._clock() - self._settings.decision_ttl]
-        args += [checkpoint.version, checkpoint.offset, encoded.head, encoded.arrays]
-        for (scope, example_id), learned in statistics.items():
-            args += [scope, example_id, codec.encode_statistics(learned)]
-        return bool(self._run_fed(scripts.PUBLISH, *args))
+    def rounds(self) -> Sequence[LearnRound]:
+        return self._learning.rounds()
 
     @override
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:

@@ -17,7 +17,7 @@ slot of the whole pool; the script derives the keys below from it.
     changes                         stream  the change feed, ids ``<seq>-0``
     feedback, feedback:last         stream and counter: the feedback log, ids ``<offset>-0``
     rated:<decision id>             hash    rater → token of the call that wrote the rating, and offset
-    checkpoint                      hash    version, offset, head, arrays, token of the call that published it
+    checkpoint, part:<key>, rounds  hash    what is learned (`redis_learning`)
     lease:<name>                    hash    token, and while it is held owner and expires
     damaged:<key>                           what was found under a key, and cannot be used
 
@@ -278,24 +278,43 @@ return redis.call('HGET', prefix .. 'claims', ARGV[1])
 """
 )
 
+# ARGV: name of the chunks; number; chunk; milliseconds to keep it.
+STAGE: Final = (
+    KEYS
+    + """
+redis.call('HSET', prefix .. ARGV[1], ARGV[2], ARGV[3])
+redis.call('PEXPIRE', prefix .. ARGV[1], ARGV[4])
+"""
+)
+
 # ARGV 3: lease name; 4: its token; 5, 6: expected version and offset; 7: token of this call; 8: how many of the oldest
-# log entries to check for deletion; 9: delete only entries up to this time; 10-13: version, offset, head, arrays; then
-# for each example: scope, id, statistics.
+# log entries to check for deletion; 9: delete only entries up to this time; 10, 11: version, offset; 12, 13: place and
+# report of the round; 14: number of parts; for each part: its field, head, key of the chunks, number and bytes of the
+# last one; then for each example: scope, id, statistics. Nothing is published if staged chunks have expired.
 PUBLISH: Final = (
     _FEED
     + """
-local stored = redis.call('HMGET', prefix .. 'checkpoint', 'version', 'offset', 'call')
+local checkpoint = prefix .. 'checkpoint'
+local stored = redis.call('HMGET', checkpoint, 'version', 'offset', 'call')
 if stored[3] == ARGV[7] then return 1 end
-local version = whole(stored[1])
-local offset = version > 0 and whole(stored[2]) or 0
-if version ~= tonumber(ARGV[5]) or offset ~= tonumber(ARGV[6]) then return 0 end
+if whole(stored[1]) ~= tonumber(ARGV[5]) or whole(stored[2]) ~= tonumber(ARGV[6]) then return 0 end
 if whole(redis.call('HGET', key('lease', ARGV[3]), 'token')) ~= tonumber(ARGV[4]) then return 0 end
-if version == 0 and redis.call('EXISTS', prefix .. 'checkpoint') == 1 then
-  redis.call('RENAME', prefix .. 'checkpoint', prefix .. 'damaged:checkpoint')
+local examples = 15 + 5 * tonumber(ARGV[14])
+for i = 15, examples - 1, 5 do
+  if redis.call('HLEN', key('part', ARGV[i + 2])) ~= tonumber(ARGV[i + 3]) then return 0 end
 end
-redis.call('HSET', prefix .. 'checkpoint', 'call', ARGV[7], 'version', ARGV[10], 'offset', ARGV[11],
-  'head', ARGV[12], 'arrays', ARGV[13])
-for i = 14, #ARGV, 3 do
+for i = 15, examples - 1, 5 do
+  local field, head, name, number, chunk = unpack(ARGV, i, i + 4)
+  local before = string.match(redis.call('HGET', checkpoint, field) or '', '"key":"(%x+)"')
+  redis.call('HSET', key('part', name), number, chunk)
+  redis.call('PERSIST', key('part', name))
+  redis.call('HSET', checkpoint, field, head)
+  if before then redis.call('UNLINK', key('part', before)) end
+end
+redis.call('HSET', checkpoint, 'call', ARGV[7], 'version', ARGV[10], 'offset', ARGV[11])
+redis.call('HDEL', checkpoint, 'head', 'arrays')
+if ARGV[13] ~= '' then redis.call('HSET', prefix .. 'rounds', ARGV[12], ARGV[13]) end
+for i = examples, #ARGV, 3 do
   local scope, id, statistics = unpack(ARGV, i, i + 2)
   if redis.call('HEXISTS', key('entry', scope), id) == 1 then
     redis.call('HSET', key('statistics', scope), id, statistics)
@@ -312,18 +331,6 @@ for _, entry in ipairs(redis.call('XRANGE', prefix .. 'feedback', '-', ARGV[11] 
   kept = tonumber(string.match(entry[1], '^%d+')) + 1
 end
 if kept > 0 then redis.call('XTRIM', prefix .. 'feedback', 'MINID', string.format('%.0f-0', kept)) end
-return 1
-"""
-)
-
-# ARGV: version, head, of the unreadable checkpoint; version, head, arrays of the one that replaces it.
-SET_ASIDE: Final = (
-    KEYS
-    + """
-local stored = redis.call('HMGET', prefix .. 'checkpoint', 'version', 'head')
-if (stored[1] or '') ~= ARGV[1] or (stored[2] or '') ~= ARGV[2] then return 0 end
-redis.call('RENAME', prefix .. 'checkpoint', prefix .. 'damaged:checkpoint')
-redis.call('HSET', prefix .. 'checkpoint', 'version', ARGV[3], 'offset', '0', 'head', ARGV[4], 'arrays', ARGV[5])
 return 1
 """
 )
@@ -368,10 +375,10 @@ ALL: Final = (
     TRIM,
     ROWS,
     CLAIM,
+    STAGE,
     PUBLISH,
     ACQUIRE,
     RELEASE,
     WAITING,
     RATINGS,
-    SET_ASIDE,
 )

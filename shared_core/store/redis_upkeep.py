@@ -18,7 +18,7 @@ local commands = {
   {'SET', text, '1', 'PX', 60000}, delete, {'SET', text, '1', 'PX', 60000}, {'GET', text}, {'MGET', text}, {'INCR', text}, {'INCRBY', text, 1}, {'DECRBY', text, 1}, {'PTTL', text},
   {'PEXPIRE', text, 60000}, {'EXISTS', text},
   {'HSET', hash, 'a', '1'}, {'HSETNX', hash, 'a', '1'}, {'HGET', hash, 'a'}, {'HMGET', hash, 'a'}, {'HVALS', hash},
-  {'HEXISTS', hash, 'a'}, {'HINCRBY', hash, 'a', 1}, {'HDEL', hash, 'a'},
+  {'HEXISTS', hash, 'a'}, {'HGETALL', hash}, {'HLEN', hash}, {'PERSIST', hash}, {'HINCRBY', hash, 'a', 1}, {'HDEL', hash, 'a'}, {'UNLINK', hash},
   {'SADD', set, 'a'}, {'SMEMBERS', set}, {'SREM', set, 'a'},
   {'ZADD', zset, 'GT', 1, 'a'}, {'ZCARD', zset}, {'ZSCORE', zset, 'a'}, {'ZRANGE', zset, 0, 1}, {'ZRANGEBYSCORE', zset, 0, 1},
   {'ZSCAN', zset, 0}, {'ZREM', zset, 'a'},
@@ -53,14 +53,14 @@ local function check(suffix, wanted)
   end
 end
 local pool = {claims = 'hash', scopes = 'set', expiring = 'zset', changes = 'stream', feedback = 'stream',
-  ['feedback:last'] = 'string', checkpoint = 'hash'}
+  ['feedback:last'] = 'string', checkpoint = 'hash', rounds = 'hash'}
 for suffix, wanted in pairs(pool) do check(suffix, wanted) end
 for _, name in ipairs(ARGV) do names[name] = true end
 for _, name in ipairs(redis.call('SMEMBERS', prefix .. 'scopes')) do names[name] = true end
 for _, name in ipairs(redis.call('ZRANGE', prefix .. 'expiring', 0, -1)) do names[name] = true end
 local kinds = {ages = 'zset', entry = 'hash', statistics = 'hash', texts = 'hash', vector = 'hash', answer = 'hash',
   decisions = 'zset', exacts = 'zset', waitings = 'zset', waitingbytes = 'string',
-  decision = 'string', exact = 'string', waiting = 'hash', rated = 'hash', lease = 'hash'}
+  decision = 'string', exact = 'string', waiting = 'hash', rated = 'hash', part = 'hash', lease = 'hash'}
 for name in pairs(names) do
   for kind, wanted in pairs(kinds) do check(kind .. ':' .. name, wanted) end
 end

@@ -42,7 +42,7 @@ def arguments(write: Write, settings: Settings, now: float) -> list[Argument]:
     if feedback := write.feedback:
         call, value = secrets.token_hex(8), codec.encode_feedback(feedback)
         remember = _milliseconds(settings.decision_ttl)
-        args += ["feedback", feedback.decision_id, feedback.rater, call, value, feedback.at, remember]
+        args += ["feedback", feedback.subject, feedback.rater, call, value, feedback.at, remember]
     return args
 
 

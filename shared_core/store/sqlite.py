@@ -22,6 +22,7 @@ from shared_core.records import (
     ExactAnswer,
     Example,
     Feedback,
+    LearnRound,
     Statistics,
     Texts,
     WaitingAnswer,
@@ -30,7 +31,7 @@ from shared_core.settings import Settings
 from shared_core.store import sqlite_writes
 from shared_core.store.codec import decode_exact
 from shared_core.store.database import Database, listed
-from shared_core.store.protocol import Change, Lease, Rating, Row, Store, Write
+from shared_core.store.protocol import Change, Lease, Progress, Publication, Rating, Row, Store, Write
 from shared_core.store.sqlite_decisions import DecisionTable
 from shared_core.store.sqlite_examples import ExampleTable
 from shared_core.store.sqlite_learning import LearningTables
@@ -216,28 +217,20 @@ class SqliteStore(Store):
     # learning -------------------------------------------------------------------------------------------------
 
     @override
-    def checkpoint(self) -> Checkpoint:
-        return self._learning.checkpoint()
+    def progress(self) -> Progress:
+        return self._learning.progress()
 
     @override
-    def checkpoint_version(self) -> int:
-        return self._learning.version()
+    def checkpoint(self, part: str) -> Checkpoint | None:
+        return self._learning.checkpoint(part)
 
     @override
-    def set_checkpoint_aside(self) -> bool:
-        return self._learning.set_aside()
+    def publish(self, publication: Publication, lease: Lease) -> bool:
+        return self._learning.publish(publication, lease, self._clock() - self._decision_ttl)
 
     @override
-    def publish(
-        self,
-        checkpoint: Checkpoint,
-        expected: tuple[int, int],
-        statistics: Mapping[tuple[str, str], Statistics],
-        lease: Lease,
-    ) -> bool:
-        """Feedback that was learned from and whose decision has expired is deleted from the log."""
-        oldest = self._clock() - self._decision_ttl
-        return self._learning.publish(checkpoint, expected, statistics, lease, oldest)
+    def rounds(self) -> Sequence[LearnRound]:
+        return self._learning.rounds()
 
     @override
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from shared_core.errors import ConfigurationError
-from shared_core.records import Statistics
-from shared_core.store import codec
+from shared_core.records import PLACES, Statistics
+from shared_core.store import codec, parts
 from shared_core.store.database import Database
 from shared_core.store.fields import Unreadable
+from shared_core.store.protocol import PartProgress
 from shared_core.store.sqlite_reading import Reader
 
 BATCH: Final = 500  # rows in one transaction
@@ -150,9 +151,26 @@ def _feedback(row: Row) -> Row:
     return offset, found.decision_id, found.rater, found.at, judgement
 
 
-def _checkpoint(row: Row) -> Row:
-    version, offset, head, arrays = row
-    codec.decode_checkpoint(version, offset, head, arrays)
+def _progress(row: Row) -> Row:
+    if row[0] != 1 or not all(type(number) is int and 0 <= number < PLACES for number in row[1:]):
+        raise Unreadable("no version and offset")
+    return row
+
+
+def _part(row: Row) -> Row:
+    if parts.progress_of(row[1]) == PartProgress():
+        raise Unreadable("no head of a part")
+    return _text(row[0]), row[1]
+
+
+def _chunk(row: Row) -> Row:
+    if type(row[1]) is not int or not isinstance(row[2], bytes):
+        raise Unreadable("no piece of a part")
+    return _text(row[0]), row[1], row[2]
+
+
+def _round(row: Row) -> Row:
+    parts.decode_round(row[1])
     return row
 
 
@@ -183,6 +201,9 @@ KINDS: Final = (
     Kind("decisions", "decisions", ("id", "scope", "created_at", "record"), _decision),
     Kind("waiting answers", "waiting", ("id", "scope", "created_at", "size", "answer"), _waiting),
     Kind("ratings", "feedback", ("offset", "decision_id", "rater", "at", "judgement"), _feedback),
-    Kind("checkpoints", "checkpoint", ("version", "offset", "head", "arrays"), _checkpoint),
+    Kind("progress of learning", "progress", ("one", "version", "offset"), _progress),
+    Kind("learned parts", "parts", ("name", "head"), _part),
+    Kind("pieces of learned parts", "chunks", ("key", "number", "data"), _chunk),
+    Kind("reports of rounds", "rounds", ("place", "report"), _round),
     Kind("facts about the pool", "claims", ("name", "value"), _claim),
 )

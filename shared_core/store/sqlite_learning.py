@@ -1,36 +1,48 @@
-"""Checkpoints and leases in SQLite.
+"""What is learned, in SQLite: the progress of learning, its parts, the reports of its rounds, and leases.
 
-Numbers of a row that cannot be read count as 0. So a damaged one costs a checkpoint or a lease, and stops nobody.
+A number that cannot be read counts as 0.
+A large part is written chunk by chunk, each in a transaction of its own, so the file is never locked for long.
 """
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Final
 
-from shared_core.records import Checkpoint, Statistics
-from shared_core.store.codec import (
-    decode_checkpoint,
-    decode_place,
-    encode_checkpoint,
-    encode_statistics,
-    is_of_later_release,
-)
+from shared_core.records import Checkpoint, LearnRound
+from shared_core.store.codec import decode_place, encode_statistics
 from shared_core.store.database import Database
-from shared_core.store.protocol import LONGEST_LEASE, Lease
+from shared_core.store.parts import (
+    Staged,
+    decode_round,
+    encode_round,
+    key_of,
+    newest,
+    progress_of,
+    stage,
+)
+from shared_core.store.protocol import LONGEST_LEASE, ROUNDS_KEPT, Lease, Progress, Publication
 from shared_core.store.sqlite_reading import Reader
 from shared_core.store.sqlite_sequences import NOW
 
 CONSUMED_PER_PUBLISH: Final = 1000  # oldest log entries that one publication checks for deletion
+SWEPT_PER_PUBLISH: Final = 16  # chunks of replaced parts that one publication deletes: 4 MiB, a few milliseconds
+_TABLES: Final = ("progress", "parts", "chunks", "rounds")
+_PROGRESS: Final = """
+SELECT 'progress', NULL, version, offset FROM progress
+UNION ALL SELECT 'part', CAST(name AS BLOB), head, NULL FROM parts
+"""
 
 
 class LearningTables:
-    """The checkpoint, its publication, and the leases of a database.
+    """What a database holds of the learner.
 
     Args:
-        database: Holds them.
+        database: Holds it.
         reader: Reads around what is damaged.
         changing: Begins a transaction that adds to the change feed.
     """
@@ -45,66 +57,68 @@ class LearningTables:
         self._reader = reader
         self._changing = changing
 
-    def checkpoint(self) -> Checkpoint:
-        """The newest checkpoint; an empty one if there is none, or none that can be read."""
-        rows = self._reader.read("SELECT version, offset, head, arrays FROM checkpoint")
-        return (self._decoded(rows[0]) if rows else None) or Checkpoint()
+    def progress(self) -> Progress:
+        """See `Store.progress`."""
+        rows = self._reader.read(_PROGRESS)
+        if rows is None:  # each table by itself
+            rows = [row for select in _PROGRESS.split("UNION ALL") for row in self._reader.read(select) or ()]
+        return _progress(rows)
 
-    def version(self) -> int:
-        """The version of the newest checkpoint."""
-        rows = self._reader.read("SELECT version FROM checkpoint")
-        return decode_place(rows[0][0]) if rows else 0
+    def checkpoint(self, part: str) -> Checkpoint | None:
+        """See `Store.checkpoint`."""
+        return self._reader.decoded(newest, partial(self._head, part), self._chunk)
 
-    def set_aside(self) -> bool:
-        """Replace an unreadable checkpoint by an empty one; in a table of its own if its pages are damaged."""
-        return self._reader.unless_damaged(self._set_aside, self._set_table_aside)
+    def rounds(self) -> Sequence[LearnRound]:
+        """See `Store.rounds`."""
+        read = (
+            self._reader.decoded(decode_round, data) for (data,) in self._reader.read("SELECT report FROM rounds") or ()
+        )
+        return sorted((report for report in read if report), key=lambda report: -report.version)[:ROUNDS_KEPT]
 
-    def _set_aside(self) -> bool:
+    def publish(self, publication: Publication, lease: Lease, oldest: float) -> bool:
+        """See `Store.publish`; of the feedback, what was given until `oldest` has expired."""
+        return self._reader.unless_damaged(lambda: self._publish(publication, lease, oldest), self._renew)
+
+    def _renew(self) -> bool:
+        """If their pages are damaged, begin new tables, to which the next round publishes; nothing is published now."""
+        kept = self.progress()
         with self._database.writing() as connection:
-            row = connection.execute("SELECT version, offset, head, arrays FROM checkpoint").fetchone()
-            if row is None or is_of_later_release(row[2]) or self._decoded(row) is not None:
-                return False
-            _keep_damaged(connection)
-            _replace(connection, Checkpoint(decode_place(row[0]) + 1))
-            return True
+            for table in _TABLES:
+                if not _is_whole(connection, table):
+                    [made] = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+                    connection.execute(f"ALTER TABLE {table} RENAME TO damaged_{table}_{secrets.token_hex(4)}")
+                    connection.execute(made)
+            connection.execute("INSERT OR IGNORE INTO progress VALUES (1, ?, ?)", (kept.version, kept.offset))
+        return False
 
-    def _set_table_aside(self) -> bool:
-        version = self.version()
-        with self._database.writing() as connection:
-            [made] = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'checkpoint'").fetchone()
-            connection.execute(f"ALTER TABLE checkpoint RENAME TO damaged_checkpoint_{version}")
-            connection.execute(made)
-            _replace(connection, Checkpoint(version + 1))
-            return True
-
-    def publish(
-        self,
-        checkpoint: Checkpoint,
-        expected: tuple[int, int],
-        statistics: Mapping[tuple[str, str], Statistics],
-        lease: Lease,
-        oldest: float,
-    ) -> bool:
-        """See `Store.publish`; feedback from before `oldest` that was learned from is deleted."""
-        updates = [(encode_statistics(learned), *example) for example, learned in statistics.items()]
+    def _publish(self, publication: Publication, lease: Lease, oldest: float) -> bool:
+        staged = {
+            name: stage(checkpoint, publication.version, self._write_chunk)
+            for name, checkpoint in publication.parts.items()
+        }
+        updates = [(encode_statistics(learned), *example) for example, learned in publication.statistics.items()]
+        report = None if publication.report is None else encode_round(publication.report)
         with self._changing() as connection:
-            place = _place(*(connection.execute("SELECT version, offset FROM checkpoint").fetchone() or (0, 0)))
-            newest = connection.execute("SELECT token FROM leases WHERE name = ?", (lease.name,)).fetchone()
-            if place != expected or newest is None or decode_place(newest[0]) != lease.token:
+            if not _may_publish(connection, publication, lease):
                 return False
-            if not any(place):
-                _keep_damaged(connection)
-            _replace(connection, checkpoint)
+            connection.execute(
+                "INSERT OR REPLACE INTO progress VALUES (1, ?, ?)", (publication.version, publication.offset)
+            )
+            if report is not None:
+                place = publication.version % ROUNDS_KEPT
+                connection.execute("INSERT OR REPLACE INTO rounds VALUES (?, ?)", (place, report))
+            _replace(connection, staged)
+            _sweep(connection)
             connection.executemany("UPDATE examples SET statistics = ? WHERE scope = ? AND id = ?", updates)
             connection.executemany(
                 "INSERT INTO changes (kind, scope, id) "
                 "SELECT 'statistics', scope, id FROM examples WHERE scope = ? AND id = ?",
-                list(statistics),
+                list(publication.statistics),
             )
             connection.execute(
                 "DELETE FROM feedback WHERE offset <= ? AND (at <= ? OR typeof(at) NOT IN ('real', 'integer')) "
                 "AND offset IN (SELECT offset FROM feedback ORDER BY offset LIMIT ?)",
-                (checkpoint.offset, oldest, CONSUMED_PER_PUBLISH),
+                (publication.offset, oldest, CONSUMED_PER_PUBLISH),
             )
             return True
 
@@ -135,26 +149,53 @@ class LearningTables:
                 (lease.name, lease.owner, lease.token),
             )
 
-    def _decoded(self, row: tuple[Any, ...]) -> Checkpoint | None:
-        version, offset, head, arrays = row
-        return self._reader.decoded(decode_checkpoint, *_place(version, offset), head, arrays)
+    def _head(self, part: str) -> object:
+        rows = self._reader.read("SELECT head FROM parts WHERE name = ?", (part,))
+        return rows[0][0] if rows else None
+
+    def _chunk(self, key: str, number: int) -> object:
+        rows = self._reader.read("SELECT data FROM chunks WHERE key = ? AND number = ?", (key, number))
+        return rows[0][0] if rows else None
+
+    def _write_chunk(self, key: str, number: int, data: bytes) -> None:
+        with self._database.writing() as connection:
+            connection.execute("INSERT INTO chunks VALUES (?, ?, ?)", (key, number, data))
 
 
-def _place(version: object, offset: object) -> tuple[int, int]:
-    """The version and the offset of a checkpoint; both are 0 if its version cannot be read."""
-    number = decode_place(version)
-    return (number, decode_place(offset)) if number else (0, 0)
+def _is_whole(connection: sqlite3.Connection, table: str) -> bool:
+    try:
+        return bool(connection.execute(f"PRAGMA quick_check({table})").fetchall() == [("ok",)])
+    except sqlite3.DatabaseError:
+        return False
 
 
-def _keep_damaged(connection: sqlite3.Connection) -> None:
-    connection.execute("DELETE FROM damaged_checkpoint")
-    connection.execute("INSERT INTO damaged_checkpoint SELECT version, offset, head, arrays FROM checkpoint")
+def _progress(rows: Sequence[tuple[Any, ...]]) -> Progress:
+    version, offset = next((row[2:] for row in rows if row[0] == "progress"), (0, 0))
+    parts = {row[1].decode("utf-8", "replace"): progress_of(row[2]) for row in rows if row[0] == "part"}
+    return Progress(decode_place(version), decode_place(offset), parts)
 
 
-def _replace(connection: sqlite3.Connection, checkpoint: Checkpoint) -> None:
-    encoded = encode_checkpoint(checkpoint)
-    connection.execute("DELETE FROM checkpoint")
+def _may_publish(connection: sqlite3.Connection, publication: Publication, lease: Lease) -> bool:
+    before = _progress(connection.execute(_PROGRESS).fetchall())
+    token = connection.execute("SELECT token FROM leases WHERE name = ?", (lease.name,)).fetchone()
+    is_newest = token is not None and decode_place(token[0]) == lease.token
+    return is_newest and (before.version, before.offset) == publication.expected
+
+
+def _replace(connection: sqlite3.Connection, staged: dict[str, Staged]) -> None:
+    for name, part in staged.items():
+        connection.execute("INSERT INTO chunks VALUES (?, ?, ?)", (part.key, part.number, part.last))
+        connection.execute("INSERT OR REPLACE INTO parts VALUES (?, ?)", (name, part.head))
+
+
+def _sweep(connection: sqlite3.Connection) -> None:
+    """Delete some of the chunks that belong to no part: those of replaced parts and of learners that were killed.
+
+    Nobody else's are among them that will still be published: the newest lease is this one's.
+    """
+    keys = [key_of(head) for (head,) in connection.execute("SELECT head FROM parts")]
+    among = ", ".join("?" * len(keys))
     connection.execute(
-        "INSERT INTO checkpoint VALUES (1, ?, ?, ?, ?)",
-        (checkpoint.version, checkpoint.offset, encoded.head, encoded.arrays),
+        f"DELETE FROM chunks WHERE rowid IN (SELECT rowid FROM chunks WHERE key NOT IN ({among}) LIMIT ?)",  # noqa: S608 - only marks
+        (*keys, SWEPT_PER_PUBLISH),
     )

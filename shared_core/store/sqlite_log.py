@@ -67,7 +67,7 @@ class LogTables:
     def ratings(self, decision_ids: Sequence[str]) -> Mapping[str, Sequence[Rating]]:
         """See `Store.ratings`."""
         found: dict[str, list[Rating]] = {}
-        select = "SELECT judgement, offset <= COALESCE((SELECT offset FROM checkpoint), 0) FROM feedback WHERE"
+        select = "SELECT judgement, offset <= COALESCE((SELECT offset FROM progress), 0) FROM feedback WHERE"
         rows = self._reader.listed(select, (), decision_ids, "decision_id", "ORDER BY feedback.offset")
         for data, is_learned in rows:
             feedback = self._reader.decoded(decode_feedback, data)

@@ -16,7 +16,7 @@ def mend_sequences(connection: sqlite3.Connection) -> None:
     """Let numbering go on where it was, if a damaged number of the feed or of the log has sent it off.
 
     If it is not known where that was, the next number is the time in microseconds: above all before, and after a gap,
-    at which replicas load their examples again. The log's next number is above the checkpoint's, because the learner
+    at which replicas load their examples again. The log's next number is above that of the learner's progress, because the learner
     reads only those. Part of a transaction.
     """
     for table, column in (("changes", "seq"), ("feedback", "offset")):
@@ -25,7 +25,7 @@ def mend_sequences(connection: sqlite3.Connection) -> None:
         counted = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchall()
         known = [decode_place(number) for (number,) in counted]
         if table == "feedback":
-            reached = connection.execute("SELECT offset FROM checkpoint").fetchall()
+            reached = connection.execute("SELECT offset FROM progress").fetchall()
             newest = max(newest, *(decode_place(number) for (number,) in reached), 0)
         if removed or 0 in known:
             newest = connection.execute(f"SELECT MAX(?, CAST({NOW} * 1e6 AS INTEGER))", (newest,)).fetchone()[0]

@@ -80,7 +80,7 @@ def _put_example(connection: sqlite3.Connection, example: Example) -> None:
 
 def _append(connection: sqlite3.Connection, feedback: Feedback) -> bool:
     parameters = {
-        "decision_id": feedback.decision_id,
+        "decision_id": feedback.subject,
         "rater": feedback.rater,
         "at": feedback.at,
         "judgement": encode_feedback(feedback),

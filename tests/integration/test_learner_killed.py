@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+from shared_core.assembly import trainees
 from shared_core.learning.learner import LEASE_SECONDS, Learner
 from shared_core.router import state
 from shared_core.router.bandit import observe
@@ -21,6 +22,7 @@ PER_ROUND = 60
 
 CHILD = """
 import sys, time
+from shared_core.assembly import trainees
 from shared_core.learning import learner
 from shared_core.settings import Settings
 from shared_core.store import open_store
@@ -28,7 +30,7 @@ from shared_core.store import open_store
 url, owner, ahead = sys.argv[1], sys.argv[2], float(sys.argv[3])
 clock = lambda: time.time() + ahead
 learner.BATCH = 3
-one = learner.Learner(open_store(url, settings=Settings(), clock=clock), "large", Settings(), clock, owner)
+one = learner.Learner(open_store(url, settings=Settings(), clock=clock), trainees("large", Settings()), clock, owner)
 while True:
     print(one.round().consumed, flush=True)
 """
@@ -64,14 +66,14 @@ def test_every_entry_counts_once_however_often_the_learner_is_killed(tmp_path):
             child.send_signal(signal.SIGKILL)
             child.wait(timeout=10)
             child.stdout.close()
-        killed_at.append(store.checkpoint().offset)
+        killed_at.append(store.progress().offset)
 
     assert any(offset < PER_ROUND * (turn + 1) for turn, offset in enumerate(killed_at))  # it was cut short
     store.close()
     store = open_store(url, settings=Settings(), clock=lambda: time.time() + ROUNDS * (LEASE_SECONDS + 1))
-    Learner(store, "large", Settings(), time.time, "heir").run_until_drained()
+    Learner(store, trainees("large", Settings()), time.time, "heir").run_until_drained()
 
-    checkpoint = store.checkpoint()
+    checkpoint = store.checkpoint("router")
     (learned,) = state.read(checkpoint)[0].values()
     assert checkpoint.offset == learned.count == ROUNDS * PER_ROUND
     assert learned.precision.tobytes() == posterior.precision.tobytes()

@@ -7,7 +7,6 @@ import pytest
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 
 from iccache_langchain import ICCacheChatModel
-from shared_core.errors import CheckpointIsUnreadable
 from tests.servers import RedisServer
 from tests.unit.engine.world import Words
 
@@ -76,27 +75,42 @@ def test_corrupt_records_are_skipped_and_counted(tmp_path):
     llm.close()
 
 
-def test_an_unreadable_checkpoint_is_logged_once_and_never_overwritten(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "damage", ["head = x'7b7d'", "head = CAST(replace(CAST(head AS TEXT), '\"v\":1', '\"v\":2') AS BLOB)"]
+)
+def test_an_unreadable_router_is_logged_once_and_the_last_one_stays_in_use(tmp_path, caplog, damage):
     path = tmp_path / "pool.db"
     llm = chat(f"sqlite:///{path}")
     llm.add_examples([("alpha beta", "1")])
     learned = teach(llm)
-    with sqlite3.connect(path) as database:  # as a newer release might write it
-        database.execute("UPDATE checkpoint SET version = 99, head = x'7b7d'")
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE parts SET {damage} WHERE name = 'router'")
     for _ in range(3):
         llm.engine._components().refresh()
     assert routed_by(llm) == learned  # what this process had learned
-    llm.invoke("alpha")
-    llm.flush(5)
-    with pytest.raises(CheckpointIsUnreadable, match=r"checkpoint 99 cannot be read.*empty the table"):
-        llm.engine.maintain()
-    assert llm.engine.counters["checkpoint.unreadable"] == 1
-    assert llm.engine.counters["store.unreadable"] >= 1
-    assert [r.levelname for r in caplog.records if "checkpoint 99" in r.getMessage()] == ["WARNING"]
+    assert llm.engine.counters.value("checkpoint.unreadable", part="router") == 1
+    assert [r.levelname for r in caplog.records if "cannot be read" in r.getMessage()] == ["WARNING"]
+    llm.close()
+
+
+def test_an_unreadable_checkpoint_is_learned_again_from_the_log(tmp_path, caplog):
+    path = tmp_path / "pool.db"
+    llm = chat(f"sqlite:///{path}")
+    llm.add_examples([("alpha beta", "1")])
+    for _ in range(3):
+        learned = teach(llm)
+    llm.close()
     with sqlite3.connect(path) as database:
-        assert database.execute("SELECT version, head FROM checkpoint").fetchall() == [(99, b"{}")]
-        database.execute("DELETE FROM checkpoint")
-    assert teach(llm) >= 1  # the remedy that the message names
+        database.execute("UPDATE parts SET head = x'7b7d'")
+    llm = chat(f"sqlite:///{path}")
+    report = llm.engine.maintain().learned
+    assert (report.published, report.version) == (True, learned + 1)
+    assert routed_by(llm) == learned + 1
+    router = next(part for part in report.rounds[0].parts if part.part == "router")
+    assert router.folded + sum(router.skipped.values()) == 6  # also those that it had learned before
+    assert llm.engine.counters.value("learn.restarted", part="router") == 1
+    assert len([r for r in caplog.records if "IC-Cache learns it again from the log" in r.getMessage()]) == 1
+    assert teach(llm) == learned + 2
     llm.close()
 
 

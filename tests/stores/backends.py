@@ -24,7 +24,7 @@ class Backend(Protocol):
 
     def peek(self, part: Part, key: str, scope: str = "") -> bytes:
         """The stored bytes of a part: `key` is an example's id (with its scope), an exact key, a decision's id, a
-        feedback's offset; the checkpoint (its JSON) and its weights need none."""
+        feedback's offset; the head of the router's checkpoint and its first chunk (the weights) need none."""
 
     def damage(self, part: Part, data: bytes, key: str = "", scope: str = "") -> None:
         """Write `data` where `peek` would read."""
@@ -67,8 +67,8 @@ class SqliteBackend:
         "exact": ("exact", "answer", "key = :key"),
         "decision": ("decisions", "record", "id = :key"),
         "feedback": ("feedback", "judgement", "offset = CAST(:key AS INTEGER)"),
-        "checkpoint": ("checkpoint", "head", "1"),
-        "weights": ("checkpoint", "arrays", "1"),
+        "checkpoint": ("parts", "head", "name = 'router'"),
+        "weights": ("chunks", "data", "number = 0"),
         "waiting": ("waiting", "answer", "id = :key"),
     }
 

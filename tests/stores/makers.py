@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from shared_core.records import (
     Texts,
     WaitingAnswer,
 )
+from shared_core.store.protocol import Lease, Publication, Store
 from shared_core.text import digest
 
 START = 1_700_000_000.0  # where FakeClock begins
@@ -109,6 +111,19 @@ def make_waiting(
 
 def make_statistics(n: int = 1) -> Statistics:
     return Statistics(Average(1 / 3, n), Average(0.25, n + 1), 0.1 * n, START + n, 0.01 * n, n)
+
+
+def publish(
+    store: Store,
+    checkpoint: Checkpoint,
+    expected: tuple[int, int],
+    statistics: Mapping[tuple[str, str], Statistics],
+    lease: Lease,
+    part: str = "router",
+) -> bool:
+    """Publish one part, with the version and offset of its checkpoint."""
+    version, offset = checkpoint.version, checkpoint.offset
+    return store.publish(Publication(expected, version, offset, {part: checkpoint}, statistics), lease)
 
 
 def make_checkpoint(version: int = 1, offset: int = 0) -> Checkpoint:

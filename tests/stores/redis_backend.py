@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from urllib.parse import parse_qs, urlsplit
 
 import redis
@@ -33,7 +34,7 @@ class RedisBackend:
         elif part == "waiting":
             data = self.client.hget(f"{self.prefix}waiting:{key}", "value")
         elif part in ("checkpoint", "weights"):
-            data = self.client.hget(f"{self.prefix}checkpoint", "head" if part == "checkpoint" else "arrays")
+            data = self.client.hget(*self._learned(part))
         else:
             data = self.client.hget(f"{self.prefix}{part}:{scope}", key)
         assert isinstance(data, bytes)
@@ -48,9 +49,16 @@ class RedisBackend:
         elif part == "waiting":
             self.client.hset(f"{self.prefix}waiting:{key}", "value", data)
         elif part in ("checkpoint", "weights"):
-            self.client.hset(f"{self.prefix}checkpoint", "head" if part == "checkpoint" else "arrays", data)
+            self.client.hset(*self._learned(part), data)
         else:
             self.client.hset(f"{self.prefix}{part}:{scope}", key, data)
+
+    def _learned(self, part: Part) -> tuple[str, str]:
+        """Key and field of the head of the router's checkpoint, or of its first chunk."""
+        head = f"{self.prefix}checkpoint", "part:router"
+        if part == "checkpoint":
+            return head
+        return f"{self.prefix}part:{json.loads(self.client.hget(*head))['key']}", "0"
 
     def damage_change(self, seq: int, part: str, data: bytes) -> None:
         self._rewrite("changes", b"%d-0" % seq, part.encode(), data)

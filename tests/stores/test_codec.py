@@ -12,17 +12,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from safetensors.numpy import save
 
 from shared_core.store.codec import (
-    MAX_ARRAYS_BYTES,
-    decode_checkpoint,
     decode_decision,
     decode_exact,
     decode_feedback,
     decode_row,
     decode_texts,
-    encode_checkpoint,
     encode_decision,
     encode_exact,
     encode_example,
@@ -32,7 +28,6 @@ from shared_core.store.fields import MAX_VALUE_BYTES, Unreadable
 from shared_core.records import (
     ArmRecord,
     Average,
-    Checkpoint,
     DecisionRecord,
     Ending,
     Entry,
@@ -43,7 +38,7 @@ from shared_core.records import (
     Texts,
     Tier,
 )
-from tests.stores.makers import make_checkpoint, make_decision, make_exact, make_example, make_feedback
+from tests.stores.makers import make_decision, make_exact, make_example, make_feedback
 
 finite = st.floats(-1e30, 1e30)
 counts = st.integers(0, 2**31 - 1)
@@ -81,18 +76,10 @@ decisions = st.builds(
     | hnp.arrays(np.float16, st.integers(1, 20), elements=st.floats(width=16, allow_nan=False, allow_infinity=False)),
 )
 judgements = st.builds(Feedback, text, text, finite, finite)
-arrays = hnp.arrays(np.float64, hnp.array_shapes(min_dims=0, min_side=0, max_dims=3), elements=st.floats())
 plain_json = st.recursive(
     st.none() | st.booleans() | counts | finite | text,
     lambda inner: st.lists(inner) | st.dictionaries(text, inner),
     max_leaves=6,
-)
-checkpoints = st.builds(
-    Checkpoint,
-    places,
-    places,
-    st.dictionaries(st.text("abcXYZ_.0123456789", min_size=1), arrays, max_size=3),
-    st.dictionaries(text, plain_json, max_size=3),
 )
 
 
@@ -117,23 +104,7 @@ def test_answers_decisions_and_judgements_come_back(
     assert decode_feedback(encode_feedback(judgement)) == judgement
 
 
-@given(checkpoints)
-def test_checkpoints_come_back_to_the_last_bit(checkpoint: Checkpoint) -> None:
-    encoded = encode_checkpoint(checkpoint)
-    found = decode_checkpoint(checkpoint.version, checkpoint.offset, encoded.head, encoded.arrays)
-    assert found == checkpoint
-    assert {name: (a.shape, a.tobytes()) for name, a in found.arrays.items()} == {
-        name: (a.shape, a.tobytes()) for name, a in checkpoint.arrays.items()
-    }
-
-
-def test_decoded_weights_can_be_written_to() -> None:
-    encoded = encode_checkpoint(make_checkpoint())
-    decode_checkpoint(1, 0, encoded.head, encoded.arrays).arrays["A"][0, 0] = 1.0
-
-
 ENCODED = encode_example(make_example("e1", "s"))
-CHECKPOINT = encode_checkpoint(make_checkpoint())
 # name: bytes that can be read, and what reads them
 READERS: dict[str, tuple[bytes, Callable[[object], object]]] = {
     "entry": (ENCODED.entry, lambda data: decode_row("s", "e1", data, ENCODED.statistics, ENCODED.vector)),
@@ -143,11 +114,9 @@ READERS: dict[str, tuple[bytes, Callable[[object], object]]] = {
     "exact": (encode_exact(make_exact("k1")), lambda data: decode_exact("k1", data)),
     "decision": (encode_decision(make_decision("d1")), lambda data: decode_decision("d1", data)),
     "feedback": (encode_feedback(make_feedback()), decode_feedback),
-    "checkpoint": (CHECKPOINT.head, lambda data: decode_checkpoint(1, 0, data, CHECKPOINT.arrays)),
-    "weights": (CHECKPOINT.arrays, lambda data: decode_checkpoint(1, 0, CHECKPOINT.head, data)),
 }
 every_reader = pytest.mark.parametrize("name", READERS)
-of_json = pytest.mark.parametrize("name", [name for name in READERS if name not in ("vector", "weights")])
+of_json = pytest.mark.parametrize("name", [name for name in READERS if name not in ("vector",)])
 
 
 def reads_or_refuses(name: str, data: object) -> bool:
@@ -266,11 +235,6 @@ def test_nesting_without_end_is_unreadable(name: str) -> None:
         ("decision", {"surface": {"words": 0.5}}),
         ("decision", {"arms": [{"arm": "small", "utility": ["much"]}]}),
         ("decision", {"arms": [{}]}),
-        ("checkpoint", {"meta": []}),
-        ("checkpoint", {"version": 2}),
-        ("checkpoint", {"version": -1}),
-        ("checkpoint", {"offset": 7}),
-        ("checkpoint", {"offset": 2**53}),
     ],
 )
 def test_wrong_fields_are_unreadable(name: str, fields: dict[str, object]) -> None:
@@ -284,11 +248,6 @@ def test_numbers_that_are_not_finite_are_unreadable(number: str) -> None:
     assert not reads_or_refuses("vector", np.array([np.nan] * 8, dtype="<f4").tobytes())
 
 
-def test_weights_of_another_type_are_unreadable() -> None:
-    assert not reads_or_refuses("weights", save({"A": np.zeros(3, dtype=np.float32)}))
-    assert not reads_or_refuses("weights", save({"A": np.zeros(3, dtype=np.int64)}))
-
-
 def test_what_is_too_large_is_neither_read_nor_written() -> None:
     huge = "x" * MAX_VALUE_BYTES
     with pytest.raises(ValueError, match="cannot be stored"):
@@ -296,8 +255,6 @@ def test_what_is_too_large_is_neither_read_nor_written() -> None:
     with pytest.raises(ValueError, match="cannot be stored"):
         encode_exact(make_exact(payload=huge.encode()))
     assert not reads_or_refuses("texts", b'{"v":1,"query":"","answer":"' + huge.encode() + b'"}')
-    with pytest.raises(ValueError, match="cannot be stored"):
-        encode_checkpoint(Checkpoint(1, 0, {"A": np.zeros(MAX_ARRAYS_BYTES // 8)}))
 
 
 @pytest.mark.parametrize("vector", [[], [[1.0]], [np.nan], [np.inf]], ids=repr)
@@ -313,9 +270,14 @@ NEEDED = {  # what says which value it is, or what there would be nothing withou
     "exact": {"v", "key", "scope"},
     "decision": {"v", "id", "scope"},
     "feedback": {"v", "decision_id", "rater", "score", "at"},
-    "checkpoint": {"v", "version", "offset"},
 }
-KINDS: dict[str, Any] = {"entry": Entry, "statistics": Statistics, "exact": ExactAnswer, "decision": DecisionRecord}
+KINDS: dict[str, Any] = {
+    "entry": Entry,
+    "statistics": Statistics,
+    "exact": ExactAnswer,
+    "decision": DecisionRecord,
+    "feedback": Feedback,
+}
 
 
 def default_of(kind: Any, name: str) -> object:

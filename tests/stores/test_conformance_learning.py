@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from shared_core.settings import Settings
-from shared_core.store.protocol import Lease, Store
+from shared_core.store.protocol import Lease, PartProgress, Progress, Store
 from shared_core.records import Checkpoint
 from tests.fakes import FakeClock
 from tests.stores.backends import Backend
 from tests.stores.conftest import DECISION_TTL, OpenStore, durable_stores
-from tests.stores.makers import make_checkpoint, make_example, make_feedback, make_statistics
+from tests.stores.makers import make_checkpoint, make_example, make_feedback, make_statistics, publish
 
 
 def leased(store: Store, owner: str = "me", ttl: float = 60.0) -> Lease:
@@ -24,31 +24,22 @@ def leased(store: Store, owner: str = "me", ttl: float = 60.0) -> Lease:
 
 
 def assert_checkpoint(store: Store, expected: Checkpoint) -> None:
-    found = store.checkpoint()
-    assert (found.version, found.offset, found.meta) == (expected.version, expected.offset, expected.meta)
-    assert set(found.arrays) == set(expected.arrays)
-    for name, array in expected.arrays.items():
-        assert found.arrays[name].dtype == np.float64
-        assert found.arrays[name].shape == array.shape
-        assert found.arrays[name].tobytes() == array.tobytes()
-    assert store.checkpoint_version() == expected.version
-
-
-def test_before_the_first_checkpoint_there_is_an_empty_one(store: Store) -> None:
-    assert_checkpoint(store, Checkpoint())
-
-
-def test_a_published_checkpoint_comes_back_to_the_last_bit(store: Store) -> None:
-    arrays = {
-        "edge": np.array([np.nan, -0.0, np.inf, 5e-324, 1 / 3]),
-        "empty": np.zeros((0, 3)),
-        "scalar": np.array(2 / 3),
-        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        "weights": np.random.default_rng(0).normal(size=(64, 64)),
+    """The router's checkpoint is `expected`; nothing was published if that is empty."""
+    found, progress = store.checkpoint("router"), store.progress()
+    assert (progress.version, progress.offset) == (expected.version, expected.offset)
+    if not expected.version:
+        assert (found, progress) == (None, Progress())
+        return
+    assert progress.parts == {"router": PartProgress(expected.version, expected.offset)}
+    assert found == expected
+    assert {name: (array.dtype, array.shape, array.tobytes()) for name, array in found.arrays.items()} == {
+        name: (array.dtype, array.shape, array.tobytes()) for name, array in expected.arrays.items()
     }
-    checkpoint = Checkpoint(1, 12, arrays, {"arms": ["a"], "nested": {"x": 0.1, "none": None, "ko": "한"}})
-    assert store.publish(checkpoint, (0, 0), {}, leased(store)) is True
-    assert_checkpoint(store, checkpoint)
+
+
+def test_before_the_first_checkpoint_there_is_none(store: Store) -> None:
+    assert_checkpoint(store, Checkpoint())
+    assert store.rounds() == []
 
 
 def test_publication_feeds_the_new_statistics(store: Store) -> None:
@@ -62,7 +53,7 @@ def test_publication_feeds_the_new_statistics(store: Store) -> None:
         ("s", "never"): make_statistics(3),
         ("none", "e1"): make_statistics(4),
     }
-    assert store.publish(make_checkpoint(), (0, 0), statistics, leased(store)) is True
+    assert publish(store, make_checkpoint(), (0, 0), statistics, leased(store)) is True
     (row,) = store.rows("s", ["e1", "e2", "never"])
     assert row.entry == replace(examples[0].entry, statistics=make_statistics(1))
     assert np.array_equal(row.vector, examples[0].vector)
@@ -78,14 +69,14 @@ def test_publication_is_refused_on_another_version_or_offset(store: Store, expec
     store.record(example=make_example())
     lease = leased(store)
     first = make_checkpoint(1, 5)
-    assert store.publish(first, (0, 0), {}, lease) is True
+    assert publish(store, first, (0, 0), {}, lease) is True
     before = store.position()
-    assert store.publish(make_checkpoint(2, 9), expected, {("s", "e1"): make_statistics()}, lease) is False
+    assert publish(store, make_checkpoint(2, 9), expected, {("s", "e1"): make_statistics()}, lease) is False
     assert_checkpoint(store, first)
     assert store.rows("s", ["e1"])[0].entry == make_example().entry
     assert store.position() == before
     second = make_checkpoint(2, 9)
-    assert store.publish(second, (1, 5), {}, lease) is True
+    assert publish(store, second, (1, 5), {}, lease) is True
     assert_checkpoint(store, second)
 
 
@@ -95,22 +86,22 @@ def test_publication_is_refused_to_a_lease_that_was_lost(backend: Backend, store
     backend.age_lease("learn", 11)
     new = leased(store, "fast")
     before = store.position()
-    assert store.publish(make_checkpoint(), (0, 0), {("s", "e1"): make_statistics()}, old) is False
+    assert publish(store, make_checkpoint(), (0, 0), {("s", "e1"): make_statistics()}, old) is False
     assert_checkpoint(store, Checkpoint())
     assert store.rows("s", ["e1"])[0].entry == make_example().entry
     assert store.position() == before
-    assert store.publish(make_checkpoint(), (0, 0), {}, new) is True
+    assert publish(store, make_checkpoint(), (0, 0), {}, new) is True
 
 
 def test_publication_is_refused_to_a_lease_that_never_was(store: Store) -> None:
-    assert store.publish(make_checkpoint(), (0, 0), {}, Lease("learn", "me", 1, 1e12)) is False
+    assert publish(store, make_checkpoint(), (0, 0), {}, Lease("learn", "me", 1, 1e12)) is False
     assert_checkpoint(store, Checkpoint())
 
 
 def test_publication_after_clear_leaves_nothing_behind(store: Store) -> None:
     store.record(example=make_example())
     store.clear()
-    assert store.publish(make_checkpoint(), (0, 0), {("s", "e1"): make_statistics()}, leased(store)) is True
+    assert publish(store, make_checkpoint(), (0, 0), {("s", "e1"): make_statistics()}, leased(store)) is True
     assert (store.count("s"), list(store.scopes()), list(store.rows("s", ["e1"]))) == (0, [], [])
     assert_checkpoint(store, make_checkpoint())
     store.clear()
@@ -146,7 +137,7 @@ def test_clocks_that_differ_stop_nobody_and_break_no_lease(
     backend.age_lease("learn", 101)
     lease = leased(ours, "we", ttl=100)
     assert theirs.acquire("learn", "they", 100) is None
-    assert ours.publish(make_checkpoint(), (0, 0), {}, lease) is True
+    assert publish(ours, make_checkpoint(), (0, 0), {}, lease) is True
     ours.close()
     theirs.close()
 
@@ -154,7 +145,7 @@ def test_clocks_that_differ_stop_nobody_and_break_no_lease(
 def test_a_renewal_does_not_fence_its_own_holder(store: Store) -> None:
     first = leased(store)
     leased(store)
-    assert store.publish(make_checkpoint(), (0, 0), {}, first) is True
+    assert publish(store, make_checkpoint(), (0, 0), {}, first) is True
 
 
 def test_a_released_lease_is_free_and_tokens_keep_growing(store: Store) -> None:
@@ -172,14 +163,14 @@ def test_releasing_a_lost_lease_changes_nothing(backend: Backend, store: Store) 
     held = leased(store, "fast")
     store.release(lost)
     assert store.acquire("learn", "third", 10) is None
-    assert store.publish(make_checkpoint(), (0, 0), {}, held) is True
+    assert publish(store, make_checkpoint(), (0, 0), {}, held) is True
 
 
 @durable_stores
 def test_leases_and_checkpoints_outlive_the_store(open_backend: OpenStore) -> None:
     first = open_backend()
     lease = leased(first)
-    assert first.publish(make_checkpoint(3, 7), (0, 0), {}, lease) is True
+    assert publish(first, make_checkpoint(3, 7), (0, 0), {}, lease) is True
     first.close()
     second = open_backend()
     assert_checkpoint(second, make_checkpoint(3, 7))
@@ -193,8 +184,8 @@ def test_offsets_are_never_used_again(store: Store, clock: FakeClock) -> None:
         store.append_feedback(make_feedback(f"d{number}", at=clock.now))
     clock.advance(DECISION_TTL + 1)
     lease = leased(store)
-    assert store.publish(make_checkpoint(1, 4), (0, 0), {}, lease) is True
-    assert store.publish(make_checkpoint(2, 4), (1, 4), {}, lease) is True
+    assert publish(store, make_checkpoint(1, 4), (0, 0), {}, lease) is True
+    assert publish(store, make_checkpoint(2, 4), (1, 4), {}, lease) is True
     late = make_feedback("d9", at=clock.now)
     assert store.append_feedback(late) is True
     assert list(store.feedback(4)) == [(5, late)]
@@ -205,7 +196,7 @@ def test_feedback_that_nobody_learned_from_is_never_dropped(store: Store, clock:
     for feedback in given:
         store.append_feedback(feedback)
     clock.advance(DECISION_TTL + 1)
-    assert store.publish(make_checkpoint(1, 2), (0, 0), {}, leased(store)) is True
+    assert publish(store, make_checkpoint(1, 2), (0, 0), {}, leased(store)) is True
     store.record(example=make_example())
     store.append_feedback(make_feedback("d9", at=clock.now))
     assert [feedback for _, feedback in store.feedback(2)][:2] == given[2:]

@@ -15,6 +15,7 @@ from tests.stores.makers import (
     make_example,
     make_feedback,
     make_statistics,
+    publish,
 )
 
 THREADS = 8
@@ -72,11 +73,11 @@ def test_one_publication_wins(store: Store) -> None:
     lease = store.acquire("learn", "me", 60)
     assert lease is not None
     published = together(
-        lambda thread: store.publish(make_checkpoint(1, thread), (0, 0), {("s", "e1"): make_statistics(thread)}, lease)
+        lambda thread: publish(store, make_checkpoint(1, thread), (0, 0), {("s", "e1"): make_statistics(thread)}, lease)
     )
     assert sum(published) == 1
     winner = published.index(True)
-    assert store.checkpoint().offset == winner
+    assert store.progress().offset == winner
     assert store.rows("s", ["e1"])[0].entry.statistics == make_statistics(winner)
 
 

@@ -15,7 +15,15 @@ from shared_core.store.protocol import Admission, Rating, Store, Write
 from tests.fakes import FakeClock
 from tests.stores.backends import Backend
 from tests.stores.conftest import DECISION_TTL, EXACT_TTL, OpenStore, durable_stores
-from tests.stores.makers import START, make_checkpoint, make_decision, make_example, make_feedback, make_waiting
+from tests.stores.makers import (
+    START,
+    make_checkpoint,
+    make_decision,
+    make_example,
+    make_feedback,
+    make_waiting,
+    publish,
+)
 from tests.stores.test_conformance_damage import WRECKS, wreck
 
 LIMIT = 3
@@ -242,7 +250,7 @@ def test_ratings_say_what_the_learner_has_read(store: Store) -> None:
     lease = store.acquire("learner", "me", 60)
     assert lease is not None
     offset = store.feedback(0)[1][0]
-    assert store.publish(make_checkpoint(1, offset), (0, 0), {}, lease)
+    assert publish(store, make_checkpoint(1, offset), (0, 0), {}, lease)
     assert store.ratings(["d1", "d2"]) == {
         "d1": [Rating(given[0], True), Rating(given[2], False)],
         "d2": [Rating(given[1], True)],

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shared_core.assembly import trainees
+from shared_core.learning.learner import Learner
 from shared_core.router import state
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store, Write
 from shared_core.store.sqlite import SqliteStore
-from tests.stores.makers import START, make_checkpoint, make_decision, make_example, make_waiting
+from tests.stores.makers import START, make_checkpoint, make_decision, make_example, make_waiting, publish
 
 WRITTEN = Path(__file__).with_name("first_schema.sqlite")
 EXACT = "1a3f4a3d6f46936d7103bf4d99b0170f47c01dcbd5afbed5d3b52b89d0b28cac"
@@ -48,10 +50,9 @@ def test_every_value_is_read(store: Store) -> None:
     assert answer is not None
     assert (answer.payload, answer.writer) == (b'{"text":"noon"}', "large")
     assert len(store.feedback(0)) == 5
-    checkpoint = store.checkpoint()
-    assert checkpoint.version == store.checkpoint_version() > 0
-    posteriors, ignored = state.read(checkpoint)
-    assert (sum(posterior.count for posterior in posteriors.values()), ignored) == (5, 0)
+    progress = store.progress()
+    assert progress.version > 0
+    assert (progress.offset, progress.parts) == (5, {})
     assert store.changes(0)
     assert store.unreadable == 0
 
@@ -61,8 +62,19 @@ def test_it_takes_new_values(store: Store) -> None:
     assert store.decisions(["d1"]) == {"d1": make_decision("d1")}
     store.write([Write(waiting=make_waiting("d1"))])
     assert set(store.waiting(["d1"])) == {"d1"}
-    checkpoint = store.checkpoint()
+    progress = store.progress()
     lease = store.acquire("learner", "me", 60.0)
     assert lease is not None
-    after = make_checkpoint(checkpoint.version + 1, checkpoint.offset)
-    assert store.publish(after, (checkpoint.version, checkpoint.offset), {}, lease)
+    after = make_checkpoint(progress.version + 1, progress.offset)
+    assert publish(store, after, (progress.version, progress.offset), {}, lease)
+
+
+def test_its_router_is_learned_again_from_the_log_and_no_example_counts_twice(store: Store) -> None:
+    rows = {row.entry.id: row.entry.statistics for rows in store.scan("default") for row in rows}
+    learner = Learner(store, trainees("large", Settings()), lambda: START + 100, "me")
+    report = learner.run_until_drained()
+    assert (report.consumed, report.published) == (0, True)
+    checkpoint = store.checkpoint("router")
+    assert checkpoint is not None
+    assert sum(posterior.count for posterior in state.read(checkpoint)[0].values()) == 5
+    assert {row.entry.id: row.entry.statistics for rows in store.scan("default") for row in rows} == rows

@@ -15,7 +15,15 @@ from shared_core.records import Example, Texts, WaitingAnswer
 from shared_core.store.protocol import Admission, Store, Write
 from shared_core.values import Message, Request
 from tests.stores.conftest import OpenStore
-from tests.stores.makers import make_decision, make_exact, make_example, make_statistics, make_waiting
+from tests.stores.makers import (
+    make_checkpoint,
+    make_decision,
+    make_exact,
+    make_example,
+    make_statistics,
+    make_waiting,
+    publish,
+)
 
 # Names that a careless key or pattern would run together, and ids that every scope uses.
 SCOPES = st.sampled_from(["a", "a:b", "b", "", "*", "a*", "{a}", "a\x00b", "é", "e\u0301", "%", "' OR 1=1 --"])
@@ -89,10 +97,10 @@ class Isolation(RuleBasedStateMachine):
     def learn(self, scope: str, id: str, count: int) -> None:
         lease = self.store.acquire("learn", "me", 60)
         assert lease is not None
-        now = self.store.checkpoint()
-        after = replace(now, version=now.version + 1)
+        now = self.store.progress()
         learned = {(scope, id): make_statistics(count)}
-        assert self.store.publish(after, (now.version, now.offset), learned, lease)
+        after = make_checkpoint(now.version + 1, now.offset)
+        assert publish(self.store, after, (now.version, now.offset), learned, lease)
 
     @invariant()
     def every_scope_holds_its_own(self) -> None:

@@ -27,6 +27,7 @@ from tests.stores.makers import (
     make_example,
     make_feedback,
     make_statistics,
+    publish,
 )
 
 SECRET = "p@ss/w?rd#1"
@@ -66,7 +67,7 @@ def everything(store: RedisStore) -> None:
     store.append_feedback(make_feedback())
     lease = store.acquire("learn", "me", 10.0)
     assert lease is not None
-    assert store.publish(make_checkpoint(1, 1), (0, 0), {("s", "e1"): make_statistics()}, lease)
+    assert publish(store, make_checkpoint(1, 1), (0, 0), {("s", "e1"): make_statistics()}, lease)
 
 
 # the address --------------------------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ def test_pools_of_one_server_do_not_mix(redis_server: RedisServer) -> None:
     everything(one)
     assert other.scopes() == []
     assert other.position() == 0
-    assert other.checkpoint_version() == 0
+    assert other.progress().version == 0
     assert other.clear() == 0
     assert one.count("s") == 1
 
@@ -254,8 +255,8 @@ def test_checkpoint_whose_reply_was_lost_is_published_once_and_true(proxy: Proxy
     assert lease is not None
     at = store.position()
     proxy.lose_reply()
-    assert store.publish(make_checkpoint(1, 1), (0, 0), {("s", "e1"): make_statistics()}, lease)
-    assert not store.publish(make_checkpoint(1, 1), (0, 0), {}, lease)
+    assert publish(store, make_checkpoint(1, 1), (0, 0), {("s", "e1"): make_statistics()}, lease)
+    assert not publish(store, make_checkpoint(1, 1), (0, 0), {}, lease)
     assert len(store.changes(at)) == 1
 
 

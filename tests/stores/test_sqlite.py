@@ -20,7 +20,7 @@ from shared_core.store import database, open_store
 from shared_core.store.sqlite import SqliteStore
 from tests.fakes import FakeClock
 from tests.stores.conftest import DECISION_TTL, EXACT_TTL
-from tests.stores.makers import make_checkpoint, make_decision, make_exact, make_example, make_feedback
+from tests.stores.makers import make_checkpoint, make_decision, make_exact, make_example, make_feedback, publish
 
 TIMEOUT = 100
 
@@ -217,10 +217,10 @@ def test_feedback_leaves_when_it_was_learned_and_its_decision_expired(
         store.append_feedback(make_feedback(f"d{number}", at=clock.now + number))
     lease = store.acquire("learn", "me", 1e9)
     assert lease is not None
-    assert store.publish(make_checkpoint(1, 3), (0, 0), {}, lease)
+    assert publish(store, make_checkpoint(1, 3), (0, 0), {}, lease)
     assert sql(path, "SELECT COUNT(*) FROM feedback") == [(4,)]
     clock.advance(DECISION_TTL + 1)
-    assert store.publish(make_checkpoint(2, 3), (1, 3), {}, lease)
+    assert publish(store, make_checkpoint(2, 3), (1, 3), {}, lease)
     assert [offset for offset, _ in store.feedback(0)] == [3, 4]
 
 
@@ -292,7 +292,7 @@ import sys
 from pathlib import Path
 from shared_core.settings import Settings
 from shared_core.store.sqlite import SqliteStore
-from tests.stores.makers import make_decision, make_example, make_feedback
+from tests.stores.makers import make_decision, make_example, make_feedback, publish
 sys.stdin.readline()
 store = SqliteStore(Path(sys.argv[1]), settings=Settings())
 for number in range(15):
@@ -346,7 +346,7 @@ from pathlib import Path
 from shared_core.errors import StoreIsUnusable
 from shared_core.settings import Settings
 from shared_core.store.sqlite import SqliteStore
-from tests.stores.makers import make_example
+from tests.stores.makers import make_example, publish
 store = SqliteStore(Path(sys.argv[1]), settings=Settings())
 store.record(example=make_example("before"))
 child = os.fork()
@@ -380,7 +380,7 @@ import resource, sqlite3, sys
 from pathlib import Path
 from shared_core.settings import Settings
 from shared_core.store.sqlite import SqliteStore
-from tests.stores.makers import make_example
+from tests.stores.makers import make_example, publish
 store = SqliteStore(Path(sys.argv[1]), settings=Settings())
 limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limit[1]))

@@ -6,14 +6,24 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shared_core.errors import FeedWasTrimmed, StoreIsUnusable
+from shared_core.records import Checkpoint
 from shared_core.settings import Settings
 from shared_core.store.sqlite import SqliteStore
 from shared_core.telemetry import forget_warnings
 from tests.fakes import FakeClock
-from tests.stores.makers import make_checkpoint, make_decision, make_exact, make_example, make_feedback, make_waiting
+from tests.stores.makers import (
+    make_checkpoint,
+    make_decision,
+    make_exact,
+    make_example,
+    make_feedback,
+    make_waiting,
+    publish,
+)
 from shared_core.store.protocol import Write
 
 PAGE = 4096
@@ -34,7 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     store.write([Write(waiting=make_waiting(name)) for name in IDS])
     lease = store.acquire("learner", "me", 60)
     assert lease is not None
-    assert store.publish(make_checkpoint(1, 5), (0, 0), {}, lease)
+    assert publish(store, make_checkpoint(1, 5), (0, 0), {}, lease)
     store.release(lease)
     store.claim("embedder", "minilm")
     store.close()
@@ -128,8 +138,6 @@ def test_any_one_page_costs_little(whole: bytes, tmp_path: Path, byte: int, capl
         warned = [record for record in caplog.records if "iccache doctor" in record.message]
         assert len(warned) <= 1
         said += len(warned)
-        if store.checkpoint().version == 0 and store.checkpoint_version():
-            assert store.set_checkpoint_aside() is True
         for write in (lambda: store.put([make_example("e900")]), lambda: store.append_feedback(make_feedback("d900"))):
             try:
                 write()
@@ -140,6 +148,30 @@ def test_any_one_page_costs_little(whole: bytes, tmp_path: Path, byte: int, capl
     assert said > 0.3 * len(shares)  # the others hold only a part of a long value
     # a leaf of a small table may hold half of it; the root of a table leads to all the rest
     assert sum(share >= 0.5 for share in shares.values()) >= 0.8 * len(shares)
+
+
+@pytest.mark.parametrize("byte", [0xAA, 0x00])
+@pytest.mark.parametrize("which", [0, 30, -1])
+def test_learning_goes_on_after_damage_of_a_learned_part(tmp_path: Path, which: int, byte: int) -> None:
+    """Its chunks cannot be deleted any more, so their table is set aside, and the next publication succeeds."""
+    store = opened(tmp_path / "whole.db")
+    lease = store.acquire("learner", "me", 60)
+    assert lease is not None
+    part = Checkpoint(1, 5, {"w": np.full(300_000, 0x5C, np.uint8)})
+    assert publish(store, part, (0, 0), {}, lease)
+    store.close()
+    whole = (tmp_path / "whole.db").read_bytes()
+    pages = [page for page in range(len(whole) // PAGE) if whole[page * PAGE : (page + 1) * PAGE].count(0x5C) > 4000]
+    store = opened(damaged(whole, tmp_path / "pool.db", pages[which], byte=byte))
+    assert store.checkpoint("router") is None
+    published = []
+    for version in (2, 3):
+        now = store.progress()
+        published.append(publish(store, make_checkpoint(version, 5 + version), (now.version, now.offset), {}, lease))
+    assert published[1]
+    assert (store.progress().version, store.progress().offset) == (3, 8)
+    assert store.checkpoint("router") == make_checkpoint(3, 8)
+    store.close()
 
 
 def test_twelve_kilobytes_in_the_middle(whole: bytes, tmp_path: Path) -> None:

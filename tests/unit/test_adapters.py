@@ -95,7 +95,7 @@ class TestSelect:
         engine.maintain()
         (row,) = engine._components().store.rows("default", [decision.given[0].id])
         assert row.entry.statistics.helpfulness.value == 1.0
-        assert not [name for name in engine._components().store.checkpoint().arrays if "qwen" in name]
+        assert not [name for name in engine._components().store.checkpoint("router").arrays if "qwen" in name]
 
     def test_it_fails_open(self, engine, caplog):
         class Broken:

@@ -158,19 +158,21 @@ def test_learn_learns_from_the_log_and_says_what(monkeypatch, capsys, tmp_path):
     assert "nothing to learn" in capsys.readouterr().out
 
 
-def test_learn_says_what_to_do_about_a_checkpoint_that_cannot_be_read(monkeypatch, capsys, tmp_path):
+def test_learn_goes_on_after_a_checkpoint_that_cannot_be_read(monkeypatch, capsys, tmp_path):
     import sqlite3
 
     url = f"sqlite:///{tmp_path}/pool.db"
     write_feedback(url, [1.0])
     assert call(monkeypatch, "learn", "--store", url, "--reference", "large") == 0
     with sqlite3.connect(tmp_path / "pool.db") as database:
-        database.execute("UPDATE checkpoint SET head = x'00'")
+        database.execute("UPDATE parts SET head = x'00'")
     write_feedback(url, [0.0], rater="second")
     capsys.readouterr()
-    line = refused(monkeypatch, capsys, "learn", "--store", url, "--reference", "large")
-    assert "checkpoint 1 cannot be read" in line
-    assert "empty the table" in line
+    assert call(monkeypatch, "learn", "--store", url, "--reference", "large") == 0
+    learned, router, statistics = capsys.readouterr().out.splitlines()
+    assert learned == "learned from 1 rewards, published version 2"
+    assert router.startswith("  router: 0 folded, 2 skipped (features), version 0 → 2, ")
+    assert statistics.startswith("  statistics: 1 folded, version 0 → 2, ")
 
 
 def test_learn_keeps_going_until_it_is_told_to_stop(tmp_path):

@@ -10,7 +10,7 @@ from shared_core.store import open_store
 from shared_core.store.sqlite_doctor import examine
 from tests.fakes import FakeClock
 from tests.stores.redis_backend import RedisBackend
-from tests.stores.makers import make_checkpoint, make_example
+from tests.stores.makers import make_checkpoint, make_example, publish
 from tests.stores.test_sqlite_damaged import FULL, PAGE, damaged, opened, read_all, whole
 from tests.unit.test_cli import call, refused
 
@@ -74,7 +74,7 @@ def test_a_file_that_was_cut_short(monkeypatch, tmp_path, whole, cut):
     (tmp_path / "pool.db").write_bytes(whole[: int(len(whole) * cut) // PAGE * PAGE])
     assert call(monkeypatch, "doctor", "sqlite:///pool.db", "--repair", "new.db") == 0
     store = opened(tmp_path / "new.db")
-    assert sum(read_all(store)) > 0.25 * cut * sum(FULL)
+    assert sum(read_all(store)) > 0.15 * cut * sum(FULL)
     store.close()
 
 
@@ -88,7 +88,7 @@ def test_values_that_cannot_be_read_are_left_behind(tmp_path, whole):
         connection.execute("UPDATE examples SET id = CAST(x'ff' AS TEXT) WHERE id = 'e003' AND scope = 's'")
         connection.execute("UPDATE decisions SET scope = 'elsewhere' WHERE id = 'e001'")
         connection.execute("UPDATE feedback SET judgement = '{}' WHERE offset = 3")
-        connection.execute("UPDATE checkpoint SET offset = 'soon'")
+        connection.execute("UPDATE parts SET head = 'soon'")
     connection.close()
     found = {finding.name: (finding.readable, finding.lost) for finding in examine(path, tmp_path / "new.db")}
     assert found == {
@@ -97,7 +97,10 @@ def test_values_that_cannot_be_read_are_left_behind(tmp_path, whole):
         "decisions": (60, 0),
         "waiting answers": (60, 0),
         "ratings": (59, 1),
-        "checkpoints": (0, 1),
+        "progress of learning": (1, 0),
+        "learned parts": (0, 1),
+        "pieces of learned parts": (1, 0),
+        "reports of rounds": (0, 0),
         "facts about the pool": (1, 0),
     }
     store = opened(tmp_path / "new.db")
@@ -105,7 +108,7 @@ def test_values_that_cannot_be_read_are_left_behind(tmp_path, whole):
     assert store.decision_counts() == {"s": 60}
     assert [offset for offset, _ in store.feedback(0)] == [1, 2, *range(4, 61)]
     lease = store.acquire("learner", "me", 60)
-    assert store.publish(make_checkpoint(1, 60), (0, 0), {}, lease)
+    assert publish(store, make_checkpoint(2, 60), (1, 5), {}, lease)
     store.close()
 
 

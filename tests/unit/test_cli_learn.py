@@ -8,6 +8,7 @@ from shared_core.cli.learn import is_known
 from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 from shared_core.store import open_store
+from shared_core.store.protocol import Publication
 from shared_core.records import Checkpoint, DecisionRecord, Feedback
 from tests.unit.test_cli import call, refused, write_feedback
 
@@ -40,7 +41,7 @@ def test_a_reference_that_no_decision_names_uses_nothing_up(monkeypatch, capsys,
     assert f"--reference {reference!r} is not an arm of {url}, which has feedback on 'large';" in line
     assert call(monkeypatch, "learn", "--store", url, "--reference", "large") == 0
     assert "learned from 2 rewards" in capsys.readouterr().out
-    assert sqlite3.connect(tmp_path / "pool.db").execute("SELECT count(*) FROM checkpoint").fetchone() == (1,)
+    assert sqlite3.connect(tmp_path / "pool.db").execute("SELECT version FROM progress").fetchone() == (1,)
 
 
 def test_an_empty_reference_is_refused(monkeypatch, capsys, tmp_path):
@@ -67,7 +68,7 @@ def test_the_reference_may_be_named_late_in_the_log(store, monkeypatch):
 def test_what_was_learned_before_counts(store):
     lease = store.acquire("learner", "me", 60.0)
     learned = Checkpoint(version=1, offset=0, meta={"rewards": {"large": [0.9, 40]}})
-    assert store.publish(learned, (0, 0), {}, lease)
+    assert store.publish(Publication((0, 0), 1, 0, {"statistics": learned}), lease)
     rate(store, "small", "small")
     assert is_known(store, "large")
 

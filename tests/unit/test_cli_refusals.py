@@ -50,7 +50,7 @@ def test_an_outage_of_the_store_ends_no_loop_and_is_told_once(capsys):
                     stop.set()
             return LearnReport(consumed=1, published=True, version=1)
 
-    _keep_going(Scripted().run_until_drained, lambda: True, 0.001, stop, as_json=False)
+    _keep_going(Scripted().run_until_drained, None, lambda: True, 0.001, stop, as_json=False)
     captured = capsys.readouterr()
     assert captured.out.splitlines() == ["learned from 1 rewards, published version 1"] * 2
     warning = "iccache: the store failed, next try in 0.001 s: redis://x cannot be reached"

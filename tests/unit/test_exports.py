@@ -42,7 +42,7 @@ def test_every_exception_that_a_public_docstring_names_can_be_imported(package):
     for public in set(module.__all__) - {"Store"}:  # only the core calls a store
         for docstring in documented(getattr(module, public)):
             raised |= dict.fromkeys(raised_in(docstring), public)
-    assert {"ConfigurationError", "NotFromICCache", "CheckpointIsUnreadable", "StoreIsUnusable"} <= raised.keys()
+    assert {"ConfigurationError", "NotFromICCache", "StoreIsUnusable"} <= raised.keys()
     assert {name: by for name, by in raised.items() if name not in module.__all__ and not hasattr(builtins, name)} == {}
 
 

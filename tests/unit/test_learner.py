@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from shared_core.assembly import trainees
 from shared_core.learning import learner as module
 from shared_core.learning.learner import Learner, LearnReport
 from shared_core.learning.statistics import credited, decayed
@@ -15,6 +16,7 @@ from shared_core.router.bandit import observe
 from shared_core.router.features import DIMENSION
 from shared_core.settings import Settings
 from shared_core.store import open_store
+from shared_core.store.protocol import Publication
 from shared_core.records import Average, Checkpoint, DecisionRecord, Entry, Example, Feedback, Statistics, Texts
 from tests.servers import RedisServer
 
@@ -47,7 +49,7 @@ def learner(store, clock):
 
 
 def make(store, clock, owner="one", **settings):
-    return Learner(store, "large", Settings(**settings), clock, owner)
+    return Learner(store, trainees("large", Settings(**settings)), clock, owner)
 
 
 def add_example(store, example_id, scope="s"):
@@ -103,7 +105,7 @@ def one_pass(made):
 
 
 def assert_learned_exactly(store, made):
-    got, ignored = state.read(store.checkpoint())
+    got, ignored = state.read(store.checkpoint("router"))
     want = one_pass(made)
     assert ignored == 0
     assert set(got) == set(want)
@@ -111,7 +113,7 @@ def assert_learned_exactly(store, made):
         assert got[arm].precision.tobytes() == posterior.precision.tobytes()
         assert got[arm].shift.tobytes() == posterior.shift.tobytes()
         assert got[arm].count == posterior.count
-    assert store.checkpoint().offset == len(made)
+    assert store.progress().offset == len(made)
 
 
 def statistics(store, example_id, scope="s"):
@@ -187,23 +189,27 @@ class TestPosteriors:
         decide(store, "d0", "large", x=x)
         rate(store, "d0", 1.0)
         assert learner.round().consumed == 1
-        assert state.read(store.checkpoint()) == ({}, 0)
-        assert store.checkpoint().meta["rewards"] == {"large": [1.0, 1]}
+        assert state.read(store.checkpoint("router")) == ({}, 0)
+        assert store.checkpoint("statistics").meta["rewards"] == {"large": [1.0, 1]}
 
     def test_without_feedback_nothing_is_published(self, store, learner):
         assert learner.round() == LearnReport()
-        assert store.checkpoint_version() == 0
+        assert store.progress().version == 0
 
-    def test_what_others_keep_in_the_checkpoint_is_carried_over(self, store, learner):
+    def test_the_parts_of_others_and_the_features_of_other_releases_are_kept(self, store, learner):
         lease = store.acquire("learner", "someone", 60)
-        other = Checkpoint(1, 0, {"centroids": np.arange(3.0)}, {"threshold": 0.4})
-        assert store.publish(other, (0, 0), {}, lease)
+        theirs = Checkpoint(1, 0, {"centroids": np.arange(3.0, dtype=np.float32)}, {"threshold": 0.4})
+        router = Checkpoint(1, 0, {"router/other/shift": np.ones(2)}, {"router/other": {"arms": ["small"]}})
+        assert store.publish(Publication((0, 0), 1, 0, {"theirs": theirs, "router": router}), lease)
         store.release(lease)
         made = traffic(store, 4)
         assert learner.round().version == 2
-        assert store.checkpoint().arrays["centroids"].tolist() == [0, 1, 2]
-        assert store.checkpoint().meta["threshold"] == 0.4
-        assert_learned_exactly(store, made)
+        assert store.checkpoint("theirs") == theirs
+        assert store.checkpoint("theirs").arrays["centroids"].tolist() == [0, 1, 2]
+        found = store.checkpoint("router")
+        assert found.arrays["router/other/shift"].tolist() == [1, 1]
+        assert found.meta["router/other"] == {"arms": ["small"]}
+        assert set(state.read(found)[0]) == set(one_pass(made))
 
 
 class TestOrphans:
@@ -213,9 +219,9 @@ class TestOrphans:
         rate(store, "nor this", 0.0)
         report = learner.round()
         assert (report.consumed, report.orphans, report.published) == (4, 2, True)
-        assert store.checkpoint().offset == 4
+        assert store.progress().offset == 4
         assert learner.round().consumed == 0
-        assert state.read(store.checkpoint())[0].keys() == one_pass(made).keys()
+        assert state.read(store.checkpoint("router"))[0].keys() == one_pass(made).keys()
 
     def test_a_decision_that_expired_makes_one(self, store, learner, clock):
         traffic(store, 1)
@@ -230,7 +236,7 @@ class TestOrphans:
         store_.feedback = lambda after, limit: [(1, bad)] if after < 1 else []
         report = make(store_, clock).round()
         assert (report.consumed, report.unusable) == (1, 1)
-        assert state.read(store.checkpoint())[0] == {}
+        assert state.read(store.checkpoint("router"))[0] == {}
 
 
 def end_lease(store):  # stores use a clock of their own
@@ -246,7 +252,7 @@ class TestKilled:
         made = traffic(store, 12)
         with pytest.raises(Killed):
             make(killed(store, before=before), clock, "doomed").round()
-        assert store.checkpoint_version() == (0 if before else 1)
+        assert store.progress().version == (0 if before else 1)
         heir = make(store, clock, "heir")
         made += traffic(store, 6, first=12)
         assert heir.round() == LearnReport()  # the dead one's lease still holds
@@ -296,12 +302,12 @@ class TestContention:
 
         def overtake():
             lease = store.acquire("learner", "slow", module.LEASE_SECONDS)
-            assert store.publish(Checkpoint(1, 0, {}, {"threshold": 0.4}), (0, 0), {}, lease)
+            assert store.publish(Publication((0, 0), 1, 0, {"theirs": Checkpoint(1, 0)}), lease)
 
         report = make(Disturbed(store, before=overtake), clock, "slow").round()
         assert (report.consumed, report.published) == (0, False)
         assert make(store, clock, "slow").round() == LearnReport(consumed=4, published=True, version=2)
-        assert store.checkpoint().meta["threshold"] == 0.4
+        assert store.checkpoint("theirs") == Checkpoint(1, 0)
         assert_learned_exactly(store, made)
 
 

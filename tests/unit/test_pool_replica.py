@@ -9,7 +9,8 @@ from shared_core.errors import DependencyIsSlow, ScopeIsCold
 from shared_core.settings import Settings
 from shared_core.store.protocol import Row
 from shared_core.store.sqlite import SqliteStore
-from shared_core.records import Average, Checkpoint, Statistics
+from shared_core.records import Average, Statistics
+from shared_core.store.protocol import Publication
 from tests.unit.pool_world import World, example, nearest, soon, units, world
 from tests.steps import result
 
@@ -109,7 +110,7 @@ def test_statistics_that_the_learner_published_arrive():
         w.replica.warm("s")
         lease = w.store.acquire("learner", "me", 60)
         learned = Statistics(quality=Average(0.25, 4), helpfulness=Average(0.75, 4))
-        assert w.store.publish(Checkpoint(1, 0), (0, 0), {("s", "a"): learned}, lease)
+        assert w.store.publish(Publication((0, 0), 1, 0, {}, {("s", "a"): learned}), lease)
         assert w.replica.refresh() == 1
         found = result(w.replica.candidates("s", "t", A, 1))
         assert (found.statistics["quality"][0], found.statistics["helpfulness"][0]) == (0.25, 0.75)
