@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from shared_core.errors import ConfigurationError, StoreIsUnusable
 from shared_core.settings import Settings
+from shared_core.store.address import masked
 from shared_core.store.protocol import Store
 from shared_core.store.sqlite import SqliteStore
 from shared_core.values import Clock
@@ -42,20 +44,39 @@ def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Sto
         try:
             return RedisStore.open(url, settings=settings, clock=clock)
         except OSError as error:
-            reason = str(error).rstrip(".")
-            raise StoreIsUnusable(f"{reason}; start the server, or correct the URL") from error
+            raise StoreIsUnusable(f"{str(error).rstrip('.')}; {_mend(error, url)}") from error
     if scheme.startswith("memory"):
         raise ConfigurationError("a store in memory has no name or path; use exactly memory://")
+    named = f" {scheme!r}" if scheme.isalnum() and "://" in url else ""  # what else there is may hold a password
     raise ConfigurationError(
-        f"unknown store scheme {scheme!r}; use sqlite:///file.db, redis://host:port/db, rediss://host:port/db, "
+        f"unknown store scheme{named}; use sqlite:///file.db, redis://host:port/db, rediss://host:port/db, "
         "unix:///path/to/redis.sock or memory://"
     )
 
 
+def _mend(error: OSError, url: str) -> str:
+    """What to do about a Redis server that cannot be opened."""
+    causes, is_tls = " ".join(str(cause) for cause in _causes(error)), url.startswith("rediss://")
+    if "CERTIFICATE_VERIFY_FAILED" in causes:
+        return "add ?ssl_ca_certs=/path/to/ca.pem to the URL, the certificate of the authority that signed the server's"
+    if "[X509" in causes or "[SSL] PEM lib" in causes or (is_tls and "No such file or directory" in causes):
+        return "correct the files that the URL names: ssl_ca_certs=, ssl_certfile=, ssl_keyfile="
+    if "still loading" in causes:
+        return "or let your service wait for it"
+    other = "redis:// if it does not speak TLS" if is_tls else "rediss:// if it speaks TLS"
+    return f"start the server, or correct the URL ({other})"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _sqlite_path(url: str) -> Path:
     path = url.removeprefix("sqlite:///")
-    if path in (url, "", ":memory:"):
+    if path in (url, "", ":memory:") or "\0" in path:
         raise ConfigurationError(
-            f"{url!r} has no file path; use sqlite:///relative.db, sqlite:////absolute/path.db, or memory://"
+            f"{masked(url)!r} has no file path; use sqlite:///relative.db, sqlite:////absolute/path.db, or memory://"
         )
     return Path(path)

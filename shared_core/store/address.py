@@ -8,8 +8,9 @@ from typing import Final
 from shared_core.errors import ConfigurationError
 
 MASK: Final = "***"
-_USER_INFO: Final = re.compile(r"(?<=://)([^/@?#]*:)[^@]*(?=@)")  # the password may contain an unescaped slash
-_OPTION: Final = re.compile(r"(?<=[?&])(password=)[^&#]*", re.IGNORECASE)
+# The password may contain an unescaped slash, and a mistyped URL may lack its colon or slashes.
+_USER_INFO: Final = re.compile(r"(//[^/@?#]*:|^(?![^@]*//)[^/@?#]*:)[^@]*(?=@)")
+_OPTION: Final = re.compile(r"(?<=[?&])((?:ssl_)?password=)[^&#]*", re.IGNORECASE)
 
 
 def masked(url: str) -> str:

@@ -6,6 +6,7 @@ An address is ``redis://[user:password@]host[:port][/db][?pool=name]``, ``rediss
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,7 +41,9 @@ TIMEOUTS: Final = {"socket_timeout": 2.0, "socket_connect_timeout": 1.0}  # seco
 _POOL: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # no brace: the name is the hash tag
 _SPELLING: Final = "redis://[user:password@]host[:port][/db][?pool=name] or unix:///path/to/socket[?pool=name]"
 _OPTIONS: Final = frozenset({"db", "username", "password", "client_name", "max_connections", *TIMEOUTS})
-_TLS: Final = "ssl_"
+_TLS: Final = frozenset(
+    name for name in inspect.signature(redis.connection.SSLConnection.__init__).parameters if name.startswith("ssl_")
+)
 
 # Errors of a server's state; inside a script they are a part of the message.
 _PASSING: Final = (
@@ -91,8 +94,13 @@ def parse_address(url: str) -> Address:
         raise ConfigurationError(
             f"{pool!r} is not a valid pool name; use 1 to 100 letters, digits, dots, hyphens, underscores"
         )
-    if unknown := sorted(name for name in query if name not in _OPTIONS and not name.startswith(_TLS)):
-        raise ConfigurationError(f"the Redis URL has unknown options {', '.join(unknown)}; known: {sorted(_OPTIONS)}")
+    if unknown := sorted(query.keys() - _OPTIONS - _TLS):
+        known = sorted(_OPTIONS | _TLS if parts.scheme == "rediss" else _OPTIONS)
+        raise ConfigurationError(f"the Redis URL has unknown options {', '.join(unknown)}; known: {known}")
+    if parts.scheme != "rediss" and (tls := sorted(query.keys() & _TLS)):
+        raise ConfigurationError(f"the Redis URL has options of TLS, {', '.join(tls)}; write rediss:// for TLS")
+    if options.get("max_connections", 1) < 1:
+        raise ConfigurationError("the Redis URL has max_connections below 1; leave it out, or allow at least 1")
     if over_tcp:
         where = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}/{options.get('db', 0)}"
     else:
@@ -117,6 +125,8 @@ def translated(label: str) -> Iterator[None]:
         raise StoreIsUnusable(f"{label} refuses this user: {error}") from error
     except redis.TimeoutError as error:
         raise TimeoutError(f"{label} did not answer in time") from error
+    except redis.exceptions.BusyLoadingError as error:
+        raise ConnectionError(f"{label} is still loading its data; try again when it has") from error
     except redis.ConnectionError as error:
         raise ConnectionError(f"{label} cannot be reached: {error}") from error
     except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
@@ -187,7 +197,7 @@ def connect(address: Address) -> Client:
     options |= {"protocol": 2, "decode_responses": False, "encoding_errors": "surrogatepass", "retry": retry}
     try:
         with translated(address.label):
-            client = redis.Redis(connection_pool=redis.ConnectionPool(**options))
+            client = redis.Redis(connection_pool=_connections(options))
             in_cluster_mode = _check(client, address.label)
             if not in_cluster_mode:
                 return client
@@ -197,12 +207,33 @@ def connect(address: Address) -> Client:
         raise ConfigurationError(f"{address.label}: {error}") from error
 
 
+class _WaitingPool(redis.BlockingConnectionPool):
+    """Connections for which threads wait as long as for an answer."""
+
+    def __init__(self, **options: Any) -> None:
+        seconds = options.get("socket_timeout", TIMEOUTS["socket_timeout"])
+        super().__init__(timeout=seconds, **options)  # type: ignore[no-untyped-call]
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Break all connections, or those that nobody uses; older releases of redis-py know only the first."""
+        for connection in self._connections if inuse_connections else list(self.pool.queue):
+            if connection is not None:
+                connection.disconnect()
+
+
+def _connections(options: Mapping[str, Any]) -> redis.ConnectionPool:
+    """As many connections as threads use at once; a thread waits where `max_connections` allows fewer."""
+    return (_WaitingPool if "max_connections" in options else redis.ConnectionPool)(**options)
+
+
 def _cluster(address: Address, options: Mapping[str, Any]) -> redis.cluster.RedisCluster:
     if "path" in options:
         raise StoreIsUnusable(f"{address.label} is a cluster; use its host and port: redis://host:port")
     kept = {name: value for name, value in options.items() if name not in {"connection_class", "db"}}
     if options.get("connection_class") is redis.SSLConnection:
         kept["ssl"] = True
+    if "max_connections" in kept:
+        kept["connection_pool_class"] = _WaitingPool
     return redis.cluster.RedisCluster(**({"host": "localhost"} | kept))
 
 
