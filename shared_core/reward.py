@@ -64,7 +64,7 @@ class Scorer:
             score = _loop.wait_for(_awaited(found), SCORE_SECONDS) if inspect.isawaitable(found) else found
             if score is not None:
                 check_score(score)
-        except Exception as error:  # noqa: BLE001 - counted; the answer is stored without a score
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - counted; the answer is stored without a score
             self._counters.count("reward.failed", error=type(error).__name__)
             log_error(log, logging.WARNING, error, "IC-Cache got no score from the reward function")
             return None

@@ -49,7 +49,7 @@ class Lanes:
         *,
         threads: int = 1,
         limits: Limits = DEFAULT_LIMITS,
-        is_temporary: Callable[[Exception], bool] = lambda _: False,
+        is_temporary: Callable[[BaseException], bool] = lambda _: False,
     ) -> Lane:
         """A new lane, as `Lane` describes it."""
         lane = Lane(

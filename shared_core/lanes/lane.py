@@ -62,7 +62,7 @@ class Lane:
         *,
         threads: int = 1,
         limits: Limits = DEFAULT_LIMITS,
-        is_temporary: Callable[[Exception], bool] = lambda _: False,
+        is_temporary: Callable[[BaseException], bool] = lambda _: False,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         self.things = things
@@ -188,7 +188,7 @@ class Lane:
         while not self._is_stopped:
             try:
                 following = jobs[0].function([job.item for job in jobs]) or ()
-            except Exception as error:  # noqa: BLE001 - the lane must go on
+            except BaseException as error:  # noqa: BLE001 - the lane must go on, also if a user's function exits
                 if self._is_stopped:
                     return  # `stop` has counted the jobs as lost, and `Lanes.close` has said so
                 if self._is_temporary(error):
@@ -205,7 +205,7 @@ class Lane:
         for job in jobs if len(jobs) > 1 else ():
             self._run([job])  # only the one that cannot be done fails
 
-    def _pause(self, error: Exception, seconds: float) -> float:
+    def _pause(self, error: BaseException, seconds: float) -> float:
         """Wait after a temporary error; returns the length of the next pause."""
         self._counters.count(f"{self._name}.retried", error=type(error).__name__)
         level = logging.DEBUG if self.error else logging.WARNING
@@ -223,7 +223,7 @@ class Lane:
             self.error = ""
             log.warning("IC-Cache's store accepts %s again; %d are being written", self.things, self._room.jobs)
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, error: BaseException) -> None:
         self._room.lose()
         self._counters.count(f"{self._name}.failed", error=type(error).__name__)
         log_error(log, logging.WARNING, error, "IC-Cache lost one of its %s", self.things)

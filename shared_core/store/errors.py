@@ -26,7 +26,7 @@ class StoreRefuses(OSError):
     """The store answers, and refuses this call for what it asks; the same call would be refused again."""
 
 
-def is_temporary(error: Exception) -> bool:
+def is_temporary(error: BaseException) -> bool:
     """True if the same call may succeed later: the store is away, busy or full. False for what a person must change."""
     if isinstance(error, sqlite3.Error):
         return getattr(error, "sqlite_errorcode", 0) & 0xFF in _TEMPORARY

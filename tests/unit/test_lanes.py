@@ -2,6 +2,7 @@
 
 import errno
 import re
+import sys
 import threading
 
 import pytest
@@ -160,6 +161,15 @@ def test_only_the_item_that_cannot_be_stored_is_lost_and_flush_says_so_once(lane
     assert stored == [1, 2]
     assert counters.value("writer.failed", error="ValueError") == counters["writer.failed"] == 1
     assert re.fullmatch(r"IC-Cache lost one of its records: ValueError at test_lanes\.py:\d+", *warnings(caplog))
+
+
+def test_a_function_that_exits_loses_its_item_and_not_the_thread(lanes, counters):
+    lane, stored = lanes.add("prepare", "answers to be prepared"), []
+    submit(lane, lambda items: sys.exit(*items), 1)
+    submit(lane, stored.extend, 2)
+    assert not lanes.flush(5)
+    assert stored == [2]
+    assert counters.value("prepare.failed", error="SystemExit") == 1
 
 
 def test_what_is_refused_for_a_passing_reason_waits_and_is_stored_in_order(lanes, counters, store, caplog):

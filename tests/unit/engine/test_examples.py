@@ -37,17 +37,17 @@ def test_another_arms_answer_is_admitted_only_once_it_is_trusted(build):
     assert known() == {"heat the kitchen", "heat the bathroom now"}
 
 
-@pytest.mark.parametrize("score", [7, -0.1, float("nan"), "good", ZeroDivisionError()])
+@pytest.mark.parametrize("score", [7, -0.1, float("nan"), "good", ZeroDivisionError(), SystemExit(1)])
 def test_an_answer_that_the_reward_function_cannot_score_is_kept_without_a_score(build, score, caplog):
     def reward(request, answer):
-        if isinstance(score, Exception):
+        if isinstance(score, BaseException):
             raise score
         return score
 
     engine = build(reward=reward)
     decision = engine.decide(ask("heat the kitchen"), "a")
     engine.record(decision, Outcome("climate kitchen", writer="big"))
-    name = "ZeroDivisionError" if isinstance(score, Exception) else "InvalidScore"
+    name = type(score).__name__ if isinstance(score, BaseException) else "InvalidScore"
     assert (engine.counters["admitted"], engine.counters.value("reward.failed", error=name)) == (1, 1)
     assert "reward function" in caplog.text
     assert ("a score must be a number in [0, 1]; got " in caplog.text) is (name == "InvalidScore")
