@@ -219,6 +219,15 @@ def test_many_threads_claim_one_answer_once(open_backend: OpenStore) -> None:
 
 
 @durable_stores
+def test_what_has_expired_is_deleted_by_a_later_write(backend: Backend, store: Store, clock: FakeClock) -> None:
+    keep(store, make_waiting("d1"), make_waiting("o1", "other"))
+    clock.advance(TTL)
+    keep(store, make_waiting("d2", created_at=clock.now))
+    with pytest.raises((TypeError, AssertionError)):
+        backend.peek("waiting", "d1")
+
+
+@durable_stores
 @pytest.mark.parametrize("how", WRECKS)
 def test_one_that_cannot_be_read_is_skipped_and_counted(backend: Backend, store: Store, how: str) -> None:
     keep(store, make_waiting("d1"), make_waiting("d2", created_at=START + 1))

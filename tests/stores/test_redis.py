@@ -15,6 +15,7 @@ import redis
 from shared_core.engine import Engine
 from shared_core.errors import FeedWasTrimmed, ConfigurationError, StoreIsUnusable
 from shared_core.settings import Settings
+from shared_core.store.protocol import Write
 from shared_core.store.redis import RedisStore
 from tests.fakes import FakeClock
 from tests.proxy import Proxy
@@ -28,6 +29,7 @@ from tests.stores.makers import (
     make_feedback,
     make_statistics,
     publish,
+    make_waiting,
 )
 
 SECRET = "p@ss/w?rd#1"
@@ -65,6 +67,7 @@ def everything(store: RedisStore) -> None:
     store.claim("embedder", "minilm")
     store.record(make_decision(), make_example(exact_key=key), make_exact(key))
     store.append_feedback(make_feedback())
+    store.write([Write(waiting=make_waiting())])
     lease = store.acquire("learn", "me", 10.0)
     assert lease is not None
     assert publish(store, make_checkpoint(1, 1), (0, 0), {("s", "e1"): make_statistics()}, lease)
@@ -222,7 +225,10 @@ def test_expired_values_leave_the_server_by_themselves(store: RedisStore, redis_
     lives = {key: raw.pttl(key) for key in raw.keys(f"{{iccache:{pool}}}:*")}
     ttl = Settings().decision_ttl * 1000
     limited = {key.split(b":")[2] for key, left in lives.items() if 0 < left <= ttl}
-    assert limited == {b"decision", b"decisions", b"exact", b"exacts", b"rated"}
+    of_waiting = {b"waiting", b"waitings", b"waitingbytes"}
+    assert limited == {b"decision", b"decisions", b"exact", b"exacts", b"rated"} | of_waiting
+    longest = max(left for key, left in lives.items() if key.split(b":")[2] in of_waiting)
+    assert longest <= Settings().wait_ttl * 1000 < ttl
 
 
 def test_expired_values_are_swept_as_new_ones_arrive(redis_url: str, raw: redis.Redis) -> None:

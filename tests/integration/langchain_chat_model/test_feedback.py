@@ -6,7 +6,7 @@ import pytest
 from langchain_core.messages import AIMessage
 
 from shared_core.errors import ConfigurationError, NotFromICCache
-from tests.integration.langchain_chat_model.calls import merged, provenance, run, streamed_by_handler
+from tests.integration.langchain_chat_model.calls import EXAMPLES, merged, provenance, run, streamed_by_handler
 
 
 async def test_an_answer_is_rated_by_message_run_or_decision(helped, store):
@@ -28,3 +28,17 @@ async def test_an_answer_is_rated_by_message_run_or_decision(helped, store):
         helped.record_feedback(answers[0], 7)
     with pytest.raises(NotFromICCache):
         helped.record_feedback(AIMessage("not ours"), 1.0)
+
+
+def test_a_rating_in_another_worker_makes_an_example_of_the_small_models_answer(build, store):
+    here, there = (build(task="t", reward=lambda request, answer: 0.6) for _ in range(2))
+    here.add_examples(EXAMPLES)
+    answer = here.invoke("heat the attic now", {"run_id": run(1)})
+    assert provenance(answer)["arm"] == "small"
+    assert here.flush(10)
+    before = store.count("default")
+    there.record_feedback(run(1), 1.0)
+    assert there.flush(10)
+    admitted = store.decisions([run(1).hex])[run(1).hex].admitted_id
+    assert store.count("default") == before + 1
+    assert store.texts("default", [admitted])[admitted].answer == answer.text
