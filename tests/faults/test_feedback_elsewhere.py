@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from shared_core.learning.learner import Learner
+from shared_core.engine import Engine
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from shared_core.store.protocol import Store
 from tests.faults.children import hear, heard_until_the_end, running
-from tests.faults.raters import SCOPE, answer_all, rate_all
+from tests.faults.raters import ARMS, SCOPE, answer_all, rate_all
 
 RATERS = ("one", "two", "three")
 ANSWERS = 25
@@ -60,7 +60,9 @@ def test_processes_that_rate_at_the_same_time_admit_each_answer_once(url: str) -
     store = open_store(url, settings=Settings())
     check_admitted_once(store, names)
     assert len(store.feedback(0, 10_000)) == ANSWERS * len(RATERS)
-    Learner(store, "large", Settings(), time.time, "me").run_until_drained()
+    engine = Engine(store=store, arms=ARMS, reference="large", background=False)
+    engine.maintain()
+    engine.close()
     learned = store.statistics(SCOPE, store.oldest(SCOPE, 10_000)).values()
     assert {statistics.quality.count for statistics in learned} == {len(RATERS)}
     store.close()
