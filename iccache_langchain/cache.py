@@ -27,6 +27,7 @@ from iccache_langchain.generations import CannotBeRead, CannotBeStored, decode, 
 from iccache_langchain.llm_string import CallKey, parse, read_messages
 from iccache_langchain.messages import normalised, outcome_of
 from iccache_langchain.near_tier import NearTier, is_answering, near_settings
+from shared_core.adapters.arguments import check_query_fn, check_text
 from shared_core.adapters.context import Context
 from shared_core.adapters.factory import example_engine, loaded_embedder
 from shared_core.adapters.options import EngineOptions, ParsedOptions, read_options
@@ -112,7 +113,9 @@ class ICCache(Rateable, BaseCache):
         threshold: float = 0.999,
         **options: Unpack[EngineOptions],
     ) -> None:
-        given = read_options(options, EngineOptions, "ICCache")
+        given = read_options(options, EngineOptions)
+        check_query_fn(query_fn)
+        check_text("reference", reference, "the name of a model")
         if store is None and given.owns_engine:
             raise ConfigurationError("ICCache needs a store, e.g. ICCache('sqlite:///iccache.db'), or a shared engine=")
         if answer_with is not None and not given.owns_engine:

@@ -18,6 +18,7 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 from iccache_langchain.calls import FREE, QueryFunction, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised, outcome_of
+from shared_core.adapters.arguments import check_query_fn, check_text
 from shared_core.adapters.context import DECISION, Context
 from shared_core.adapters.factory import example_engine
 from shared_core.adapters.options import EngineOptions, read_options
@@ -87,7 +88,9 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
         query_fn: QueryFunction | None = None,
         **options: Unpack[EngineOptions],
     ) -> None:
-        given = read_options(options, EngineOptions, type(self).__name__)
+        given = read_options(options, EngineOptions)
+        check_query_fn(query_fn)
+        check_text("reference", reference, "the name of a model")
         self.engine = example_engine(store, given)
         self._owns_engine = given.owns_engine
         self._reference = reference

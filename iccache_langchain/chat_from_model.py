@@ -16,16 +16,18 @@ from pydantic import Field
 from typing_extensions import override
 
 from iccache_langchain.messages import normalised
+from iccache_langchain.options import CLIENT, without_client_options
+from shared_core.adapters.arguments import check_arguments
 from shared_core.adapters.model_call import ModelCall
 from shared_core.adapters.threads import on_threads
-from shared_core.inference import Completion, Model
+from shared_core.inference import Completion, Model, check_model
 
 
 class ChatFromModel(BaseChatModel):
     """A chat model over any `Model`: for an arm that runs in this process, or for your own `Model`.
 
     ```python
-    small = ChatFromModel(model=HuggingFaceModel("HuggingFaceTB/SmolLM2-135M-Instruct"))
+    small = ChatFromModel(HuggingFaceModel("HuggingFaceTB/SmolLM2-135M-Instruct"))
     llm = ICCacheChatModel(arms={"small": small, "large": ChatOpenAI(...)}, reference="large", costs={"small": 0.1})
     ```
 
@@ -38,13 +40,34 @@ class ChatFromModel(BaseChatModel):
         temperature: 0 for the most probable answer.
         timeout: Seconds after which a call fails.
         stop: The answer ends before the first of these texts, and is not streamed.
+        fields: `streaming` as in LangChain's own models, and fields of its `BaseChatModel`, such as `tags`.
+
+    Raises:
+        ConfigurationError: `model` is not a `Model`, or another argument is unknown or cannot be used.
     """
 
     model: Model = Field(exclude=True)
-    max_tokens: int = Field(512, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    timeout: float = Field(60.0, gt=0)
-    stop: list[str] | None = None
+    max_tokens: int = Field(ge=1)
+    temperature: float = Field(ge=0)
+    timeout: float = Field(gt=0)
+    stop: list[str] | None
+    streaming: bool = False
+
+    @check_arguments(also=CLIENT)
+    def __init__(
+        self,
+        model: Model,
+        *,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        timeout: float = 60.0,
+        stop: list[str] | None = None,
+        **fields: Any,
+    ) -> None:
+        check_model(model)
+        given = {"max_tokens": max_tokens, "temperature": temperature, "timeout": timeout, "stop": stop}
+        fields = without_client_options(fields, "the model has its own client; set it on the model")
+        super().__init__(model=model, **given, **fields)
 
     @property
     def model_name(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Final, Unpack
+from typing import Any, Final, Unpack, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -29,7 +29,7 @@ from iccache_langchain.calls import BY_CONFIG, FREE, OWN_KEYS, QueryFunction, ca
 from iccache_langchain.chat_call import ChatCall
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
-from iccache_langchain.options import FIELDS, ChatModelOptions, without_client_options
+from iccache_langchain.options import CLIENT, ChatModelOptions, without_client_options
 from iccache_langchain.runnable_config import PinnedChatModel
 from shared_core.adapters.context import RUN
 from shared_core.adapters.factory import routing_engine
@@ -75,7 +75,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
 
     arms: dict[str, ArmModel] = Field(exclude=True, repr=False)  # they hold keys
     reference: str
-    engine: Engine = Field(exclude=True, repr=False)
+    engine: Engine = Field(cast("Engine", None), exclude=True, repr=False)  # built once the other fields are checked
     scope: str | None = None
     task: str | None = None
     query_fn: QueryFunction | None = Field(None, exclude=True)
@@ -86,7 +86,7 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
 
     _owns_engine: bool = PrivateAttr(default=True)
 
-    @with_options(ChatModelOptions, BaseChatModel.model_fields)
+    @with_options(ChatModelOptions, BaseChatModel.model_fields, CLIENT)
     def __init__(
         self,
         *,
@@ -95,18 +95,18 @@ class ICCacheChatModel(ExampleOwner, Rateable, PinnedChatModel):
         query_fn: QueryFunction | None = None,
         **options: Unpack[ChatModelOptions],
     ) -> None:
-        given = read_options(without_client_options(options), RoutingOptions, "ICCacheChatModel", FIELDS)
+        given = read_options(without_client_options(options), RoutingOptions)
         arm_calls.check(arms, reference)
         super().__init__(
             arms=dict(arms),
             reference=reference,
-            engine=routing_engine(list(arms), reference, given),
             scope=given.scope,
             strict_scope=given.strict_scope,
             task=given.task,
             query_fn=query_fn,
             **given.base,  # only the given fields: LangChain checks whether `streaming` was set
         )
+        self.engine = routing_engine(list(arms), reference, given)
         self._owns_engine = given.owns_engine
 
     # what LangChain calls -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from langchain_core.messages.utils import convert_to_messages
 from iccache_langchain.calls import FREE, SCOPE_ADVICE, call_context
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import normalised
+from shared_core.adapters.arguments import check_text
 from shared_core.adapters.factory import example_engine
 from shared_core.adapters.options import EngineOptions, read_options
 from shared_core.adapters.requests import Requests
@@ -77,7 +78,8 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
         escape_braces: bool = False,
         **options: Unpack[EngineOptions],
     ) -> None:
-        given = read_options(options, EngineOptions, type(self).__name__)
+        given = read_options(options, EngineOptions)
+        check_text("input_key", input_key, "the name of the template variable that holds the request")
         self.engine = example_engine(store, given)
         self._owns_engine = given.owns_engine
         self.input_key = input_key

@@ -21,6 +21,7 @@ from iccache_langchain.calls import BY_CONFIG, FREE, QueryFunction, call_context
 from iccache_langchain.chat_model import ICCacheChatModel
 from iccache_langchain.feedback import Rateable
 from iccache_langchain.messages import insert, normalised, outcome_of
+from shared_core.adapters.arguments import check_query_fn
 from shared_core.adapters.attempt import WholeAnswers
 from shared_core.adapters.context import ARM, DECISION, PREFIX, Context, current_context
 from shared_core.adapters.factory import check_arms, routing_engine
@@ -129,7 +130,8 @@ class ICCacheMiddleware(ExampleOwner, Rateable, AgentMiddleware[AgentState[Any],
         query_fn: QueryFunction | None = None,
         **options: Unpack[RoutingOptions],
     ) -> None:
-        given = read_options(options, RoutingOptions, type(self).__name__)
+        given = read_options(options, RoutingOptions)
+        check_query_fn(query_fn)
         _check_models(arms, reference)
         self.engine = routing_engine(list(arms), reference, given)
         self._owns_engine = given.owns_engine

@@ -7,15 +7,14 @@ from typing import Any, Final, Literal
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import Callbacks
-from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.rate_limiters import BaseRateLimiter
 
 from shared_core.adapters.options import RoutingOptions
 from shared_core.user_warning import warn_user
 
-# LangChain's standard parameters of a client; each arm has its own client.
-_CLIENT: Final = frozenset({"api_key", "base_url", "max_retries", "timeout"})
+# LangChain's standard parameters of a client, which a model that asks others lacks.
+CLIENT: Final = frozenset({"api_key", "base_url", "max_retries", "timeout"})
 
 
 class ChatModelOptions(RoutingOptions, total=False):
@@ -57,13 +56,11 @@ class ChatModelOptions(RoutingOptions, total=False):
     profile: ModelProfile | None
 
 
-FIELDS: Final = frozenset({*BaseChatModel.model_fields, "temperature", "max_tokens", "stop", "streaming"})
-"""The fields that are passed on to LangChain's base class."""
-
-
-def without_client_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options without those of a client; warns about each of these."""
-    clients = sorted(options.keys() & _CLIENT)
+def without_client_options(
+    options: Mapping[str, Any], where: str = "each arm has its own client; set it on the arms"
+) -> dict[str, Any]:
+    """The options without those of a client; warns about each of these, and says where to set it."""
+    clients = sorted(options.keys() & CLIENT)
     if clients:
-        warn_user(f"{', '.join(clients)}: ignored, because each arm has its own client; set it on the arms")
-    return {name: value for name, value in options.items() if name not in _CLIENT}
+        warn_user(f"{', '.join(clients)}: ignored, because {where}")
+    return {name: value for name, value in options.items() if name not in CLIENT}

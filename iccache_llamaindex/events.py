@@ -26,13 +26,14 @@ from llama_index.core.instrumentation.events.llm import (
     LLMCompletionStartEvent,
 )
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
-from pydantic import Field, PrivateAttr
+from pydantic import PrivateAttr
 
 from iccache_llamaindex.handover import Handover, current
 from iccache_llamaindex.messages import Response, ResponseInfo, normalised, outcome_of, text_of
 from iccache_llamaindex.question import carry, question_of
 from iccache_llamaindex.route_event import ICCacheRouteEvent
 from iccache_llamaindex.source_nodes import is_example
+from shared_core.adapters.arguments import check_arguments
 from shared_core.adapters.context import Context, current_context
 from shared_core.adapters.factory import example_engine
 from shared_core.adapters.lifecycle import EngineOwner
@@ -44,6 +45,7 @@ from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError, NotFromICCache
 from shared_core.inference.naming import named_model
+from shared_core.reward import check_score
 from shared_core.store.protocol import Store
 from shared_core.values import UNROUTED, Decision, Message, Outcome, Request, Route
 
@@ -90,11 +92,19 @@ class ICCacheFeedbackEvent(BaseEvent):
         decision_id: The answer's ``response.metadata["iccache"]["decision_id"]``.
         score: In [0, 1].
         rater: Name of the rater; only the first score of a rater for an answer counts.
+
+    Raises:
+        ConfigurationError: The score is not within [0, 1], or an argument is missing, unknown or of the wrong kind.
     """
 
     decision_id: str
-    score: float = Field(ge=0.0, le=1.0)
-    rater: str = "user"
+    score: float
+    rater: str
+
+    @check_arguments()
+    def __init__(self, *, decision_id: str, score: float, rater: str = "user", **fields: Any) -> None:
+        check_score(score)
+        super().__init__(decision_id=decision_id, score=score, rater=rater, **fields)
 
     @classmethod
     def class_name(cls) -> str:
@@ -142,7 +152,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
         reference: str | None = None,
         **options: Unpack[EngineOptions],
     ) -> None:
-        given = read_options(options, EngineOptions, "ICCacheEventHandler")
+        given = read_options(options, EngineOptions)
         super().__init__(reference=reference, scope=given.scope, strict_scope=given.strict_scope, task=given.task)
         self._owns_engine = given.owns_engine
         self._engine = example_engine(store, given)

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, NoReturn, TypeAlias, TypeVar, Unpack
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar, Unpack, cast
 from uuid import UUID
 
 from llama_index.core.base.llms.types import (
@@ -48,7 +48,7 @@ from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ConfigurationError, kind_of
 from shared_core.values import Decision, Request
 
 QueryFunction: TypeAlias = Callable[[Sequence[ChatMessage]], str]
@@ -115,7 +115,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
 
     arms: dict[str, LLM] = Field(exclude=True, repr=False)  # they hold keys
     reference: str
-    engine: Engine = Field(exclude=True, repr=False)
+    engine: Engine = Field(cast("Engine", None), exclude=True, repr=False)  # built once the other fields are checked
     scope: str | None = None
     strict_scope: bool = False
     task: str | None = None
@@ -124,7 +124,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
     _owns_engine: bool = PrivateAttr(default=True)
     _bound: Context = PrivateAttr(default=Context())
 
-    @with_options(LLMOptions, LLM.model_fields)
+    @with_options(LLMOptions, LLM.model_fields, _ARM_FIELDS)
     def __init__(
         self,
         *,
@@ -134,8 +134,10 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         callback_manager: CallbackManager | None = None,
         **options: Unpack[LLMOptions],
     ) -> None:
-        given = read_options(options, RoutingOptions, "ICCacheLLM", LLM.model_fields.keys() | _ARM_FIELDS.keys())
+        given = read_options(options, RoutingOptions)
         _refuse_arm_fields(given.base)
+        if not isinstance(callback_manager, CallbackManager | None):
+            raise ConfigurationError(f"callback_manager is {kind_of(callback_manager)}; pass CallbackManager([…])")
         arm_calls.check(arms, reference)
         manager = callback_manager or CallbackManager([])
         copies = arm_calls.copies(arms, manager)
@@ -143,7 +145,6 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
         super().__init__(
             arms=copies,
             reference=reference,
-            engine=routing_engine(list(arms), reference, given),
             scope=given.scope,
             strict_scope=given.strict_scope,
             task=given.task,
@@ -151,6 +152,7 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
             callback_manager=manager,
             **shared,
         )
+        self.engine = routing_engine(list(arms), reference, given)
         self._owns_engine = given.owns_engine
         question.listen()
 

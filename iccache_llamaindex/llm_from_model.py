@@ -25,16 +25,17 @@ from pydantic import ConfigDict, Field
 from typing_extensions import override
 
 from iccache_llamaindex.messages import as_acompletions, as_completion, as_completions, normalised
+from shared_core.adapters.arguments import check_arguments
 from shared_core.adapters.model_call import ModelCall
 from shared_core.adapters.threads import on_threads
-from shared_core.inference import Completion, Model
+from shared_core.inference import Completion, Model, check_model
 
 
 class LLMFromModel(LLM):
     """An LLM over any `Model`: for an arm that runs in this process, or for your own `Model`.
 
     ```python
-    small = LLMFromModel(model=HuggingFaceModel("HuggingFaceTB/SmolLM2-135M-Instruct"), context_window=8192)
+    small = LLMFromModel(HuggingFaceModel("HuggingFaceTB/SmolLM2-135M-Instruct"), context_window=8192)
     llm = ICCacheLLM(arms={"small": small, "large": OpenAILike(...)}, reference="large", costs={"small": 0.1})
     ```
 
@@ -47,15 +48,34 @@ class LLMFromModel(LLM):
         temperature: 0 for the most probable answer.
         timeout: Seconds after which a call fails.
         context_window: Maximum tokens of prompt and answer together; LlamaIndex shortens documents to fit.
+        fields: Fields of LlamaIndex's `LLM`, such as `system_prompt`.
+
+    Raises:
+        ConfigurationError: `model` is not a `Model`, or another argument is unknown or cannot be used.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     model: Model = Field(exclude=True)
-    max_tokens: int = Field(512, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    timeout: float = Field(60.0, gt=0)
-    context_window: int = Field(DEFAULT_CONTEXT_WINDOW, gt=0)
+    max_tokens: int = Field(ge=1)
+    temperature: float = Field(ge=0)
+    timeout: float = Field(gt=0)
+    context_window: int = Field(gt=0)
+
+    @check_arguments()
+    def __init__(
+        self,
+        model: Model,
+        *,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        timeout: float = 60.0,
+        context_window: int = DEFAULT_CONTEXT_WINDOW,
+        **fields: Any,
+    ) -> None:
+        check_model(model)
+        given = {"max_tokens": max_tokens, "temperature": temperature, "timeout": timeout}
+        super().__init__(model=model, context_window=context_window, **given, **fields)
 
     @classmethod
     @override

@@ -102,7 +102,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
             )
         if store == _SHARED:  # the given engine brings its own settings
             store = options["settings"] = None
-        given = read_options(options, EngineOptions, "ICCachePostprocessor", BaseNodePostprocessor.model_fields)
+        given = read_options(options, EngineOptions)
         settings = given.engine.get("settings")
         address = DEFAULT_STORE if store is None else unmasked(store) if isinstance(store, str) else _SHARED
         super().__init__(

@@ -19,7 +19,7 @@ from pydantic import SerializeAsAny
 
 from iccache_llamaindex.handover import Chooser, Handover, current
 from iccache_llamaindex.postprocessor import ICCachePostprocessor
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ConfigurationError, kind_of
 from shared_core.prompt import as_text
 from shared_core.telemetry import get_logger
 from shared_core.values import Message
@@ -57,8 +57,9 @@ def few_shot_prompt(
         question: The template variable that holds the question.
 
     Raises:
-        ConfigurationError: The template has no such variable.
+        ConfigurationError: The template has no such variable, or an argument is of another kind.
     """
+    _check_kinds(template, examples)
     template = PromptTemplate(template) if isinstance(template, str) else template or DEFAULT_TEXT_QA_PROMPT_SEL
     chooser = examples.chooser if examples else None
     if isinstance(template, PromptTemplate) and EXAMPLES_VARIABLE in template.template_vars:
@@ -70,6 +71,16 @@ def few_shot_prompt(
             "the question: few_shot_prompt(template, question=…)"
         )
     return FewShotPrompt(template, _turns_for(chooser, question))
+
+
+def _check_kinds(template: object, examples: object) -> None:
+    if not isinstance(template, BasePromptTemplate | str | None):
+        mend = (
+            "it by name: few_shot_prompt(examples=…)" if isinstance(template, ICCachePostprocessor) else "one of these"
+        )
+        raise ConfigurationError(f"the template is {kind_of(template)}, neither a prompt nor a text; pass {mend}")
+    if not isinstance(examples, ICCachePostprocessor | None):
+        raise ConfigurationError(f"examples is {kind_of(examples)}; pass the engine's ICCachePostprocessor")
 
 
 class FewShotPrompt(BasePromptTemplate):  # type: ignore[no-redef]  # the field `kwargs`, as in LlamaIndex itself

@@ -15,6 +15,7 @@ from shared_core.adapters.context import Context, current_context
 from shared_core.adapters.provenance import is_trusted
 from shared_core.adapters.requests import Requests
 from shared_core.engine import Engine
+from shared_core.errors import ConfigurationError, kind_of
 from shared_core.values import UNROUTED, Decision
 
 
@@ -74,10 +75,22 @@ async def with_examples(
         task: The kind of answer wanted; by default a hash of the system message.
 
     Raises:
-        ConfigurationError: An empty scope or task.
+        ConfigurationError: An empty scope or task, or an argument of another kind.
     """
+    _check_kinds(engine, messages)
     if isinstance(messages, str):
         messages = [ChatMessage(role=MessageRole.USER, content=messages)]
     request = Requests(normalised, engine.failures).request(messages, Context(scope, task).over(current_context()))
     decision = await engine.aselect(request)
     return Prepared(engine, insert(messages, decision.insertion), decision)
+
+
+def _check_kinds(engine: object, messages: object) -> None:
+    if not isinstance(engine, Engine):
+        raise ConfigurationError(f"engine is {kind_of(engine)}; pass the engine of a surface, such as examples.engine")
+    if isinstance(messages, str):
+        return
+    each = messages if isinstance(messages, Sequence) else [messages]
+    other = [message for message in each if not isinstance(message, ChatMessage)]
+    if other:
+        raise ConfigurationError(f"messages must be a text, or a list of ChatMessage; got {kind_of(other[0])}")

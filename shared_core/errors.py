@@ -5,6 +5,17 @@ from __future__ import annotations
 from numbers import Real
 
 
+def kind_of(value: object) -> str:
+    """The type of a value with its article, for messages that must not show the value."""
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def shown(value: object) -> str:
+    """A wrong argument as messages show it: a plain value in at most 50 characters, the kind of anything else."""
+    return repr(value)[:50] if value is None or isinstance(value, str | Real) else kind_of(value)
+
+
 class ICCacheError(Exception):
     """Base class of all exceptions that this package raises on purpose."""
 

@@ -24,7 +24,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ConfigurationError, kind_of
 from shared_core.telemetry import get_logger
 
 log = get_logger("settings")
@@ -183,6 +183,18 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
+def check_settings(settings: object) -> None:
+    """Check the type of `settings`.
+
+    Raises:
+        ConfigurationError: They are neither `Settings` nor None.
+    """
+    if not isinstance(settings, Settings | None):
+        raise ConfigurationError(
+            f"settings is {kind_of(settings)}; pass ICCacheSettings(max_examples=3), or each setting as an argument of its own"
+        )
+
+
 @contextmanager
 def _refusals(given: Mapping[str, Any]) -> Iterator[None]:
     """Turn what pydantic and the file raise into `ConfigurationError`; `given` are the arguments in code."""
@@ -190,15 +202,15 @@ def _refusals(given: Mapping[str, Any]) -> Iterator[None]:
         yield
     except ValidationError as error:
         texts = [_error_text(str(e["loc"][0]), e["input"], given) for e in error.errors()]
-        raise ConfigurationError("; ".join(texts)) from error
+        raise ConfigurationError("; ".join(texts)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"{FILE} is not TOML: {error}; write one line per setting, e.g. max_examples = 3"
-        ) from error
+        ) from None
     except OSError as error:
         raise ConfigurationError(
             f"{FILE} cannot be read: {error.strerror}; make it readable, or move it away"
-        ) from error
+        ) from None
 
 
 def _warn_of_misspelt(environment: Mapping[str, str]) -> None:

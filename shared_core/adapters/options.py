@@ -5,18 +5,17 @@ A surface takes them as ``**options: Unpack[…]``. None has the same effect as 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from shared_core.adapters.context import Context
 from shared_core.engine import Engine
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ConfigurationError, kind_of, shown
 from shared_core.inference.embedders import EmbedderLike
 from shared_core.manager.privacy import Redact
 from shared_core.reward import Reward
-from shared_core.settings import Settings
+from shared_core.settings import Settings, check_settings
 from shared_core.store.protocol import Store
 from shared_core.values import Style
 
@@ -165,26 +164,20 @@ class ParsedOptions:
         return "engine" not in self.engine
 
 
-def read_options(
-    options: Mapping[str, Any], kind: type[EngineOptions], surface: str, fields: Collection[str] = ()
-) -> ParsedOptions:
+def read_options(options: Mapping[str, Any], kind: type[EngineOptions]) -> ParsedOptions:
     """Split the arguments of a surface, and refuse contradictions before a store is opened.
 
     Args:
-        options: The arguments.
+        options: The arguments. Those that `kind` lacks are fields of the framework's base class.
         kind: The surface's options: `EngineOptions` or `RoutingOptions`.
-        surface: The surface's name, for messages.
-        fields: Fields of the framework's base class, which are accepted too.
 
     Raises:
-        ConfigurationError: An argument is unknown, a setting out of range, or scope and strict_scope are both given.
+        ConfigurationError: A setting is out of range, an option is of the wrong kind, or scope and strict_scope are both
+            given.
     """
-    known = kind.__annotations__.keys()
-    for name in sorted(options.keys() - known - set(fields)):
-        near = difflib.get_close_matches(name, [*known, *fields], 1)
-        raise ConfigurationError(f"{surface} takes no {name}" + (f"; did you mean {near[0]}?" if near else ""))
-    settings = SettingsOptions.__annotations__.keys()
+    known, settings = kind.__annotations__.keys(), SettingsOptions.__annotations__.keys()
     ours = {name: value for name, value in options.items() if name in known - settings}
+    _check_kinds(ours)
     scope, strict_scope, task = ours.pop("scope", None), ours.pop("strict_scope", False), ours.pop("task", None)
     _check_scope(scope, task, strict_scope=strict_scope)
     engine = {name: value for name, value in ours.items() if value is not None}
@@ -201,6 +194,17 @@ def with_knobs(settings: Settings | None, knobs: Mapping[str, Any]) -> Settings:
     """
     given = settings.model_dump(exclude_unset=True) if settings else {}
     return Settings(**{**given, **knobs})
+
+
+def _check_kinds(options: Mapping[str, object]) -> None:
+    """Refuse an engine, settings or switch of another kind; the engine checks the other options."""
+    engine = options.get("engine")
+    if not isinstance(engine, Engine | None):
+        raise ConfigurationError(f"engine is {kind_of(engine)}; pass the engine of a surface, such as llm.engine")
+    check_settings(options.get("settings"))
+    for name in ("strict_scope", "background"):
+        if not isinstance(options.get(name), bool | None):
+            raise ConfigurationError(f"{name} is {shown(options[name])}; pass True or False")
 
 
 def _check_scope(scope: str | None, task: str | None, *, strict_scope: bool) -> None:

@@ -1,13 +1,15 @@
-"""Shows each constructor option in ``help`` and `inspect.signature`, where ``**options`` would hide them."""
+"""Shows each constructor option in ``help`` and `inspect.signature`, where ``**options`` would hide them, and refuses
+what is none."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, ForwardRef, TypeVar
 
 from pydantic.fields import FieldInfo
 
+from shared_core.adapters.arguments import checked
 from shared_core.adapters.options import EngineOptions, SettingsOptions
 from shared_core.settings import Settings
 
@@ -22,14 +24,17 @@ _DEFAULTS: Final = {
 }
 
 
-def with_options(options: type[EngineOptions], fields: Mapping[str, FieldInfo] | None = None) -> Callable[[F], F]:
+def with_options(
+    options: type[EngineOptions], fields: Mapping[str, FieldInfo] | None = None, also: Collection[str] = ()
+) -> Callable[[F], F]:
     """Decorate an ``__init__`` with ``**options: Unpack[…]``: its run-time signature lists each option with its default.
 
-    Type checkers and IDEs read the `Unpack` instead.
+    Type checkers and IDEs read the `Unpack` instead. What the signature does not list is refused (`checked`).
 
     Args:
         options: The options in the `Unpack`.
         fields: Fields of the framework's base class, for their defaults.
+        also: Names that are not listed, and that the constructor answers itself.
     """
 
     def decorate(init: F) -> F:
@@ -41,8 +46,7 @@ def with_options(options: type[EngineOptions], fields: Mapping[str, FieldInfo] |
             )
             for name, annotation in sorted(options.__annotations__.items(), key=lambda option: option[0] in _SETTINGS)
         ]
-        init.__signature__ = own.replace(parameters=[*named, *listed])  # type: ignore[attr-defined]  # read by `inspect`
-        return init
+        return checked(init, own.replace(parameters=[*named, *listed]), also)
 
     return decorate
 

@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from shared_core.errors import ConfigurationError, kind_of
 from shared_core.records import Vector
 from shared_core.values import Message, Request
 
@@ -77,6 +78,35 @@ class Model(Protocol):
         Raises:
             ModelFailed: The model could not be reached, refused, or did not answer in time.
         """
+
+
+def check_model(model: object) -> None:
+    """Check that `model` is one.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if isinstance(model, type) or not isinstance(model, Model):
+        raise ConfigurationError(
+            f"model is {kind_of(model)}, not a Model; pass one, such as HuggingFaceModel('HuggingFaceTB/SmolLM2-135M-Instruct')"
+        )
+
+
+def check_messages(messages: object) -> None:
+    """Check what `Model.complete` is given.
+
+    Raises:
+        ConfigurationError: It is not a sequence of `Message`.
+    """
+    wrong = messages
+    if isinstance(messages, Sequence) and not isinstance(messages, str):
+        wrong = next((message for message in messages if not isinstance(message, Message)), None)
+        if wrong is None:
+            return
+    raise ConfigurationError(
+        f"messages must be a list of Message, such as [Message('user', 'How are you?')]; got {kind_of(wrong)}"
+        f"{'' if wrong is messages else ' in it'}"
+    )
 
 
 @runtime_checkable

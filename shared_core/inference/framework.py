@@ -16,7 +16,7 @@ from pydantic import BaseModel, SecretStr
 from typing_extensions import override
 
 from shared_core.errors import ModelFailed
-from shared_core.inference import Completion, Model
+from shared_core.inference import Completion, Model, check_messages
 from shared_core.values import Clock, Message
 
 T = TypeVar("T")
@@ -84,6 +84,7 @@ class FrameworkModel(Model):
         n: int = 1,
         timeout: float = 60.0,
     ) -> Completion:
+        check_messages(messages)
         begun = self._clock()
 
         def collect() -> list[Completion]:

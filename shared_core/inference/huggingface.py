@@ -13,7 +13,7 @@ from typing import Any
 from typing_extensions import override
 
 from shared_core.errors import ConfigurationError, ExtraIsMissing, ModelFailed
-from shared_core.inference import Completion, StreamingModel
+from shared_core.inference import Completion, StreamingModel, check_messages
 from shared_core.inference.generation import completions, encoded
 from shared_core.values import Clock, Message
 
@@ -159,6 +159,8 @@ class HuggingFaceModel(StreamingModel):
             has_left: True once the caller has stopped waiting.
             take: Called with each piece of the answer; needs one conversation and one answer.
         """
+        for messages in conversations:
+            check_messages(messages)
         import torch
         from transformers import StoppingCriteriaList, TextStreamer
 
@@ -221,7 +223,7 @@ class HuggingFaceModel(StreamingModel):
                     self._path, dtype=self._dtype, **({} if self._gguf else {"use_safetensors": True}), **self._gguf
                 )
             except (ImportError, OSError, ValueError) as error:
-                raise ConfigurationError(f"the model {self._path!r} cannot be loaded: {error}") from error
+                raise ConfigurationError(f"the model {self._path!r} cannot be loaded: {error}") from None
             if tokenizer.chat_template is None:
                 raise ConfigurationError(
                     f"the model {self._path!r} has no chat template; give an instruct or chat model"

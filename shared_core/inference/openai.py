@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from typing_extensions import override
 
 from shared_core.errors import ExtraIsMissing, ModelFailed
-from shared_core.inference import Completion, Model
+from shared_core.inference import Completion, Model, check_messages
 from shared_core.inference.background_loop import wait_for
 from shared_core.values import Clock, Message
 
@@ -88,6 +88,7 @@ class OpenAIModel(Model):
         n: int = 1,
         timeout: float = 60.0,
     ) -> Completion:
+        check_messages(messages)
         begun = self._clock()
         wanted = {
             "model": self._model,

@@ -125,7 +125,7 @@ class TestSelect:
 
 
 def given(**options):
-    return read_options(options, RoutingOptions, "ICCacheChatModel")
+    return read_options(options, RoutingOptions)
 
 
 class TestConstruction:
@@ -204,17 +204,13 @@ class TestConstruction:
 
     def test_options_are_split_by_destination(self):
         options = {"scope": "acme", "costs": {"small": 0.1}, "tags": ["a"], "max_examples": 2, "embedder": None}
-        read = read_options(options, RoutingOptions, "ICCacheChatModel", {"tags"})
+        read = read_options(options, RoutingOptions)
         assert (read.scope, read.strict_scope, read.task, read.base) == ("acme", False, None, {"tags": ["a"]})
         assert read.engine["costs"] == {"small": 0.1}
         assert read.engine["settings"].max_examples == 2
         assert "embedder" not in read.engine
-        with pytest.raises(
-            ConfigurationError, match="ICCacheChatModel takes no max_exampels; did you mean max_examples"
-        ):
-            read_options({"max_exampels": 2}, RoutingOptions, "ICCacheChatModel")
         with pytest.raises(ConfigurationError, match="scope= has no effect with strict_scope=True; pass only one"):
-            read_options({"scope": "acme", "strict_scope": True}, RoutingOptions, "ICCacheChatModel")
+            read_options({"scope": "acme", "strict_scope": True}, RoutingOptions)
 
     def test_each_setting_is_an_option_with_the_same_type(self):
         hints = get_type_hints(SettingsOptions)

@@ -333,11 +333,6 @@ def test_tools_and_structured_output_are_refused_when_they_are_bound():
         chat.with_structured_output({"title": "x", "type": "object", "properties": {}})
 
 
-def test_something_else_is_no_model():
-    with pytest.raises(ValidationError, match="instance of Model"):
-        ChatFromModel(model="HuggingFaceTB/SmolLM2-135M-Instruct")
-
-
 def test_there_and_back_is_the_model_itself():
     model = Scripted("a")
     assert as_model(ChatFromModel(model=model)) is model

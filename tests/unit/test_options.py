@@ -20,7 +20,7 @@ from iccache_langchain.options import ChatModelOptions
 from iccache_llamaindex import ICCacheEventHandler, ICCacheLLM, ICCachePostprocessor
 from iccache_llamaindex.llm import _ARM_FIELDS, LLMOptions
 from iccache_llamaindex.postprocessor import PostprocessorOptions
-from shared_core.adapters.options import EngineOptions, RoutingOptions, SettingsOptions, read_options
+from shared_core.adapters.options import EngineOptions, RoutingOptions, SettingsOptions
 from shared_core.errors import ConfigurationError
 from shared_core.settings import Settings
 
@@ -56,10 +56,48 @@ def test_misuse_is_refused_in_the_same_words(surface, given, says, tmp_path):
     assert not list(tmp_path.iterdir()), "nothing is opened before the arguments are checked"
 
 
-def test_an_option_is_guessed_from_all_that_the_surface_takes():
-    for wrong, right in (("cost", "costs"), ("example_budget", "example_budgets"), ("verbos", "verbose")):
-        with pytest.raises(ConfigurationError, match=rf"It takes no {wrong}; did you mean {right}\?"):
-            read_options({wrong: None}, RoutingOptions, "It", {"verbose"})
+@pytest.mark.parametrize(
+    ("surface", "wrong", "right"),
+    [
+        (ICCacheChatModel, "refrence", "reference"),
+        (ICCacheChatModel, "cost", "costs"),
+        (ICCacheChatModel, "verbos", "verbose"),
+        (ICCacheMiddleware, "refrence", "reference"),
+        (ICCacheLLM, "refrence", "reference"),
+        (ICCacheLLM, "sytem_prompt", "system_prompt"),
+        (ICCache, "refrence", "reference"),
+        (ICCache, "answer_wiht", "answer_with"),
+        (ICCacheCallbackHandler, "query_func", "query_fn"),
+        (ICCacheEventHandler, "refrence", "reference"),
+        (ICCacheExampleSelector, "input_ky", "input_key"),
+        (ICCachePostprocessor, "shwo", "show"),
+        (ICCachePostprocessor, "callback_manger", "callback_manager"),
+    ],
+)
+def test_an_option_is_guessed_from_all_that_the_surface_takes(surface, wrong, right):
+    says = rf"^{surface.__name__} takes no {wrong}; did you mean {right}\?$"
+    with pytest.raises(ConfigurationError, match=says):  # although required arguments are missing
+        surface(**{wrong: None})
+
+
+@pytest.mark.parametrize("surface", [ICCacheChatModel, ICCacheLLM, ICCacheMiddleware])
+def test_a_missing_argument_is_named(surface):
+    name = surface.__name__
+    with pytest.raises(ConfigurationError, match=f"{name} needs arms and reference; pass {name}"):
+        surface()
+    with pytest.raises(ConfigurationError, match=f"{name} needs reference; pass {name}"):
+        surface(arms={})
+    with pytest.raises(
+        ConfigurationError, match=rf"{name} takes nothing without a name; .*: {name}\(arms=…, reference=…\)"
+    ):
+        surface({})
+
+
+def test_only_the_store_needs_no_name():
+    with pytest.raises(
+        ConfigurationError, match=r"ICCache takes only store without a name; .*: ICCache\(store=…, query_fn=…\)"
+    ):
+        ICCache("memory://", len)
 
 
 @pytest.mark.parametrize("surface", EXAMPLE_SURFACES)
