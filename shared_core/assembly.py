@@ -97,6 +97,7 @@ class Components:
             spec.clock,
             on_change=self.wake,
             before_embedding=partial(wait_for_requests, partial(self.guard.is_busy, "embedder")),
+            stores=not self.store.is_read_only,
         )
         self._loops: tuple[Periodic, ...] = ()
         self.refresh()
@@ -117,9 +118,12 @@ class Components:
     def _start_loops(self, counters: Counters) -> tuple[Periodic, ...]:
         settings = self._spec.settings
         loops = [Periodic("follow", settings.refresh, self.refresh, counters)]
-        if self.router:
-            loops.append(Periodic("learn", settings.learn_every, self.learner.run_until_drained, counters))
-        loops.append(Periodic("trim", TRIM_EVERY, self.store.trim_decisions, counters))
+        if self.store.is_read_only:
+            log.warning("%s is open for reading only: IC-Cache stores and learns nothing", self.store.label)
+        else:
+            if self.router:
+                loops.append(Periodic("learn", settings.learn_every, self.learner.run_until_drained, counters))
+            loops.append(Periodic("trim", TRIM_EVERY, self.store.trim_decisions, counters))
         if self.pool:
             loops.append(Periodic("rebuild", settings.learn_every, self.pool.maintain, counters))
         return tuple(loops)

@@ -56,8 +56,8 @@ class ExactTier:
         return Write(record_of(decision, Outcome("", payload=answer.payload)))
 
     def put(self, decision: Decision, outcome: Outcome) -> None:
-        """Store an answer, if `answer_of` has one."""
-        if (write := self.answer_of(decision, outcome)) is not None:
+        """Store an answer, if `answer_of` has one and the store can be written."""
+        if not self._store.is_read_only and (write := self.answer_of(decision, outcome)) is not None:
             self._store.write([write])
 
     def answer_of(self, decision: Decision, outcome: Outcome) -> Write | None:

@@ -51,6 +51,7 @@ class Recorder:
         clock: Seconds since the epoch.
         on_change: Called after examples were added.
         before_embedding: Called before answers are embedded; waits while requests need the embedder.
+        stores: False drops what is submitted, in silence: the store cannot be written.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Recorder:
         clock: Clock,
         on_change: Callable[[], object],
         before_embedding: Callable[[], object],
+        stores: bool = True,
     ) -> None:
         self._manager = manager
         self._exact = exact
@@ -70,6 +72,7 @@ class Recorder:
         self._clock = clock
         self._on_change = on_change
         self._before_embedding = before_embedding
+        self.stores = stores
         self.lanes = Lanes(counters, settings.drain)
         self._writer = self.lanes.add(
             "writer", "records and ratings", limits=Limits(batch=BATCH, gather=GATHER), is_temporary=is_temporary
@@ -96,12 +99,14 @@ class Recorder:
 
     def submit(self, item: Answer | Write) -> bool:
         """`record` or `rate` on the lanes: never blocks, never raises. False if it was dropped."""
-        return self._writer.submit(Job(self._writer, self._store, item, _size(item)))
+        return self.stores and self._writer.submit(Job(self._writer, self._store, item, _size(item)))
 
     def submit_exact(self, decision: Decision, outcome: Outcome) -> bool:
         """Store an exact answer, on the lanes."""
         lane = self._preparing if self._exact.redacts else self._writer
-        return lane.submit(Job(lane, self._prepare_exact, _Exact(decision, outcome), _texts_size(decision, outcome)))
+        return self.stores and lane.submit(
+            Job(lane, self._prepare_exact, _Exact(decision, outcome), _texts_size(decision, outcome))
+        )
 
     def submit_call(self, function: Callable[..., object], *args: object) -> bool:
         """Call `function` on the writer, after what was submitted before."""
@@ -109,7 +114,7 @@ class Recorder:
         def call(_: Sequence[None]) -> None:
             function(*args)
 
-        return self._writer.submit(Job(self._writer, call, None, RECORD_SIZE))
+        return self.stores and self._writer.submit(Job(self._writer, call, None, RECORD_SIZE))
 
     # the work of the lanes ------------------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ def doctor(
     if store.startswith("sqlite:///"):
         from shared_core.store.sqlite_doctor import examine
 
-        findings = examine(Path(store.removeprefix("sqlite:///")), repair)
+        findings = examine(Path(store.removeprefix("sqlite:///").removesuffix("?mode=ro")), repair)
     elif repair is not None:
         raise ConfigurationError("--repair writes a SQLite file, and this store is none; leave --repair out")
     else:

@@ -18,6 +18,6 @@ def check_shared(url: str) -> None:
         raise ConfigurationError(
             "memory:// is another store in every process; name one that is shared, such as sqlite://"
         )
-    file = url.removeprefix("sqlite:///")
+    file = url.removeprefix("sqlite:///").removesuffix("?mode=ro")
     if file not in (url, "", ":memory:") and not Path(file).exists():
         raise ConfigurationError(f"{url} does not exist; name the file that your services write to")

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from shared_core.errors import ConfigurationError, StoreIsUnusable
 from shared_core.settings import Settings
@@ -14,13 +15,15 @@ from shared_core.store.protocol import Store
 from shared_core.store.sqlite import SqliteStore
 from shared_core.values import Clock
 
+_READ_ONLY: Final = "?mode=ro"
+
 
 def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Store:
     """Open the store that `url` names.
 
     Args:
-        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``memory://``, ``redis://…``, ``rediss://…`` or
-            ``unix://…``.
+        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` (with ``?mode=ro`` for reading only), ``memory://``,
+            ``redis://…``, ``rediss://…`` or ``unix://…``.
         settings: Settings; a store uses the times to live.
         clock: Seconds since the epoch, to decide what has expired.
 
@@ -33,9 +36,9 @@ def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Sto
     if url == "memory://":
         return SqliteStore(None, settings=settings, clock=clock)
     if scheme == "sqlite":
-        path = _sqlite_path(url)
+        path = _sqlite_path(url.removesuffix(_READ_ONLY))
         try:
-            return SqliteStore(path, settings=settings, clock=clock)
+            return SqliteStore(path, settings=settings, clock=clock, read_only=url.endswith(_READ_ONLY))
         except sqlite3.OperationalError as error:  # the file is busy; `Database` has translated every other error
             raise StoreIsUnusable(f"{url}: {error}; another process is writing to it, try again") from error
     if scheme in ("redis", "rediss", "unix"):

@@ -93,14 +93,16 @@ class Database:
 
     Args:
         path: The file, created with mode 0600 if it is new; None keeps everything in memory, on one connection.
+        read_only: True leaves the file, which must exist, as it is.
 
     Raises:
         StoreIsUnusable: The file cannot be created or opened, is not an IC-Cache database, or has a newer schema.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.label = "memory://" if path is None else f"sqlite:///{path}"
-        self._uri = "file::memory:" if path is None else _prepare(path, self.label)
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+        self.label = "memory://" if path is None else f"sqlite:///{path}" + ("?mode=ro" if read_only else "")
+        self.is_read_only = read_only
+        self._uri = "file::memory:" if path is None else _address(path, self.label, read_only=read_only)
         self._path = path and path.absolute()
         self._in_memory = path is None
         self._pid = os.getpid()
@@ -118,6 +120,8 @@ class Database:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction: committed and synced to disk when the block ends; rolled back if it raises."""
         self._require_usable()
+        if self.is_read_only:
+            raise StoreIsUnusable(f"{self.label} is open for reading only; leave ?mode=ro out to write")
         with self._writing:
             self._require_usable()
             self._open_moved()
@@ -197,7 +201,7 @@ class Database:
             self.generation += 1
             self._is_shut = True
         try:
-            _prepare(self._path, self.label)
+            self._uri = _address(self._path, self.label, read_only=self.is_read_only)
             self._writer = self._open_writer()
         except StoreIsUnusable as error:
             raise OSError(str(error)) from error  # it may pass: a disk that is mounted again, a folder that comes back
@@ -229,10 +233,13 @@ class Database:
         with _explained(self.label):
             writer = self._connect()
             try:
-                _migrate(writer, self.label)
-                _choose_durability(writer, self.label)
-                if self._path:
-                    _make_private(self._path)  # only after the check that the file is ours
+                if self.is_read_only:
+                    _check(writer, self.label, read_only=True)
+                else:
+                    _migrate(writer, self.label)
+                    _choose_durability(writer, self.label)
+                    if self._path:
+                        _make_private(self._path)  # only after the check that the file is ours
             except BaseException:
                 writer.close()
                 raise
@@ -240,6 +247,8 @@ class Database:
 
     def _mend(self) -> None:
         """Mend damaged sequences, if the file can be read and written; else the next write says what is wrong."""
+        if self.is_read_only:
+            return
         with suppress(sqlite3.Error):
             self._writer.execute("BEGIN IMMEDIATE")
             mend_sequences(self._writer)
@@ -254,6 +263,25 @@ def _text(data: bytes) -> str | bytes:
         return data.decode()
     except UnicodeDecodeError:
         return data
+
+
+def _address(path: Path, label: str, *, read_only: bool) -> str:
+    """The URI of a file that is created if it is missing, or that is left as it is."""
+    return _to_read(path.absolute(), label) if read_only else _prepare(path, label)
+
+
+def _to_read(path: Path, label: str) -> str:
+    """The URI of a file that nobody writes to here.
+
+    To read a file with a log, SQLite needs the log's index, which it cannot create where it may not write. Without a
+    log the file can be read as one that never changes.
+    """
+    if not path.is_file():
+        raise StoreIsUnusable(f"{label} does not exist; a store is created only without ?mode=ro")
+    _, log_file, index = _files(path)
+    has_log = log_file.is_file() and log_file.stat().st_size > 0
+    immutable = not has_log and not index.is_file() and not os.access(path.parent, os.W_OK)
+    return f"file:{quote(str(path))}?mode=ro" + ("&immutable=1" if immutable else "")
 
 
 def _prepare(path: Path, label: str) -> str:
@@ -298,11 +326,11 @@ def _make_private(path: Path) -> None:
             continue
 
 
-def _migrate(writer: sqlite3.Connection, label: str) -> None:
-    writer.execute("BEGIN IMMEDIATE")
-    version = writer.execute("PRAGMA user_version").fetchone()[0]
-    application = writer.execute("PRAGMA application_id").fetchone()[0]
-    tables = writer.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+def _check(connection: sqlite3.Connection, label: str, *, read_only: bool) -> int:
+    """The version of the schema; refuses another program's database, and schemas that cannot be read or migrated."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
     if tables and application != APPLICATION:
         raise StoreIsUnusable(f"{label} is the SQLite database of another program; use another path")
     if version > len(MIGRATIONS):
@@ -310,6 +338,16 @@ def _migrate(writer: sqlite3.Connection, label: str) -> None:
             f"{label} was written by a newer iccache (schema {version}; this one supports {len(MIGRATIONS)}); "
             "run: pip install -U iccache, or use another path"
         )
+    if read_only and version < len(MIGRATIONS):
+        raise StoreIsUnusable(
+            f"{label} was written by an older iccache (schema {version}); open it once without ?mode=ro, which converts it"
+        )
+    return version
+
+
+def _migrate(writer: sqlite3.Connection, label: str) -> None:
+    writer.execute("BEGIN IMMEDIATE")
+    version = _check(writer, label, read_only=False)
     for statements in MIGRATIONS[version:]:
         for statement in statements:
             writer.execute(statement)
@@ -343,8 +381,8 @@ def _explained(label: str) -> Iterator[None]:
             )
         elif error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY:
             problem = (
-                f"{label} cannot be written ({error}); make the file and its folder writable for this user, or use "
-                "another path"
+                f"{label} cannot be written ({error}); make the file and its folder writable for this user, use "
+                "another path, or add ?mode=ro to the URL, to read only"
             )
         else:
             problem = (

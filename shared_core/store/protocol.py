@@ -158,6 +158,11 @@ class Store(Protocol):
     def unreadable(self) -> int:
         """Number of stored values that were skipped because they could not be read."""
 
+    @property
+    def is_read_only(self) -> bool:
+        """True if nothing can be written; then what writes raises `StoreIsUnusable`, and `claim` only reads."""
+        return False
+
     def claim(self, name: str, value: str) -> str:
         """Set the pool-wide fact `name` if it is not set; return its value. Atomic."""
 

@@ -54,15 +54,22 @@ class SqliteStore(Store):
         settings: The times to live and the limits of `log_records`, `wait_answers` and `wait_mb` are used.
         clock: Seconds since the epoch, to decide what has expired.
         feed_length: Number of changes that the feed keeps, at least 1.
+        read_only: True opens an existing file for reading; what writes raises `StoreIsUnusable`.
 
     Raises:
         StoreIsUnusable: The file cannot be created, opened or read.
     """
 
     def __init__(
-        self, path: Path | None, *, settings: Settings, clock: Clock = time.time, feed_length: int = FEED_LENGTH
+        self,
+        path: Path | None,
+        *,
+        settings: Settings,
+        clock: Clock = time.time,
+        feed_length: int = FEED_LENGTH,
+        read_only: bool = False,
     ) -> None:
-        self._database = Database(path)
+        self._database = Database(path, read_only=read_only)
         self._exact_ttl = settings.exact_ttl
         self._decision_ttl = settings.decision_ttl
         self._wait_ttl = settings.wait_ttl
@@ -83,12 +90,19 @@ class SqliteStore(Store):
 
     @property
     @override
+    def is_read_only(self) -> bool:
+        return self._database.is_read_only
+
+    @property
+    @override
     def unreadable(self) -> int:
         return self._reader.unreadable
 
     @override
     def claim(self, name: str, value: str) -> str:
         claimed = self._database.read(_CLAIMED, (name,))  # each batch of examples asks; a transaction costs ten reads
+        if self.is_read_only:
+            return next(iter(self._reader.names(claimed)), value)
         if not (claimed and isinstance(claimed[0][0], str)):
             with self._database.writing() as connection:
                 if not self._reader.names(connection.execute(_CLAIMED, (name,)).fetchall()):
