@@ -26,19 +26,20 @@ from iccache_langchain.feedback import Rateable
 from iccache_langchain.generations import CannotBeRead, CannotBeStored, decode, encode
 from iccache_langchain.llm_string import CallKey, parse, read_messages
 from iccache_langchain.messages import normalised, outcome_of
-from iccache_langchain.near_tier import NearTier, is_answering, near_settings
+from iccache_langchain.near_tier import THRESHOLD, NearTier, is_answering, near_settings
 from shared_core.adapters.arguments import check_query_fn, check_text
 from shared_core.adapters.context import Context
-from shared_core.adapters.factory import example_engine, loaded_embedder
+from shared_core.adapters.factory import example_engine, new_engine
+from shared_core.adapters.lifecycle import EngineOwner
 from shared_core.adapters.options import EngineOptions, ParsedOptions, read_options
 from shared_core.adapters.provenance import PROVENANCE, is_trusted
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.signatures import with_options
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
-from shared_core.errors import ConfigurationError, DependencyIsSlow
+from shared_core.errors import ConfigurationError, DependencyIsSlow, kind_of
 from shared_core.settings import Settings
-from shared_core.store.protocol import Store
+from shared_core.store.address import StoreLike
 from shared_core.values import Arm, Hit, Message, Outcome, Request
 
 # Where providers put token counts in `response_metadata`. A hit removes them, because it uses no tokens.
@@ -83,7 +84,7 @@ class ICCache(Rateable, BaseCache):
     ```
 
     Args:
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; required without `engine`.
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``), the path of a SQLite file, or an open store; required without `engine`.
         query_fn: Condenses a conversation (LangChain messages) into the text that is embedded; later turns may then
             become examples. If it fails, there are no examples.
         reference: The model whose answers may become examples, as its LangChain class names it; by default every model
@@ -91,8 +92,8 @@ class ICCache(Rateable, BaseCache):
         answer_with: A small model that answers requests similar to past ones, with those as examples. Its answers are
             returned in place of the large model's; ``response_metadata["iccache"]`` names the writer.
         threshold: Required similarity, in [0, 1], as a quantile: an example must be more similar than this share of the
-            pool's random pairs. So high, because then requests of another kind almost never count as similar. Only with
-            `answer_with`.
+            pool's random pairs. By default 0.999, because then requests of another kind almost never count as similar.
+            Only with `answer_with`.
         options: See `EngineOptions`. Without `embedder`, `reference` and `answer_with`, only identical calls are
             answered and no examples are stored. LangChain passes a cache the config of a chain, agent or graph, but not
             that of a direct ``llm.invoke(text, config)``: set its scope by `iccache_context`. With `strict_scope`,
@@ -105,12 +106,12 @@ class ICCache(Rateable, BaseCache):
     @with_options(EngineOptions)
     def __init__(
         self,
-        store: Store | str | None = None,
+        store: StoreLike | None = None,
         *,
         query_fn: QueryFunction | None = None,
         reference: str | None = None,
         answer_with: ArmModel | None = None,
-        threshold: float = 0.999,
+        threshold: float | None = None,
         **options: Unpack[EngineOptions],
     ) -> None:
         given = read_options(options, EngineOptions)
@@ -122,9 +123,13 @@ class ICCache(Rateable, BaseCache):
             raise ConfigurationError(
                 "answer_with= cannot be combined with engine=, which has its own models; pass only one"
             )
+        if threshold is not None and answer_with is None:
+            raise ConfigurationError("threshold= has no effect without answer_with=; pass both, or leave it out")
+        if isinstance(answer_with, EngineOwner):
+            raise ConfigurationError(f"answer_with is {kind_of(answer_with)}, which routes by itself; pass a model")
         if answer_with is not None and not isinstance(answer_with, BaseChatModel | BaseLLM):
             raise ConfigurationError(
-                f"answer_with is a {type(answer_with).__name__}; pass a LangChain chat or completion model"
+                f"answer_with is {kind_of(answer_with)}; pass a LangChain chat or completion model"
             )
         self._reference = reference
         self._small = model_name(answer_with) if answer_with is not None else ""
@@ -132,7 +137,7 @@ class ICCache(Rateable, BaseCache):
         self._collects = (
             bool(reference) or answer_with is not None or bool(given.engine.keys() & {"engine", "embedder"})
         )
-        self.engine = self._engine(store, given, threshold)
+        self.engine = self._engine(store, given, THRESHOLD if threshold is None else threshold)
         self._requests = Requests(
             normalised,
             self.engine.failures,
@@ -225,18 +230,16 @@ class ICCache(Rateable, BaseCache):
 
     # private --------------------------------------------------------------------------------------------------
 
-    def _engine(self, store: Store | str | None, given: ParsedOptions, threshold: float) -> Engine:
+    def _engine(self, store: StoreLike | None, given: ParsedOptions, threshold: float) -> Engine:
         """An engine without arms, or with the small model as its only arm; it chooses examples, not arms."""
         if not self._owns_engine:
             return example_engine(store, given)
+        assert store is not None  # noqa: S101 - for the type checker; the caller has checked
         options = dict(given.engine)
-        embedder = options.pop("embedder", None)
-        options["embedder"] = loaded_embedder(embedder) if self._collects else None
-        options["settings"] = settings = options.get("settings") or Settings()
         if self._small:
             options |= {"arms": [Arm(self._small, 1.0)], "reference": self._small}
-            options["settings"] = near_settings(settings, threshold)
-        return Engine(store=store or "", **options)
+            options["settings"] = near_settings(options.get("settings") or Settings(), threshold)
+        return new_engine(store, **options) if self._collects else Engine(store=store, **options)
 
     def _read(self, prompt: str, llm_string: str) -> _ParsedCall:
         """Parse the call.

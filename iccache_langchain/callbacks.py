@@ -28,7 +28,7 @@ from shared_core.adapters.requests import Requests
 from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
 from shared_core.inference.naming import MODEL_KEYS, named_model
-from shared_core.store.protocol import Store
+from shared_core.store.address import StoreLike
 from shared_core.values import UNROUTED, Decision, Outcome, Route
 
 PENDING_LIMIT: Final = 1024  # running calls; bounded, because LangChain may never report the end of a call
@@ -67,7 +67,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
     (`run_inline`).
 
     Args:
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; by default
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``), the path of a SQLite file, or an open store; by default
             ``sqlite:///iccache.db``.
         reference: The model whose answers may become examples, as its LangChain class names it; by default every model
             that gives its name. Answers of other models become examples only after good feedback.
@@ -82,7 +82,7 @@ class ICCacheCallbackHandler(Rateable, BaseCallbackHandler):
     @with_options(EngineOptions)
     def __init__(
         self,
-        store: Store | str | None = None,
+        store: StoreLike | None = None,
         *,
         reference: str | None = None,
         query_fn: QueryFunction | None = None,

@@ -22,7 +22,7 @@ from shared_core.adapters.signatures import with_options
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
-from shared_core.store.protocol import Store
+from shared_core.store.address import StoreLike
 from shared_core.values import Decision, Request, ScoredExample
 
 INPUT: Final = "input"
@@ -58,7 +58,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
     ```
 
     Args:
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; by default
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``), the path of a SQLite file, or an open store; by default
             ``sqlite:///iccache.db``.
         input_key: The template variable that holds the request: a text, a message or a list of messages.
         escape_braces: True replaces ``{`` by ``{{``. `FewShotPromptTemplate` in its default f-string format needs it,
@@ -72,7 +72,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
     @with_options(EngineOptions)
     def __init__(
         self,
-        store: Store | str | None = None,
+        store: StoreLike | None = None,
         *,
         input_key: str = INPUT,
         escape_braces: bool = False,

@@ -218,10 +218,6 @@ def _check_models(arms: Mapping[str, object], reference: str) -> None:
             raise ConfigurationError(
                 f"arm {name!r} is a {type(arm).__name__}, not a chat model; use None for the agent's own model"
             )
-        if isinstance(arm, ICCacheChatModel):
-            raise ConfigurationError(
-                f"arm {name!r} is an ICCacheChatModel, which routes by itself; pass its arms instead"
-            )
 
 
 def _sent(request: AgentRequest, decision: Decision, model: BaseChatModel) -> AgentRequest:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Final
 
 from langchain_core.messages import BaseMessage
@@ -23,11 +24,12 @@ from shared_core.adapters.provenance import PROVENANCE
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.adapters.threads import arrived
 from shared_core.engine import Engine
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ConfigurationError, shown
 from shared_core.settings import Settings
 from shared_core.telemetry import Counters
 from shared_core.values import Decision, Outcome, Request
 
+THRESHOLD: Final = 0.999  # by default; docs/decisions/0020-near-tier.md has the reason
 MAX_CANDIDATES: Final = 256  # the upper limit in `Settings`
 _is_answering: ContextVar[bool] = ContextVar("iccache_is_answering", default=False)
 
@@ -135,9 +137,9 @@ def near_settings(settings: Settings, threshold: float) -> Settings:
     Raises:
         ConfigurationError: The threshold is not within [0, 1].
     """
-    if not 0.0 <= threshold <= 1.0:
+    if not (isinstance(threshold, Real) and 0.0 <= threshold <= 1.0):
         raise ConfigurationError(
-            f"threshold must be within [0, 1], because it is a share of the pool's random pairs; got {threshold!r}"
+            f"threshold must be within [0, 1], because it is a share of the pool's random pairs; got {shown(threshold)}"
         )
     pairs = 1.0 / max(1.0 - threshold, 2.0 / MAX_CANDIDATES**2)
     needed = math.ceil((1.0 + math.sqrt(1.0 + 8.0 * pairs)) / 2.0)

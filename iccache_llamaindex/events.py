@@ -46,7 +46,7 @@ from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError, NotFromICCache
 from shared_core.inference.naming import named_model
 from shared_core.reward import check_score
-from shared_core.store.protocol import Store
+from shared_core.store.address import StoreLike
 from shared_core.values import UNROUTED, Decision, Message, Outcome, Request, Route
 
 
@@ -128,7 +128,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
     ``response.metadata["iccache"]`` holds the decision. Nothing waits or raises: slow work runs on the engine's writer.
 
     Args:
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; by default
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``), the path of a SQLite file, or an open store; by default
             ``sqlite:///iccache.db``.
         reference: The model whose answers may become examples, as its LlamaIndex class names it; by default every model
             that gives its name. Answers of other models become examples only after good feedback.
@@ -147,7 +147,7 @@ class ICCacheEventHandler(EngineOwner, BaseEventHandler):
     @with_options(EngineOptions)
     def __init__(
         self,
-        store: Store | str | None = None,
+        store: StoreLike | None = None,
         *,
         reference: str | None = None,
         **options: Unpack[EngineOptions],

@@ -26,8 +26,7 @@ from shared_core.engine import Engine
 from shared_core.errors import ConfigurationError
 from shared_core.prompt import as_text
 from shared_core.settings import Settings
-from shared_core.store.address import masked, unmasked
-from shared_core.store.protocol import Store
+from shared_core.store.address import StoreLike, located, masked, unmasked
 from shared_core.values import Decision
 
 NOTHING_FOUND: Final = "No documents were found for this question."
@@ -58,7 +57,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
     the engine still calls the model.
 
     Args:
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; by default
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``), the path of a SQLite file, or an open store; by default
             ``sqlite:///iccache.db``.
         mode: ``"examples"`` adds examples. ``"rerank"`` moves documents to the front that past answers were based on.
             ``"both"`` does both.
@@ -87,7 +86,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
     @with_options(PostprocessorOptions, BaseNodePostprocessor.model_fields)
     def __init__(
         self,
-        store: Store | str | None = None,
+        store: StoreLike | None = None,
         *,
         mode: Literal["examples", "rerank", "both"] = "examples",
         show: Literal["nodes", "turns"] = "nodes",
@@ -103,6 +102,7 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
         if store == _SHARED:  # the given engine brings its own settings
             store = options["settings"] = None
         given = read_options(options, EngineOptions)
+        store = None if store is None else located(store)
         settings = given.engine.get("settings")
         address = DEFAULT_STORE if store is None else unmasked(store) if isinstance(store, str) else _SHARED
         super().__init__(

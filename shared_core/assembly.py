@@ -13,7 +13,7 @@ from typing import Final
 from uuid import uuid4
 
 from shared_core.background import Periodic, wait_for_requests
-from shared_core.errors import ConfigurationError, StoreIsUnusable
+from shared_core.errors import ConfigurationError, StoreIsUnusable, kind_of
 from shared_core.exact import ExactTier
 from shared_core.guard.threads import Guard
 from shared_core.inference import Embedder
@@ -23,18 +23,19 @@ from shared_core.manager import Manager
 from shared_core.manager.decisions import Decisions
 from shared_core.manager.examples import Examples, claim_embedder
 from shared_core.manager.local import LocalManager
-from shared_core.manager.privacy import Redact
+from shared_core.manager.privacy import Redact, check_redact
 from shared_core.pool import Pool
 from shared_core.recorder import Recorder
 from shared_core.records import Checkpoint
-from shared_core.reward import Reward
+from shared_core.reward import Reward, check_reward
 from shared_core.router import PART as ROUTER
 from shared_core.router import Router
 from shared_core.router.learner import LinearRouterTrainee
 from shared_core.router.linear import LinearRouter
 from shared_core.selector import Selector
-from shared_core.settings import Settings
+from shared_core.settings import Settings, check_settings
 from shared_core.store import open_store
+from shared_core.store.address import StoreLike, located
 from shared_core.store.protocol import PartProgress, Store
 from shared_core.telemetry import Counters, get_logger
 from shared_core.trainee import Trainee
@@ -193,7 +194,7 @@ def after_fork(spec: EngineSpec, counters: Counters) -> Components:
 
 
 def engine_spec(
-    store: Store | str,
+    store: StoreLike,
     arms: Sequence[Arm],
     reference: str | None,
     embedder: Embedder | None,
@@ -207,8 +208,13 @@ def engine_spec(
     """Check the arguments of an engine.
 
     Raises:
-        ConfigurationError: Two arms share a name, a name is reserved, a cost is negative, or the reference is unknown.
+        ConfigurationError: An argument is of another kind, two arms share a name, a name is reserved, a cost is negative,
+            or the reference is unknown.
     """
+    check_settings(settings)
+    check_reward(reward)
+    check_redact(redact)
+    _check_kinds(arms, embedder)
     names = [arm.name for arm in arms]
     if len(set(names)) != len(names):
         raise ConfigurationError(f"two arms share a name: {names}; give each arm its own name")
@@ -222,4 +228,14 @@ def engine_spec(
         raise ConfigurationError(
             f"costs must not be negative; got {negative}; use 1.0 for the reference, less for others"
         )
-    return EngineSpec(store, tuple(arms), reference or "", embedder, settings, redact, reward, background, clock)
+    return EngineSpec(
+        located(store), tuple(arms), reference or "", embedder, settings, redact, reward, background, clock
+    )
+
+
+def _check_kinds(arms: object, embedder: object) -> None:
+    """Refuse arms and an embedder of another kind."""
+    if not isinstance(arms, Sequence) or not all(isinstance(arm, Arm) for arm in arms):
+        raise ConfigurationError("arms must be a list of Arm, such as [Arm('small', 0.1), Arm('large', 1.0)]")
+    if embedder is not None and not (callable(getattr(embedder, "embed", None)) and hasattr(embedder, "tag")):
+        raise ConfigurationError(f"embedder is {kind_of(embedder)}; pass as_embedder(…) of it")

@@ -26,14 +26,15 @@ from shared_core.inference import Embedder
 from shared_core.learning.learner import MaintainReport
 from shared_core.manager import Answer
 from shared_core.manager.decision_record import UNKNOWN_OUTCOME, record_of
-from shared_core.manager.privacy import Redact, check_redact, redacted
+from shared_core.manager.privacy import Redact, redacted
 from shared_core.prompt import render
 from shared_core.records import Feedback, Source
-from shared_core.reward import Reward, check_reward, check_score
+from shared_core.reward import Reward, check_score
 from shared_core.router.load import CallsInFlight
 from shared_core.selector.summary import summary
 from shared_core.settings import Settings
-from shared_core.store.protocol import Store, Write
+from shared_core.store.address import StoreLike
+from shared_core.store.protocol import Write
 from shared_core.telemetry import Counters
 from shared_core.values import EXACT, UNROUTED, Arm, Clock, Decision, Hit, Outcome, Request, Route, Selection, Style
 
@@ -44,7 +45,8 @@ class Engine:
     """Selection, routing and example management over one store.
 
     Args:
-        store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``) or an open store, which then stays open.
+        store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``), the path of a SQLite file, or an open store, which
+            then stays open.
         arms: The candidate models; empty if only the exact tier and the pool are used.
         reference: The arm whose quality is the yardstick, and which answers when IC-Cache cannot decide.
         embedder: Turns queries into vectors; with None, only the exact tier works.
@@ -65,7 +67,7 @@ class Engine:
     def __init__(
         self,
         *,
-        store: Store | str,
+        store: StoreLike,
         arms: Sequence[Arm] = (),
         reference: str | None = None,
         embedder: Embedder | None = None,
@@ -79,16 +81,14 @@ class Engine:
         self.counters = Counters()
         self.in_flight = CallsInFlight()
         self.failures = Failures(self.counters)
-        self._arms = {arm.name: arm for arm in arms}
         self._reference = reference or ""
-        check_reward(reward)
-        check_redact(redact)
         self._redact = redact
         self._clock = clock
         self._lock = threading.Lock()
         self._spec = engine_spec(
             store, arms, reference, embedder, self.settings, redact, reward=reward, background=background, clock=clock
         )
+        self._arms = {arm.name: arm for arm in self._spec.arms}
         self._local = Components(self._spec, self.counters)
         self._pid = os.getpid()
 

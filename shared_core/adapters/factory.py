@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from numbers import Real
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
+from shared_core.adapters.lifecycle import EngineOwner
 from shared_core.adapters.options import ParsedOptions
 from shared_core.engine import Engine
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ConfigurationError, kind_of
 from shared_core.inference import Embedder
 from shared_core.inference.embedders import (
     EmbedderLike,
@@ -18,7 +19,8 @@ from shared_core.inference.embedders import (
     as_embedder,
     default_embedder,
 )
-from shared_core.store.protocol import Store
+from shared_core.store.address import StoreLike
+from shared_core.user_warning import warn_user
 from shared_core.values import Arm, Style
 
 DEFAULT_STORE: Final = "sqlite:///iccache.db"
@@ -38,11 +40,12 @@ def routing_engine(names: Sequence[str], reference: str, given: ParsedOptions) -
         check_shared(engine, names, options)
         return engine
     arms = core_arms(names, reference, *(options.pop(name, None) for name in ("costs", "styles", "example_budgets")))
-    store, embedder = options.pop("store", DEFAULT_STORE), loaded_embedder(options.pop("embedder", None))
-    return Engine(store=store, arms=arms, reference=reference, embedder=embedder, background=background, **options)
+    return new_engine(
+        options.pop("store", DEFAULT_STORE), arms=arms, reference=reference, background=background, **options
+    )
 
 
-def example_engine(store: Store | str | None, given: ParsedOptions) -> Engine:
+def example_engine(store: StoreLike | None, given: ParsedOptions) -> Engine:
     """The given engine, or a new one for a surface that chooses examples but no model.
 
     Raises:
@@ -54,24 +57,29 @@ def example_engine(store: Store | str | None, given: ParsedOptions) -> Engine:
     if engine is not None:
         _refuse_doubles(options if store is None else {"store": store, **options})
         return engine
-    embedder = loaded_embedder(options.pop("embedder", None))
-    return Engine(store=DEFAULT_STORE if store is None else store, embedder=embedder, **options)
+    return new_engine(DEFAULT_STORE if store is None else store, **options)
 
 
-def loaded_embedder(given: EmbedderLike | None) -> Embedder:
-    """The user's embedder with its model loaded; for None all-MiniLM-L6-v2, loaded once per process. Takes seconds.
+def new_engine(store: StoreLike, *, embedder: EmbedderLike | None = None, **options: Any) -> Engine:
+    """An engine with the user's embedder, its model loaded; for None all-MiniLM-L6-v2, loaded once per process.
 
-    Loading early answers the first request in time, reports a wrong model name at construction, and lets a short script
-    embed its last answers at exit (docs/decisions/0015-the-end.md).
+    Loading takes seconds. Doing it here answers the first request in time, reports a wrong model name at construction,
+    and lets a short script embed its last answers at exit (docs/decisions/0015-the-end.md). The store is opened first,
+    so a wrong one is reported at once.
 
     Raises:
         ConfigurationError: It is not an embedder, or cannot be loaded.
-        ExtraIsMissing: sentence-transformers is needed and not installed.
+        StoreIsUnusable, EmbedderDiffers, ExtraIsMissing: See `EngineOptions`.
     """
-    embedder = _default() if given is None else as_embedder(given)
-    if isinstance(embedder, SentenceTransformerEmbedder):
-        embedder.warm()
-    return embedder
+    chosen = _default() if embedder is None else as_embedder(embedder)
+    engine = Engine(store=store, embedder=chosen, **options)
+    try:
+        if isinstance(chosen, SentenceTransformerEmbedder):
+            chosen.warm()
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 @lru_cache(maxsize=1)
@@ -83,24 +91,26 @@ def check_arms(arms: object, reference: object) -> None:
     """Check that `arms` is a mapping from names to models that can be routed. Messages never show a model: it holds keys.
 
     Raises:
-        ConfigurationError: It is not such a mapping, there are fewer than two arms, or the reference is unknown.
+        ConfigurationError: It is not such a mapping, there are fewer than two arms, the reference is unknown, or an
+            arm is a router.
     """
     if not isinstance(arms, Mapping):
-        raise ConfigurationError(
-            f"arms is a {type(arms).__name__}; pass a dict such as {{'small': model, 'large': model}}"
-        )
+        raise ConfigurationError(f"arms is {kind_of(arms)}; pass a dict such as {{'small': model, 'large': model}}")
     names = list(arms)
     unnamed = next((name for name in names if not isinstance(name, str)), None)
     if unnamed is not None:
         raise ConfigurationError(
-            f"arms has a {type(unnamed).__name__} as a name; pass a dict such as {{'small': model, 'large': model}}"
+            f"arms has {kind_of(unnamed)} as a name; pass a dict such as {{'small': model, 'large': model}}"
         )
     if not isinstance(reference, str):
-        raise ConfigurationError(f"reference is a {type(reference).__name__}; pass the name of an arm: {names}")
+        raise ConfigurationError(f"reference is {kind_of(reference)}; pass the name of an arm: {names}")
     if len(names) < 2:
         raise ConfigurationError(f"routing needs at least two arms, a small model and the reference; got {names}")
     if reference not in names:
         raise ConfigurationError(f"reference={reference!r} is not one of the arms {names}")
+    for name, arm in arms.items():
+        if isinstance(arm, EngineOwner):
+            raise ConfigurationError(f"arm {name!r} is {kind_of(arm)}, which routes by itself; pass its arms instead")
 
 
 def core_arms(
@@ -125,12 +135,13 @@ def core_arms(
             f"costs is missing {missing!r}: give its cost relative to the reference ({reference!r} = 1.0), e.g. "
             f"costs={{{missing!r}: 0.1}}"
         )
+    _warn_of_dear_arms(prices, reference)
     return [Arm(name, prices[name], name != reference, styles.get(name, "chat"), budgets.get(name)) for name in names]
 
 
 def _check_names(argument: str, mapping: object, names: Sequence[str]) -> None:
     if not isinstance(mapping, Mapping | None):
-        raise ConfigurationError(f"{argument} is a {type(mapping).__name__}; pass a mapping from names of arms")
+        raise ConfigurationError(f"{argument} is {kind_of(mapping)}; pass a mapping from names of arms")
     unknown = sorted(key if isinstance(key, str) else type(key).__name__ for key in mapping or () if key not in names)
     if unknown:
         raise ConfigurationError(f"{argument} has the unknown arms {unknown}; the arms are {list(names)}")
@@ -150,6 +161,17 @@ def _check_values(
     for name, budget in budgets.items():
         if not isinstance(budget, int) or isinstance(budget, bool) or budget < 0:
             raise ConfigurationError(f"example_budgets[{name!r}] is {budget!r}; pass a number of tokens, at least 0")
+
+
+def _warn_of_dear_arms(prices: Mapping[str, float], reference: str) -> None:
+    """Warn about arms that cost more than the reference. They are allowed: one may be better than it."""
+    for name, price in prices.items():
+        if price > prices[reference]:
+            warn_user(
+                f"costs[{name!r}] is {price:g}, more than the {prices[reference]:g} of the reference {reference!r}; so "
+                f"{name!r} answers only where it is expected to be better than the reference. If these are prices, give "
+                f"the reference's, too: costs={{{name!r}: {price:g}, {reference!r}: …}}"
+            )
 
 
 def _is_finite(price: object) -> bool:

@@ -16,7 +16,7 @@ from shared_core.inference.embedders import EmbedderLike
 from shared_core.manager.privacy import Redact
 from shared_core.reward import Reward
 from shared_core.settings import Settings, check_settings
-from shared_core.store.protocol import Store
+from shared_core.store.address import StoreLike
 from shared_core.values import Style
 
 
@@ -120,8 +120,9 @@ class RoutingOptions(EngineOptions, total=False):
     """The options of surfaces that choose between models: those of `EngineOptions`, and these.
 
     Attributes:
-        costs: Cost of a request by arm, relative to the reference (default 1.0); required for every other arm.
-        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``) or an open store; by default
+        costs: Cost of a request by arm, relative to the reference (default 1.0); required for every other arm. An arm that
+            costs more than the reference answers only where it is expected to be better; a warning says so.
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``), the path of a SQLite file, or an open store; by default
             ``sqlite:///iccache.db``.
         reward: Scores (request, answer) in [0, 1], or returns None for no opinion; `request.query` is the question's
             text. A function or a coroutine function. Runs off the request path, on up to `score_threads` threads at
@@ -133,7 +134,7 @@ class RoutingOptions(EngineOptions, total=False):
     """
 
     costs: Mapping[str, float] | None
-    store: Store | str | None
+    store: StoreLike | None
     reward: Reward | None
     styles: Mapping[str, Style] | None
     example_budgets: Mapping[str, int] | None

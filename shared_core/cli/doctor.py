@@ -39,9 +39,10 @@ def doctor(
     """
     check_shared(store)
     if store.startswith("sqlite:///"):
+        from shared_core.store.address import sqlite_path
         from shared_core.store.sqlite_doctor import examine
 
-        findings = examine(Path(store.removeprefix("sqlite:///").removesuffix("?mode=ro")), repair)
+        findings = examine(sqlite_path(store), repair)
     elif repair is not None:
         raise ConfigurationError("--repair writes a SQLite file, and this store is none; leave --repair out")
     else:

@@ -126,12 +126,12 @@ class SentenceTransformerEmbedder:
             try:
                 with _no_progress_bar():
                     self._loaded = SentenceTransformer(self._source)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised as ours, without a page of the libraries' traceback
                 raise ConfigurationError(
                     f"the embedder {self._source!r} cannot be loaded ({type(error).__name__}: "
                     f"{str(error).splitlines()[0] if str(error) else 'no reason given'}); give a folder with a "
                     "sentence-transformers model, or a hub id that is in the local cache or can be downloaded"
-                ) from error
+                ) from None
             freeze_loaded()
         return self._loaded
 

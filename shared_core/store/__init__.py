@@ -5,25 +5,21 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
 
 from shared_core.errors import ConfigurationError, StoreIsUnusable
 from shared_core.settings import Settings
-from shared_core.store.address import masked
+from shared_core.store.address import READ_ONLY, sqlite_path
 from shared_core.store.protocol import Store
 from shared_core.store.sqlite import SqliteStore
 from shared_core.values import Clock
-
-_READ_ONLY: Final = "?mode=ro"
 
 
 def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Store:
     """Open the store that `url` names.
 
     Args:
-        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` (with ``?mode=ro`` for reading only), ``memory://``,
-            ``redis://…``, ``rediss://…`` or ``unix://…``.
+        url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``sqlite:///~/home.db`` (with ``?mode=ro`` for
+            reading only), ``memory://``, ``redis://…``, ``rediss://…`` or ``unix://…``.
         settings: Settings; a store uses the times to live.
         clock: Seconds since the epoch, to decide what has expired.
 
@@ -36,18 +32,18 @@ def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Sto
     if url == "memory://":
         return SqliteStore(None, settings=settings, clock=clock)
     if scheme == "sqlite":
-        path = _sqlite_path(url.removesuffix(_READ_ONLY))
+        path = sqlite_path(url)
         try:
-            return SqliteStore(path, settings=settings, clock=clock, read_only=url.endswith(_READ_ONLY))
+            return SqliteStore(path, settings=settings, clock=clock, read_only=url.endswith(READ_ONLY))
         except sqlite3.OperationalError as error:  # the file is busy; `Database` has translated every other error
-            raise StoreIsUnusable(f"{url}: {error}; another process is writing to it, try again") from error
+            raise StoreIsUnusable(f"{url}: {error}; another process is writing to it, try again") from None
     if scheme in ("redis", "rediss", "unix"):
         from shared_core.store.redis import RedisStore  # the package redis is an extra
 
         try:
             return RedisStore.open(url, settings=settings, clock=clock)
         except OSError as error:
-            raise StoreIsUnusable(f"{str(error).rstrip('.')}; {_mend(error, url)}") from error
+            raise StoreIsUnusable(f"{str(error).rstrip('.')}; {_mend(error, url)}") from None
     if scheme.startswith("memory"):
         raise ConfigurationError("a store in memory has no name or path; use exactly memory://")
     named = f" {scheme!r}" if scheme.isalnum() and "://" in url else ""  # what else there is may hold a password
@@ -74,12 +70,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _sqlite_path(url: str) -> Path:
-    path = url.removeprefix("sqlite:///")
-    if path in (url, "", ":memory:") or "\0" in path:
-        raise ConfigurationError(
-            f"{masked(url)!r} has no file path; use sqlite:///relative.db, sqlite:////absolute/path.db, or memory://"
-        )
-    return Path(path)

@@ -95,7 +95,7 @@ def parse_address(url: str) -> Address:
             f"{pool!r} is not a valid pool name; use 1 to 100 letters, digits, dots, hyphens, underscores"
         )
     if unknown := sorted(query.keys() - _OPTIONS - _TLS):
-        known = sorted(_OPTIONS | _TLS if parts.scheme == "rediss" else _OPTIONS)
+        known = ", ".join(sorted({"pool", *_OPTIONS, *(_TLS if parts.scheme == "rediss" else ())}))
         raise ConfigurationError(f"the Redis URL has unknown options {', '.join(unknown)}; known: {known}")
     if parts.scheme != "rediss" and (tls := sorted(query.keys() & _TLS)):
         raise ConfigurationError(f"the Redis URL has options of TLS, {', '.join(tls)}; write rediss:// for TLS")

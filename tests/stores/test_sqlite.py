@@ -58,7 +58,7 @@ def test_urls_name_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settin
     for url, file in (
         ("sqlite:///relative.db", tmp_path / "relative.db"),
         (f"sqlite:///{tmp_path}/absolute.db", tmp_path / "absolute.db"),
-        ("sqlite:///odd name?#%41.db", tmp_path / "odd name?#%41.db"),
+        ("sqlite:///odd name#%41.db", tmp_path / "odd name#%41.db"),
     ):
         store = open_store(url, settings=settings)
         store.record(example=make_example())
@@ -68,7 +68,7 @@ def test_urls_name_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settin
     memory = open_store("memory://", settings=settings)
     memory.record(example=make_example())
     memory.close()
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["absolute.db", "odd name?#%41.db", "relative.db"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["absolute.db", "odd name#%41.db", "relative.db"]
 
 
 @pytest.mark.parametrize("url", ["mysql://user:secret@host/db", "iccache.db", "", "sqlite:/x.db"])
