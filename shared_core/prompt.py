@@ -17,20 +17,30 @@ BYTES_PER_TOKEN: Final = 4  # English prose; in code and other scripts a token h
 TURN_TOKENS: Final = 5  # the overhead of one ChatML turn: <|im_start|>, the role, a newline, <|im_end|>, a newline
 
 # The control tokens of open models' chat templates and tokenizers; they hold no white space. Each alternative matches
-# what follows the first character, so overlapping tokens are all found.
+# what follows the first character, so overlapping tokens are all found. Where a family of tokens has a form that
+# ordinary texts do not have, the form is matched; tags of HTML, placeholders and `[1]` stay as they are.
 _CONTROL: Final = re.compile(
-    r"<(?="
+    r"<(?=</?SYS>>)|<(?=[^\s<>]{1,80}>)(?="  # Llama 2; most of what begins like a token ends otherwise
     r"[|\uff5c][^\s<>|\uff5c]{1,64}[|\uff5c]?>|/?[^\s<>|\uff5c]{1,64}[|\uff5c]>"  # ChatML, Llama 3, Phi, GLM, gpt-oss, DeepSeek, Gemma 4
-    r"|<SYS>>|</SYS>>"  # Llama 2
-    r"|/?s>|bos>|eos>|unk>|pad>|sop>|eop>"  # SentencePiece vocabularies
-    r"|(?:start|end)_of_(?:turn|image)>"  # Gemma 1 to 3
-    r"|/?tool_(?:call|response)s?>"  # Qwen, Hermes
-    r"|extra_id_\d+>|reserved_\d+>|SPECIAL_\d+>|/?seed:[\w:]+>"  # Nemotron, Baichuan, Seed
+    r"|/?s>|(?i:bos|eos|unk|pad|sop|eop|sep|cls|mask)>|[A-Z]{1,16}(?:_[A-Z]{1,16}){0,4}_TOKEN>"  # vocabularies, Command R
+    r"|/?_[A-Za-z]\w{0,32}>|/?longcat_\w{1,32}>|/?role>|/?im_\w{1,16}>|AI>|\u7528\u6237>"  # TeleChat, LongCat, Ling, MiniCPM
+    r"|(?:start|begin|end)_of_\w{1,32}>"  # Gemma 1 to 3
+    r"|/?(?:think(?:ing)?|thought)>"  # Qwen 3, DeepSeek R1, EXAONE Deep
+    r"|/?tools>|/?(?:tool|function)s?_[a-z]{1,16}>|/?functions>|/function>|/parameter>|(?:function|parameter)=[^\s<>]{1,64}>"  # Qwen, Hermes, Olmo
+    r"|/?(?:TOOL_?CALLS?|AVAILABLE_TOOLS|TOOL_RESPONSES?)>"  # Nemotron
+    r"|/?seed:[\w:]{1,32}>|/?[\w.-]{1,16}:(?:tool|function)_calls?>|/?minimax:\w{1,32}>"  # Seed, MiniMax
+    r"|/?(?:image|img)(?:_[a-z_]{1,32})?\d{0,4}>|IMG_\w{1,16}>"  # LLaVA, InternVL, Qwen-VL
+    r"|(?:video|audio|vision|speech)(?:_[a-z_]{1,32})?\d{0,4}>"
+    r"|fim_\w{1,16}>|PRE>|SUF>|MID>|EOT>|(?:file_sep|repo_?name|gh_stars|empty_output)>"  # StarCoder, Code Llama
+    r"|(?:issue|jupyter|commit|pr)_[a-z_]{1,24}>"
+    r"|extra_id_\d+>|reserved_\d+>|SPECIAL_\d+>|unused_?\d+>|mask_\d+>"  # T5, Nemotron, Baichuan, Gemma
     r")"
     r"|\[(?="
-    r"/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|ARGS|CALL_ID)\]"  # Mistral
+    r"/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|ARGS|CALL_ID|THINK|MODEL_SETTINGS)\]"  # Mistral
+    r"|(?:IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO|TRANSCRIBE|PREFIX|MIDDLE|SUFFIX)\]"
+    r"|UNUSED_TOKEN_\d+\]|unused\d+\]|control_\d+\]"  # InternLM, BERT, Mistral
     r"|\|[^\s\[\]|]{1,64}\|\]"  # EXAONE
-    r"|gMASK\]|BOS\]|EOS\]|e~\["  # GLM, Kimi, MiniMax
+    r"|[gs]?MASK\]|BOS\]|EOS\]|CLS\]|SEP\]|PAD\]|UNK\]|e~\["  # GLM, Kimi, BERT, MiniMax
     r")"
     r"|\](?=~!?b[\[\]])"  # MiniMax
 )

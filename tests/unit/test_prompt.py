@@ -139,6 +139,13 @@ def test_an_example_cannot_pose_as_a_system_message(style):
         "git log --format='<%ae>' | sort -u",
         "[x for x in xs]",
         "안녕하세요 <사용자>",
+        "<b>bold</b> <i>it</i> <pre>x</pre> <code>y</code> <ul><li>z</li></ul> <table> <sub> <mark> <em>",
+        '<a href="x"> <video controls> <audio src="y"></audio></video> <img src="z"> <input type="image">',
+        "[1] [2, 3] [ ] [x] [i] [0] [INFO] [TODO] [ERROR] [A-Z] [REDACTED_EMAIL] [note] [1]: http://x",
+        "#include <stdio.h> std::vector<int> Map<String, List<T>> Array<Role> <T> x<y>z",
+        "ssh <user>@<host> cp <file> <path> <name> <id> <tool> <function> <model> <system> <filename>",
+        "<!DOCTYPE html> <!-- end --> <?xml version='1.0'?> <xs:element> <svg:rect/> </div> <my-tag>",
+        "def f(x: list[str]) -> dict[int, bool]: return a[i][j] if b[0] else c[-1:]",
     ],
 )
 def test_ordinary_text_is_untouched(text):
