@@ -162,10 +162,16 @@ class Components:
             self._loops[0].wake()
 
     def close(self) -> None:
-        """Drain the lanes, stop the loops, and close the store if the engine has opened it."""
+        """Drain the lanes, stop the loops, and close the store if the engine has opened it.
+
+        Waits `drain` seconds in all for what does not end.
+        """
+        end = time.monotonic() + self._spec.settings.drain
+        for loop in self._loops:
+            loop.stop()
         self.recorder.lanes.close()
         for loop in self._loops:
-            loop.close()
+            loop.close(max(0.0, end - time.monotonic()))
         self.guard.close()
         if self.pool:
             self.pool.close()

@@ -61,10 +61,14 @@ class Periodic:
         """Run soon instead of at the next tick."""
         self._woken.set()
 
-    def close(self, timeout: float = 1.0) -> None:
-        """Stop after the call in progress; waits for it at most `timeout` seconds."""
+    def stop(self) -> None:
+        """Make no call after the one in progress."""
         self._closed = True
         self._woken.set()
+
+    def close(self, timeout: float = 1.0) -> None:
+        """`stop`, and wait for the call in progress, at most `timeout` seconds."""
+        self.stop()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 

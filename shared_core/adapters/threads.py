@@ -6,11 +6,11 @@ import asyncio
 import contextvars
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final, ParamSpec, TypeVar, cast
 
+from shared_core.adapters.executor import IdleThreads
 from shared_core.forks import renew_in_children
 from shared_core.guard.deadline import arrival
 
@@ -18,6 +18,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS: Final = 8  # more would not be faster, because a decision holds the GIL for most of its millisecond
+IDLE_SECONDS: Final = 5.0  # a new thread takes a tenth of a millisecond, and one that waits costs nothing but memory
 
 
 async def off_loop(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -62,7 +63,7 @@ class _Threads:
 
     def after_fork(self) -> None:
         """Renew the pool, whose threads a forked child lacks."""
-        self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="iccache-async")
+        self.pool = IdleThreads(THREADS, IDLE_SECONDS, "iccache-async")
 
 
 _threads: Final = _Threads()

@@ -21,8 +21,7 @@ __all__ = ["Job", "Lane", "Lanes", "Limits"]
 
 log = get_logger("lanes")
 
-# Flushed and closed when the program ends, each with the seconds that the end has waited for it.
-_open: Final[weakref.WeakKeyDictionary[Lanes, float]] = weakref.WeakKeyDictionary()
+_open: Final[weakref.WeakSet[Lanes]] = weakref.WeakSet()  # flushed and closed when the program ends
 
 
 class Lanes:
@@ -40,7 +39,7 @@ class Lanes:
         self._lanes: list[Lane] = []
         self._reported = 0
         self._is_closed = False
-        _open[self] = 0.0
+        _open.add(self)
 
     def add(
         self,
@@ -86,7 +85,7 @@ class Lanes:
         if self._is_closed:
             return
         self._is_closed = True
-        _open.pop(self, None)
+        _open.discard(self)
         if not self._are_alive:
             return  # a forked child has nothing to lose
         for lane in self._lanes:
@@ -107,20 +106,31 @@ class Lanes:
         return sum(lane.lost for lane in self._lanes)
 
 
-def _flush_all() -> None:
-    for lanes in list(_open):
-        started = time.monotonic()
-        lanes.flush()
-        _open[lanes] = time.monotonic() - started
+class _End:
+    """The end of the program. It waits for all lanes at once: none longer than its `drain`, from the first hook on."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+
+    def flush_all(self) -> None:
+        """Wait for all lanes, and keep them open."""
+        self._each(lambda lanes, seconds: lanes.flush(seconds))
+
+    def close_all(self) -> None:
+        """Wait for all lanes, and close them."""
+        self._each(lambda lanes, seconds: lanes.close(seconds))
+
+    def _each(self, end: Callable[[Lanes, float], object]) -> None:
+        started, before = time.monotonic(), self._waited
+        for lanes in list(_open):
+            end(lanes, lanes.drain - self._waited)
+            self._waited = before + time.monotonic() - started
 
 
-def _close_all() -> None:
-    for lanes, waited in list(_open.items()):
-        lanes.close(lanes.drain - waited)
-
+_end: Final = _End()
 
 # Two hooks, because `atexit` runs too late for embedding and scoring: by then Python refuses new work in thread pools,
 # which models and HTTP clients use. The hook of the thread pools runs before that, while the user's threads may still
 # be running, and also at the end of a multiprocessing process (docs/decisions/0015-the-end.md).
-getattr(threading, "_register_atexit", atexit.register)(_flush_all)
-atexit.register(_close_all)
+getattr(threading, "_register_atexit", atexit.register)(_end.flush_all)
+atexit.register(_end.close_all)
