@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from shared_core.adapters.options import EngineOptions, RoutingOptions
     from shared_core.engine import Engine
     from shared_core.errors import (
+        CannotBePickled,
         ConfigurationError,
         DependencyIsSlow,
         EmbedderDiffers,
@@ -62,6 +63,7 @@ else:
         "shared_core.adapters.options": ("EngineOptions", "RoutingOptions"),
         "shared_core.engine": ("Engine",),
         "shared_core.errors": (
+            "CannotBePickled",
             "ConfigurationError",
             "DependencyIsSlow",
             "EmbedderDiffers",
@@ -87,6 +89,7 @@ else:
 
 __all__ = [
     "Arm",
+    "CannotBePickled",
     "Completion",
     "ConfigurationError",
     "DependencyIsSlow",

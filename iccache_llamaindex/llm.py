@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, NoReturn, TypeAlias, TypeVar, Unpack, cast
+from typing import Any, Final, TypeAlias, TypeVar, Unpack, cast
 from uuid import UUID
 
 from llama_index.core.base.llms.types import (
@@ -292,21 +292,6 @@ class ICCacheLLM(ExampleOwner, FunctionCallingLLM):
                 "ICCacheLLM.from_dict(data, arms={…}, costs={…}, store=…)"
             )
         return super().from_dict(data, **kwargs)
-
-    def __copy__(self) -> ICCacheLLM:
-        """Another handle on the same arms, engine and store; closing it leaves the engine open."""
-        handle = super().__copy__()
-        handle._owns_engine = False  # noqa: SLF001 - a copy of ours
-        return handle
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ICCacheLLM:
-        return self.__copy__()
-
-    def __getstate__(self) -> NoReturn:
-        raise TypeError(
-            "an ICCacheLLM cannot be pickled, because it holds an open store and its arms hold API keys; build it in "
-            "each process, with the same store= URL to share a pool in Redis or in a SQLite file"
-        )
 
     # private --------------------------------------------------------------------------------------------------
 

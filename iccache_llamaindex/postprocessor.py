@@ -155,15 +155,6 @@ class ICCachePostprocessor(EngineOwner, BaseNodePostprocessor):
         """Pickles the configuration; the copy opens the store again."""
         return type(self).from_dict, (self.to_dict(),)
 
-    def __copy__(self) -> ICCachePostprocessor:
-        """Another handle on the same engine; closing it leaves the engine open."""
-        handle = super().__copy__()
-        handle._owns_engine = False  # noqa: SLF001 - a copy of ours
-        return handle
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ICCachePostprocessor:
-        return self.__copy__()
-
     # private --------------------------------------------------------------------------------------------------
 
     def _handed_over(

@@ -33,6 +33,7 @@ from shared_core.reward import Reward, check_score
 from shared_core.router.load import CallsInFlight
 from shared_core.selector.summary import summary
 from shared_core.settings import Settings
+from shared_core.sharing import Shared
 from shared_core.store.address import StoreLike
 from shared_core.store.protocol import Write
 from shared_core.telemetry import Counters
@@ -41,12 +42,11 @@ from shared_core.values import EXACT, UNROUTED, Arm, Clock, Decision, Hit, Outco
 T = TypeVar("T")
 
 
-class Engine:
+class Engine(Shared):
     """Selection, routing and example management over one store.
 
     Args:
-        store: A URL (``sqlite:///iccache.db``, ``redis://…``, ``memory://``), the path of a SQLite file, or an open store, which
-            then stays open.
+        store: A URL (``sqlite:///…``, ``redis://…``, ``memory://``), a file's path, or an open store, which stays open.
         arms: The candidate models; empty if only the exact tier and the pool are used.
         reference: The arm whose quality is the yardstick, and which answers when IC-Cache cannot decide.
         embedder: Turns queries into vectors; with None, only the exact tier works.

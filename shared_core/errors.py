@@ -48,6 +48,13 @@ class NotFromICCache(ICCacheError, ValueError):
     """An answer holds no decision id: it did not come through IC-Cache, or it lost its metadata on the way."""
 
 
+class CannotBePickled(ICCacheError, TypeError):
+    """An object holds what only one process can use."""
+
+    def __init__(self, what: object, because: str) -> None:
+        super().__init__(f"{kind_of(what)} cannot be pickled, because {because}")
+
+
 class ExtraIsMissing(ICCacheError, ImportError):
     """An optional dependency is not installed."""
 

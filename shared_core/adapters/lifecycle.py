@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from pydantic import BaseModel
+from typing_extensions import override
 
 from shared_core.adapters.context import Context
 from shared_core.adapters.requests import Requests
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
 from shared_core.records import Source
+from shared_core.sharing import Shared
 from shared_core.telemetry import Counters
 
+T = TypeVar("T")
 
-class EngineOwner:
+
+class EngineOwner(Shared):
     """A surface with an engine, its own or a shared one.
+
+    A copy, also a deep one, is another handle on the same engine and models; closing it leaves the engine open.
 
     `_owns_engine` is True if `close` closes the engine. Both attributes are declared for type checkers only, because a
     surface that is a pydantic model declares them as fields.
@@ -26,6 +34,13 @@ class EngineOwner:
         @property
         def engine(self) -> Engine:
             """The surface's engine."""
+
+    @override
+    def __copy__(self) -> Self:
+        inherited = BaseModel.__copy__ if isinstance(self, BaseModel) else _copied
+        handle: Self = inherited(self)
+        handle._owns_engine = False
+        return handle
 
     @property
     def counters(self) -> Counters:
@@ -44,6 +59,13 @@ class EngineOwner:
     async def aclose(self) -> None:
         """`close` on a thread."""
         await off_loop(self.close)
+
+
+def _copied(surface: T) -> T:
+    """A shallow copy of an object that is no pydantic model."""
+    handle = object.__new__(type(surface))
+    handle.__dict__.update(surface.__dict__)
+    return handle
 
 
 class ExampleOwner(EngineOwner):

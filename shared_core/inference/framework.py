@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from shared_core.errors import ModelFailed
 from shared_core.inference import Completion, Model, check_messages
+from shared_core.sharing import Shared
 from shared_core.values import Clock, Message
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ Ask: TypeAlias = Callable[[Sequence[Message], Wanted], Completion]
 """Asks a framework's model once; blocks. Returns from one to ``wanted.n`` answers."""
 
 
-class FrameworkModel(Model):
+class FrameworkModel(Shared, Model):
     """A model that is asked through its framework, each call on a new thread.
 
     A framework's time limit may hold for one try or one read only. So the caller stops waiting at `timeout`, and the
@@ -59,6 +60,8 @@ class FrameworkModel(Model):
         secrets: Texts that are replaced by *** in errors.
         clock: Monotonic, in seconds.
     """
+
+    because = "it holds the framework's model; build it in each process"
 
     def __init__(self, name: str, ask: Ask, secrets: Collection[str] = (), clock: Clock = time.perf_counter) -> None:
         self._name = name

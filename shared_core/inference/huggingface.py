@@ -15,10 +15,11 @@ from typing_extensions import override
 from shared_core.errors import ConfigurationError, ExtraIsMissing, ModelFailed
 from shared_core.inference import Completion, StreamingModel, check_messages
 from shared_core.inference.generation import completions, encoded
+from shared_core.sharing import Shared
 from shared_core.values import Clock, Message
 
 
-class HuggingFaceModel(StreamingModel):
+class HuggingFaceModel(Shared, StreamingModel):
     """A causal language model with a chat template; see `Model`.
 
     `load` or the first call loads the weights, from safetensors or a GGUF file only. Calls take turns; use
@@ -39,6 +40,8 @@ class HuggingFaceModel(StreamingModel):
     Raises:
         ExtraIsMissing: transformers or torch is not installed.
     """
+
+    because = "it holds weights; build it in each process"
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from typing_extensions import override
 from shared_core.errors import ExtraIsMissing, ModelFailed
 from shared_core.inference import Completion, Model, check_messages
 from shared_core.inference.background_loop import wait_for
+from shared_core.sharing import Shared
 from shared_core.values import Clock, Message
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ NO_KEY: Final = "none"
 _CLOSING: Final = 5.0  # seconds for connections to be closed
 
 
-class OpenAIModel(Model):
+class OpenAIModel(Shared, Model):
     """A model of an OpenAI-compatible endpoint; see `Model`. Safe to use from any thread.
 
     Args:
@@ -45,6 +46,8 @@ class OpenAIModel(Model):
     Raises:
         ExtraIsMissing: The package ``openai`` is not installed.
     """
+
+    because = "it holds connections and a key; build it in each process"
 
     def __init__(
         self,
