@@ -106,6 +106,7 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
 
         Raises:
             ConfigurationError: A key is missing, or a text is empty.
+            StoreIsAway: The store cannot be reached any more, is busy or full.
         """
         selector = cls(**kwargs)
         selector.add_examples(examples)
@@ -147,7 +148,12 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
     # beyond it ------------------------------------------------------------------------------------------------
 
     def add_examples(self, examples: Sequence[Mapping[str, str]]) -> Sequence[str]:
-        """Store many examples, embedded in one batch; returns their ids in order."""
+        """Store many examples, embedded in one batch; returns their ids in order.
+
+        Raises:
+            ConfigurationError: A key is missing, or a text is empty.
+            StoreIsAway: The store cannot be reached, is busy or full; nothing is stored.
+        """
         pairs = [_pair(example) for example in examples]
         scope, task = self._requests.place(call_context({}, context_counts=True))
         self.engine.warm(scope)

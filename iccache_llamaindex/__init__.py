@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ModelFailed,
         NotFromICCache,
         RedactionFailed,
+        StoreIsAway,
         StoreIsUnusable,
     )
     from shared_core.inference import Completion, Embedder, Model, StreamingModel
@@ -73,6 +74,7 @@ else:
             "ModelFailed",
             "NotFromICCache",
             "RedactionFailed",
+            "StoreIsAway",
             "StoreIsUnusable",
         ),
         "shared_core.inference": ("Completion", "Embedder", "Model", "StreamingModel"),
@@ -121,6 +123,7 @@ __all__ = [
     "Reward",
     "RoutingOptions",
     "Store",
+    "StoreIsAway",
     "StoreIsUnusable",
     "StreamingModel",
     "__version__",

@@ -1,7 +1,7 @@
 """The whole way of a request, from top to bottom: lookup, decide, record, feedback, maintain, close.
 
 `lookup` and `decide` are on the request path: they never raise and never delay a request beyond the deadline.
-`record` and `feedback` return once the data is stored, and raise if it cannot be. Adapters use the `submit_` forms,
+`record` and `feedback` return once the data is stored, and raise (`StoreIsAway`) if it cannot be. Adapters use the `submit_` forms,
 which leave both to the writer. The engine never calls a model to answer.
 """
 

@@ -73,7 +73,19 @@ class EmbedderDiffers(ICCacheError, ValueError):
 
 
 class StoreIsUnusable(ICCacheError):
-    """The store cannot be opened, or not be used with its configuration (never raised for a temporary outage)."""
+    """The store cannot be opened, or not be used with its configuration (once open, never raised for an outage)."""
+
+
+class StoreIsAway(ICCacheError, OSError):
+    """An open store cannot be reached, does not answer in time, or is busy or full: the same call may succeed later.
+
+    Attributes:
+        reason: The message without the remedy.
+    """
+
+    def __init__(self, reason: str, remedy: str = "try again later") -> None:
+        self.reason = reason.rstrip(".")
+        super().__init__(f"{self.reason}; {remedy}")
 
 
 class FeedWasTrimmed(ICCacheError):

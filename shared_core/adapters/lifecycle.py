@@ -105,6 +105,7 @@ class ExampleOwner(EngineOwner):
 
         Raises:
             ConfigurationError: A text is empty, or `strict_scope` is set without a scope.
+            StoreIsAway: The store cannot be reached, is busy or full; nothing is stored.
         """
         advice = "pass scope=…, or use iccache_context(scope=…)"
         scope, task = self._requests.place(Context(scope, task).over(self._bound_context), system, advice)

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 
-from shared_core.errors import ConfigurationError, StoreIsUnusable
+from shared_core.errors import ConfigurationError, StoreIsAway, StoreIsUnusable
 from shared_core.settings import Settings
 from shared_core.store.address import READ_ONLY, sqlite_path
 from shared_core.store.protocol import Store
@@ -43,7 +43,8 @@ def open_store(url: str, *, settings: Settings, clock: Clock = time.time) -> Sto
         try:
             return RedisStore.open(url, settings=settings, clock=clock)
         except OSError as error:
-            raise StoreIsUnusable(f"{str(error).rstrip('.')}; {_mend(error, url)}") from None
+            reason = error.reason if isinstance(error, StoreIsAway) else str(error)
+            raise StoreIsUnusable(f"{reason.rstrip('.')}; {_mend(error, url)}") from None
     if scheme.startswith("memory"):
         raise ConfigurationError("a store in memory has no name or path; use exactly memory://")
     named = f" {scheme!r}" if scheme.isalnum() and "://" in url else ""  # what else there is may hold a password
@@ -61,7 +62,7 @@ def _mend(error: OSError, url: str) -> str:
     if "[X509" in causes or "[SSL] PEM lib" in causes or (is_tls and "No such file or directory" in causes):
         return "correct the files that the URL names: ssl_ca_certs=, ssl_certfile=, ssl_keyfile="
     if "still loading" in causes:
-        return "or let your service wait for it"
+        return "try again when it has, or let your service wait for it"
     other = "redis:// if it does not speak TLS" if is_tls else "rediss:// if it speaks TLS"
     return f"start the server, or correct the URL ({other})"
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from shared_core.errors import StoreIsUnusable
+from shared_core.errors import StoreIsAway, StoreIsUnusable
+from shared_core.store.errors import is_temporary
 from shared_core.store.sqlite_sequences import mend_sequences
 from shared_core.telemetry import get_logger
 
@@ -118,7 +119,21 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: committed and synced to disk when the block ends; rolled back if it raises."""
+        """One transaction: committed and synced to disk when the block ends; rolled back if it raises.
+
+        Raises:
+            StoreIsAway: The file is busy, or cannot be written for another reason that may pass.
+        """
+        try:
+            with self._transaction() as connection:
+                yield connection
+        except sqlite3.Error as error:
+            if is_temporary(error):
+                raise self._away(error) from error
+            raise
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         self._require_usable()
         if self.is_read_only:
             raise StoreIsUnusable(f"{self.label} is open for reading only; leave ?mode=ro out to write")
@@ -137,11 +152,24 @@ class Database:
                 raise
 
     def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """All rows of one SELECT; none if a parameter holds half a character, which no stored text does."""
+        """All rows of one SELECT; none if a parameter holds half a character, which no stored text does.
+
+        Raises:
+            StoreIsAway: The file cannot be read for a reason that may pass.
+        """
         try:
             return self._read(sql, parameters)
         except UnicodeEncodeError:
             return []
+        except sqlite3.Error as error:
+            if is_temporary(error):
+                raise self._away(error) from error
+            raise
+
+    def _away(self, error: sqlite3.Error) -> StoreIsAway:
+        is_busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        remedy = "another process is writing to it" if is_busy else "check its disk, and that it may be written"
+        return StoreIsAway(f"{self.label}: {error}", f"{remedy}; try again")
 
     def _read(self, sql: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
         self._require_usable()
@@ -204,7 +232,9 @@ class Database:
             self._uri = _address(self._path, self.label, read_only=self.is_read_only)
             self._writer = self._open_writer()
         except StoreIsUnusable as error:
-            raise OSError(str(error)) from error  # it may pass: a disk that is mounted again, a folder that comes back
+            raise StoreIsAway(
+                str(error), "or try again"
+            ) from error  # it may pass: a disk that is mounted again, a folder that comes back
         self._files = _identities(self._path)
         self._is_shut = False
         log.warning(

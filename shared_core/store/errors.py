@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from shared_core.errors import ICCacheError
+from shared_core.errors import ICCacheError, StoreIsAway
 
 _TEMPORARY: Final = frozenset(
     {
@@ -22,7 +22,7 @@ _TEMPORARY: Final = frozenset(
 )
 
 
-class StoreRefuses(OSError):
+class StoreRefuses(ICCacheError, OSError):
     """The store answers, and refuses this call for what it asks; the same call would be refused again."""
 
 
@@ -30,4 +30,4 @@ def is_temporary(error: BaseException) -> bool:
     """True if the same call may succeed later: the store is away, busy or full. False for what a person must change."""
     if isinstance(error, sqlite3.Error):
         return getattr(error, "sqlite_errorcode", 0) & 0xFF in _TEMPORARY
-    return isinstance(error, OSError) and not isinstance(error, ICCacheError | StoreRefuses)
+    return isinstance(error, StoreIsAway) or (isinstance(error, OSError) and not isinstance(error, ICCacheError))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from shared_core.errors import ConfigurationError, ExtraIsMissing, StoreIsUnusable
+from shared_core.errors import ConfigurationError, ExtraIsMissing, StoreIsAway, StoreIsUnusable
 from shared_core.store.errors import StoreRefuses
 from shared_core.telemetry import get_logger
 from shared_core.user_warning import warn_user
@@ -110,27 +110,26 @@ def parse_address(url: str) -> Address:
 
 @contextmanager
 def translated(label: str) -> Iterator[None]:
-    """Translate redis-py's exceptions into ours and Python's own.
+    """Translate redis-py's exceptions into ours.
 
     Raises:
         StoreIsUnusable: The server refuses us: wrong user or password, or a command that the user may not run.
-        TimeoutError: It did not answer in time. A write may or may not have been applied.
-        ConnectionError: It cannot be reached.
+        StoreIsAway: It cannot be reached, did not answer in time (a write may or may not have been applied), or answered
+            with an error that may pass (out of memory, read-only replica, …).
         StoreRefuses: It answered with an error that it would give again.
-        OSError: It answered with an error that may pass (out of memory, read-only replica, …).
     """
     try:
         yield
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
         raise StoreIsUnusable(f"{label} refuses this user: {error}") from error
     except redis.TimeoutError as error:
-        raise TimeoutError(f"{label} did not answer in time") from error
+        raise StoreIsAway(f"{label} did not answer in time", "what was to be stored may be; try again") from error
     except redis.exceptions.BusyLoadingError as error:
-        raise ConnectionError(f"{label} is still loading its data; try again when it has") from error
+        raise StoreIsAway(f"{label} is still loading its data", "try again when it has") from error
     except redis.ConnectionError as error:
-        raise ConnectionError(f"{label} cannot be reached: {error}") from error
+        raise StoreIsAway(f"{label} cannot be reached: {error}", "start the server, and try again") from error
     except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
-        kind = OSError if _may_pass(error) else StoreRefuses
+        kind = StoreIsAway if _may_pass(error) else StoreRefuses
         raise kind(f"{label}: {error}") from error
 
 

@@ -118,7 +118,7 @@ def test_a_process_that_ends_first_says_how_many_are_lost(caplog: pytest.LogCapt
         for name in names_of("lost"):
             engine.submit_feedback(name, 0.75)
         engine.close()
-    assert f"loses {ANSWERS} records and ratings (ConnectionError" in caplog.text
+    assert f"loses {ANSWERS} records and ratings (StoreIsAway" in caplog.text
 
 
 def test_a_database_deleted_under_a_running_process(tmp_path: Path) -> None:

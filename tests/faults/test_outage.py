@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from shared_core.errors import FeedWasTrimmed
+from shared_core.errors import FeedWasTrimmed, StoreIsAway
 from shared_core.settings import Settings
 from shared_core.store import open_store
 from shared_core.store.protocol import Store
@@ -41,7 +41,7 @@ def test_killed_server_fails_promptly_and_is_used_again_once_it_is_back() -> Non
         store = open_store(server.url(socket_timeout=str(TIMEOUT)), settings=Settings())
         record(store, "kept")
         server.kill()
-        fails_promptly(store, ConnectionError)
+        fails_promptly(store, StoreIsAway)
         server.start()
         assert store.texts(SCOPE, ["kept", "lost"]) == {"kept": example_of("kept").texts}
         record(store, "later")
@@ -53,7 +53,7 @@ def test_hanging_server_fails_within_the_socket_timeout_and_is_used_again_once_i
         store = open_store(server.url(socket_timeout=str(TIMEOUT)), settings=Settings())
         record(store, "kept")
         server.pause()
-        fails_promptly(store, TimeoutError)
+        fails_promptly(store, StoreIsAway)
         server.resume()
         record(store, "lost")  # the call that timed out may have been carried out since: the same id, once
         assert store.count(SCOPE) == 2

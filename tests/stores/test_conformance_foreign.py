@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from shared_core.errors import StoreIsAway
 from shared_core.settings import Settings
 from shared_core.store.protocol import Store
 from tests.fakes import FakeClock
@@ -144,7 +145,7 @@ def test_sqlite_counts_on_after_its_sequence_was_damaged(file: Pool, number: str
     file.sql("DELETE FROM feedback")
     try:
         file.store.put([make_example("e2")])
-    except sqlite3.OperationalError:  # "full", which passes
+    except StoreIsAway:  # "full", which passes
         file.store.put([make_example("e2")])
     file.reopen().put([make_example("e2")])
     [offset] = rate(file.store, "d4")
@@ -169,8 +170,8 @@ def test_a_foreign_number_in_the_log_of_sqlite(file: Pool, number: int) -> None:
     file.sql("INSERT INTO changes VALUES (?, 'put', 's', 'x')", number)
     try:
         file.store.append_feedback(make_feedback("d3"))
-    except sqlite3.OperationalError as error:
-        assert error.sqlite_errorcode == sqlite3.SQLITE_FULL
+    except StoreIsAway as error:
+        assert error.__cause__.sqlite_errorcode == sqlite3.SQLITE_FULL
     assert file.reopen().append_feedback(make_feedback("d4"))
     file.store.put([make_example("e1")])
     assert max(offset for offset, _ in file.store.feedback(0)) < 2**53

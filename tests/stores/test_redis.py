@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from shared_core.engine import Engine
-from shared_core.errors import FeedWasTrimmed, ConfigurationError, StoreIsUnusable
+from shared_core.errors import ConfigurationError, FeedWasTrimmed, StoreIsAway, StoreIsUnusable
 from shared_core.settings import Settings
 from shared_core.store.protocol import Write
 from shared_core.store.redis import RedisStore
@@ -107,7 +107,7 @@ def test_password_that_was_not_escaped_is_refused_without_quoting_it(url: str) -
 
 def test_dead_server_is_named_without_the_password() -> None:
     port = free_port()
-    with pytest.raises(ConnectionError) as refusal:
+    with pytest.raises(StoreIsAway) as refusal:
         open_store(f"redis://user:{quote(SECRET, safe='')}@127.0.0.1:{port}/2?pool=mine")
     assert f"redis://127.0.0.1:{port}/2?pool=mine" in str(refusal.value)
     assert "p@ss" not in "".join(traceback.format_exception(refusal.value))
@@ -283,7 +283,7 @@ def test_clear_that_broke_off_leaves_whole_examples_and_can_be_finished(
     store.clear("nobody")  # the server has the script now: every batch is one reply
     at = store.position()
     proxy.lose_reply(after=1, for_good=True)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(StoreIsAway):
         store.clear("s")
     again = open_store(redis_url)
     left = again.count("s")

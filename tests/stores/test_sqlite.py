@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_core.errors import ConfigurationError, StoreIsUnusable
+from shared_core.errors import ConfigurationError, StoreIsAway, StoreIsUnusable
 from shared_core.settings import Settings
 from shared_core.store import database, open_store
 from shared_core.store.sqlite import SqliteStore
@@ -276,7 +276,7 @@ def test_a_writer_that_waits_too_long_says_so_and_recovers(
     store = SqliteStore(path, settings=settings)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(sqlite3.OperationalError, match="locked"):
+    with pytest.raises(StoreIsAway, match="locked; another process is writing to it; try again"):
         store.record(example=make_example())
     with pytest.raises(sqlite3.OperationalError, match="locked"):
         SqliteStore(path, settings=settings)
@@ -376,8 +376,9 @@ def test_after_a_fork_the_error_names_the_remedy(path: Path) -> None:
 # a full disk ----------------------------------------------------------------------------------------------------------
 
 FULL_DISK = """
-import resource, sqlite3, sys
+import resource, sys
 from pathlib import Path
+from shared_core.errors import StoreIsAway
 from shared_core.settings import Settings
 from shared_core.store.sqlite import SqliteStore
 from tests.stores.makers import make_example, publish
@@ -388,7 +389,7 @@ try:
     for number in range(10_000):
         store.record(example=make_example(f"e{number}", answer="x" * 3000))
         print(f"e{number}", flush=True)
-except sqlite3.Error as error:
+except StoreIsAway as error:
     print("stopped:", error, file=sys.stderr)
 assert store.count("s") == number, (store.count("s"), number)  # reads go on
 resource.setrlimit(resource.RLIMIT_FSIZE, limit)
