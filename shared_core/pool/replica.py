@@ -160,7 +160,9 @@ class Replica(Pool):
             idle = idle[: max(0, len(self._scopes) - KEPT)]
             if idle:
                 self._scopes = {scope: self._scopes[scope] for scope in self._scopes.keys() - set(idle)}
-        self._counters.count("pool.released", len(idle))
+        if idle:
+            self._counters.count("pool.released", len(idle))
+            return_memory()
 
     def _load(self, scope: str) -> None:
         for attempt in range(LOAD_ATTEMPTS):
