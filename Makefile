@@ -39,6 +39,7 @@ bench: .venv/test.done ## Recompute every benchmark that needs no live model, th
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks.records
+	$(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.report
 
 report: .venv/test.done ## Write docs/benchmarks.md from benchmarks/results/.

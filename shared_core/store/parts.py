@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from shared_core.records import PLACES, Checkpoint, LearnRound, Place
 from shared_core.store.fields import MAX_VALUE_BYTES, SCHEMA, Format, Unreadable, dump, parse, raw_bytes
 from shared_core.store.protocol import PartProgress
 
-CHUNK_BYTES: Final = 256 * 2**10  # Redis and SQLite write it in a few milliseconds, with its fsync
+CHUNK_BYTES: Final = 64 * 2**10  # Redis and SQLite write it in a few milliseconds, with its fsync
+PAUSE: Final = 0.002  # seconds after each chunk, which the disk needs to keep up: faster, other clients wait for it
 MAX_PART_BYTES: Final = 2**30
 ALIGNMENT: Final = 64  # of the first array, as NumPy and torch allocate
 TYPES: Final = frozenset({"<f2", "<f4", "<f8", "<i2", "<i4", "<i8", "|i1", "|u1", "|b1"})  # no objects, no pickle
@@ -76,6 +78,7 @@ def stage(checkpoint: Checkpoint, version: int, write: Callable[[str, int, bytes
     for number, data in enumerate(_chunks(layout(checkpoint))):
         if number:
             write(key, number - 1, last)
+            time.sleep(PAUSE)
         last, size, checksum = data, size + len(data), zlib.crc32(data, checksum)
     return Staged(_HEAD.dump(PartHead(version, checkpoint.offset, key, number + 1, size, checksum)), key, number, last)
 

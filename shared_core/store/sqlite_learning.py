@@ -30,7 +30,7 @@ from shared_core.store.sqlite_reading import Reader
 from shared_core.store.sqlite_sequences import NOW
 
 CONSUMED_PER_PUBLISH: Final = 1000  # oldest log entries that one publication checks for deletion
-SWEPT_PER_PUBLISH: Final = 16  # chunks of replaced parts that one publication deletes: 4 MiB, a few milliseconds
+SWEPT_PER_PUBLISH: Final = 64  # chunks of replaced parts that one publication deletes: 4 MiB, a few milliseconds
 _TABLES: Final = ("progress", "parts", "chunks", "rounds")
 _PROGRESS: Final = """
 SELECT 'progress', NULL, version, offset FROM progress

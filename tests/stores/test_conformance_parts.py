@@ -24,6 +24,7 @@ EVERY_TYPE = ["<f2", "<f4", "<f8", "<i2", "<i4", "<i8", "|i1", "|u1", "|b1"]
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(parts, "PAUSE", 0.0)
 
 
 def leased(store: Store) -> Lease:

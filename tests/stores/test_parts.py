@@ -58,6 +58,7 @@ def contents(checkpoint: Checkpoint) -> dict[str, Any]:
 def test_checkpoints_come_back_to_the_last_bit(checkpoint: Checkpoint, size: int) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(parts, "CHUNK_BYTES", size)
+        patched.setattr(parts, "PAUSE", 0.0)
         held = Held(checkpoint)
         assert all(len(data) <= size for data in held.chunks.values())
         found = held.read()
