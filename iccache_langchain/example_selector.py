@@ -21,7 +21,7 @@ from shared_core.adapters.requests import Requests
 from shared_core.adapters.signatures import with_options
 from shared_core.adapters.threads import off_loop
 from shared_core.engine import Engine
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ConfigurationError, kind_of
 from shared_core.store.address import StoreLike
 from shared_core.values import Decision, Request, ScoredExample
 
@@ -217,6 +217,10 @@ class ICCacheExampleSelector(Rateable, BaseExampleSelector):
 
 
 def _pair(example: Mapping[str, str]) -> tuple[str, str]:
+    if not isinstance(example, Mapping):
+        raise ConfigurationError(
+            f"an example is {kind_of(example)}; pass dictionaries with the keys 'input' and 'output'"
+        )
     if not {INPUT, OUTPUT} <= example.keys():
         raise ConfigurationError(f"an example needs the keys 'input' and 'output'; got {sorted(example)}")
     return example[INPUT], example[OUTPUT]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Final
 from uuid import uuid4
 
@@ -243,5 +244,10 @@ def _check_kinds(arms: object, embedder: object) -> None:
     """Refuse arms and an embedder of another kind."""
     if not isinstance(arms, Sequence) or not all(isinstance(arm, Arm) for arm in arms):
         raise ConfigurationError("arms must be a list of Arm, such as [Arm('small', 0.1), Arm('large', 1.0)]")
+    for arm in arms:
+        if not isinstance(arm.name, str) or not isinstance(arm.cost, Real):
+            raise ConfigurationError(
+                f"{arm} needs a text as its name and a number as its cost, such as Arm('small', 0.1)"
+            )
     if embedder is not None and not (callable(getattr(embedder, "embed", None)) and hasattr(embedder, "tag")):
         raise ConfigurationError(f"embedder is {kind_of(embedder)}; pass as_embedder(…) of it")

@@ -29,7 +29,7 @@ from shared_core.manager.decision_record import UNKNOWN_OUTCOME, record_of
 from shared_core.manager.privacy import Redact, redacted
 from shared_core.prompt import render
 from shared_core.records import Feedback, Source
-from shared_core.reward import Reward, check_score
+from shared_core.reward import Reward, check_rating
 from shared_core.router.load import CallsInFlight
 from shared_core.selector.summary import summary
 from shared_core.settings import Settings
@@ -297,7 +297,7 @@ class Engine(Shared):
         Raises:
             ConfigurationError: The score is not within [0, 1].
         """
-        check_score(score)
+        check_rating(score, rater)
         return self._components().recorder.rate(Feedback(decision_id, rater, float(score), self._clock()))
 
     def prefer(self, better: str, worse: str, rater: str = "user") -> bool:
@@ -321,7 +321,7 @@ class Engine(Shared):
         Raises:
             ConfigurationError: The score is not within [0, 1].
         """
-        check_score(score)
+        check_rating(score, rater)
         self._submit(Write(feedback=Feedback(decision_id, rater, float(score), self._clock())))
 
     def submit(self, function: Callable[..., object], *args: object) -> None:

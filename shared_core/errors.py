@@ -8,7 +8,7 @@ from numbers import Real
 def kind_of(value: object) -> str:
     """The type of a value with its article, for messages that must not show the value."""
     name = type(value).__name__
-    return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
+    return "None" if value is None else f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def shown(value: object) -> str:

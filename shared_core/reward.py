@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Final, TypeAlias
 
 from shared_core.error_log import log_error
-from shared_core.errors import ConfigurationError, InvalidScore
+from shared_core.errors import ConfigurationError, InvalidScore, shown
 from shared_core.inference.background_loop import BackgroundLoop
 from shared_core.telemetry import Counters, get_logger
 from shared_core.values import Request
@@ -33,6 +33,18 @@ def check_reward(reward: Reward | None) -> None:
     """
     if reward is not None and not callable(reward):
         raise ConfigurationError(f"reward is {reward!r}; pass a function from (request, answer) to a score in [0, 1]")
+
+
+def check_rating(score: float, rater: str) -> None:
+    """Check a score and the name of its rater.
+
+    Raises:
+        InvalidScore: The score is not a number in [0, 1].
+        ConfigurationError: The rater is not a name.
+    """
+    check_score(score)
+    if not isinstance(rater, str) or not rater:
+        raise ConfigurationError(f"rater is {shown(rater)}; pass a name, such as 'user'")
 
 
 def check_score(score: float) -> None:

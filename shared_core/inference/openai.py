@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
-from shared_core.errors import ExtraIsMissing, ModelFailed
+from shared_core.errors import ConfigurationError, ExtraIsMissing, ModelFailed, shown
 from shared_core.inference import Completion, Model, check_messages
 from shared_core.inference.background_loop import wait_for
 from shared_core.sharing import Shared
@@ -45,6 +45,7 @@ class OpenAIModel(Shared, Model):
 
     Raises:
         ExtraIsMissing: The package ``openai`` is not installed.
+        ConfigurationError: Address or name is empty or no text.
     """
 
     because = "it holds connections and a key; build it in each process"
@@ -64,6 +65,12 @@ class OpenAIModel(Shared, Model):
             import openai.resources.chat  # takes half a second, which would count as the first call's
         except ImportError as error:
             raise ExtraIsMissing("openai", "models") from error
+        if not isinstance(base_url, str) or not base_url:
+            raise ConfigurationError(
+                f"base_url is {shown(base_url)}; pass an address such as 'http://localhost:8000/v1'"
+            )
+        if not isinstance(model, str) or not model:
+            raise ConfigurationError(f"model is {shown(model)}; pass the name under which the endpoint serves it")
         self._errors = openai.OpenAIError
         self._connect = partial(openai.AsyncOpenAI, base_url=base_url, api_key=api_key, max_retries=max_retries)
         self._client = os.getpid(), self._connect()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
-from shared_core.errors import ConfigurationError, EmbedderDiffers
+from shared_core.errors import ConfigurationError, EmbedderDiffers, kind_of, shown
 from shared_core.inference import Embedder
 from shared_core.manager.admission import POOR_SCORE
 from shared_core.manager.decision_record import exact_key_of
@@ -44,14 +45,12 @@ class Examples:
         An example with the same query is replaced, because imports and corrections are meant to be right.
 
         Raises:
-            ConfigurationError: There is no embedder, or a text is empty.
+            ConfigurationError: There is no embedder, a text is empty, or an argument is of another kind.
             EmbedderDiffers: The pool was written with another embedder.
         """
         if self._embedder is None:
             raise ConfigurationError("examples need an embedder; pass embedder= to the constructor")
-        for number, pair in enumerate(pairs, 1):
-            if not all(text.strip() for text in pair):
-                raise ConfigurationError(f"example {number} has an empty query or answer; both must be non-empty")
+        _check_pairs(pairs, source)
         texts = [Texts(redacted(query, self._redact), redacted(answer, self._redact)) for query, answer in pairs]
         vectors = self._embedder.embed([t.query for t in texts])
         claim_embedder(self._store, self._embedder)
@@ -148,6 +147,20 @@ class Examples:
         missing = [t.query for vector, t in zip(known, texts, strict=True) if vector is None]
         embedded = iter(self._embedder.embed(missing)) if missing else iter(())
         return [next(embedded) if vector is None else vector for vector in known]
+
+
+def _check_pairs(pairs: object, source: object) -> None:
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+        raise ConfigurationError(f"the examples are {kind_of(pairs)}; pass a list of pairs (query, answer)")
+    for number, pair in enumerate(pairs, 1):
+        parts = list(pair) if isinstance(pair, tuple | list) else []
+        if len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+            found = f"{kind_of(pair)} of {', '.join(map(kind_of, parts))}" if parts else kind_of(pair)
+            raise ConfigurationError(f"example {number} is {found}; pass a pair of two texts, (query, answer)")
+        if not all(text.strip() for text in pair):
+            raise ConfigurationError(f"example {number} has an empty query or answer; both must be non-empty")
+    if source not in get_args(Source):
+        raise ConfigurationError(f"source is {shown(source)}; pass one of {', '.join(get_args(Source))}")
 
 
 def _is_good(statistics: Statistics) -> bool:

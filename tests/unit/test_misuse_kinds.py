@@ -10,6 +10,8 @@ from llama_index.core.llms import MockLLM
 import iccache_langchain
 import iccache_llamaindex
 from iccache_langchain import (
+    Arm,
+    Engine,
     ChatFromModel,
     HuggingFaceModel,
     ICCache,
@@ -200,3 +202,54 @@ async def test_a_workflow_passes_an_engine_and_messages():
         assert (await with_examples(examples.engine, "How?")).messages[-1].content == "How?"
     finally:
         examples.close()
+
+
+@pytest.mark.parametrize("surface", [chat, llm])
+@pytest.mark.parametrize(
+    ("pairs", "says"),
+    [
+        ([{"input": "How?", "output": "So."}], "example 1 is a dict; pass a pair of two texts, (query, answer)"),
+        ([("a", "b"), "ab"], "example 2 is a str; pass a pair of two texts, (query, answer)"),
+        ([("a", "b", "c")], "example 1 is a tuple of a str, a str, a str; pass a pair of two texts, (query, answer)"),
+        ([["a", 3]], "example 1 is a list of a str, an int; pass a pair of two texts, (query, answer)"),
+        ("ab", "the examples are a str; pass a list of pairs (query, answer)"),
+        (None, "the examples are None; pass a list of pairs (query, answer)"),
+    ],
+)
+def test_examples_are_pairs_of_texts(surface, pairs, says):
+    made = surface()
+    assert refusal(lambda: made.add_examples(pairs)) == says  # a dict's keys were once stored as an example
+    assert refusal(lambda: made.add_examples([("a", "b")], source="x")).startswith(
+        "source is 'x'; pass one of traffic, "
+    )
+    made.close()
+
+
+def test_examples_of_a_selector_are_dictionaries():
+    selector = SELECTOR()
+    for wrong, kind in (("x", "a str"), (("a", "b"), "a tuple")):
+        says = f"an example is {kind}; pass dictionaries with the keys 'input' and 'output'"
+        assert refusal(lambda wrong=wrong: selector.add_example(wrong)) == says
+    says = "example 1 is a tuple of a str, an int; pass a pair of two texts, (query, answer)"
+    assert refusal(lambda: selector.add_example({"input": "a", "output": 3})) == says
+    selector.close()
+
+
+def test_a_rater_has_a_name():
+    made = chat()
+    for wrong in (3, ""):
+        said = refusal(lambda wrong=wrong: made.record_feedback("0" * 32, 1.0, rater=wrong))
+        assert said == f"rater is {wrong!r}; pass a name, such as 'user'"
+    made.close()
+
+
+def test_an_endpoint_has_an_address_and_a_model():
+    assert refusal(lambda: OpenAIModel("", "m")) == "base_url is ''; pass an address such as 'http://localhost:8000/v1'"
+    assert refusal(lambda: OpenAIModel(3, "m")).startswith("base_url is 3; pass an address")
+    assert refusal(lambda: OpenAIModel("http://a/v1", "")).startswith("model is ''; pass the name under which")
+
+
+@pytest.mark.parametrize("arm", [Arm("large", "cheap"), Arm(3, 1.0)])
+def test_an_arm_has_a_name_and_a_cost(arm):
+    said = refusal(lambda: Engine(store="memory://", arms=[arm], reference="large"))
+    assert said.endswith("needs a text as its name and a number as its cost, such as Arm('small', 0.1)")
