@@ -19,7 +19,7 @@ from langchain_core.runnables.retry import RunnableRetry
 
 from iccache_langchain.messages import insert
 from shared_core.adapters.factory import check_arms
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ConfigurationError, kind_of
 from shared_core.inference.naming import named_model
 from shared_core.values import Insertion
 
@@ -40,7 +40,7 @@ def check(arms: Mapping[str, object], reference: str) -> None:
     for name, arm in arms.items():
         if not isinstance(arm, BaseChatModel | BaseLLM):
             raise ConfigurationError(
-                f"arm {name!r} is a {type(arm).__name__}; pass a LangChain chat or completion model ({_remedy(arm)})"
+                f"arm {name!r} is {kind_of(arm)}; pass a LangChain chat or completion model ({_remedy(arm)})"
             )
         for attribute in _SKIPPED:
             if getattr(arm, attribute, None):

@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableParallel, RunnableSequence
 
 from shared_core.adapters.context import Context
+from shared_core.errors import kind_of
 
 
 class BoundModel(RunnableBinding[LanguageModelInput, AIMessage]):  # type: ignore[no-redef]  # the field `kwargs`
@@ -57,6 +58,6 @@ def rebound(step: Runnable[Any, Any], arm: Runnable[Any, Any], router: Runnable[
         first, *rest = step.steps
         return RunnableSequence(rebound(first, arm, router), *rest)
     raise NotImplementedError(
-        f"{type(arm).__name__} binds with a {type(step).__name__}, which cannot be passed to every arm; bind the "
+        f"{type(arm).__name__} binds with {kind_of(step)}, which cannot be passed to every arm; bind the "
         "arguments yourself: llm.bind(tools=[…])"
     )

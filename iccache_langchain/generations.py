@@ -14,6 +14,8 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, Generation
 from pydantic import BaseModel, ConfigDict
 
+from shared_core.errors import kind_of
+
 SCHEMA: Final = 1
 MAX_BYTES: Final = 4 * 1024 * 1024  # enough for an answer with the log probabilities of a few thousand tokens
 MAX_DEPTH: Final = 64  # tool arguments and parsed objects nest about a dozen levels; deeper input may be an attack
@@ -108,7 +110,7 @@ def _plain(generation: Generation) -> dict[str, object]:
         return {"text": generation.text, "message": None, "info": generation.generation_info}
     message = generation.message
     if not isinstance(message, AIMessage):
-        raise CannotBeStored(f"the answer is a {type(message).__name__}, not an AIMessage")
+        raise CannotBeStored(f"the answer is {kind_of(message)}, not an AIMessage")
     kept = {name: getattr(message, name) for name in _Message.model_fields}
     return {"text": None, "message": kept, "info": generation.generation_info}
 
@@ -123,11 +125,11 @@ def _live(stored: _Generation) -> Generation:
 
 def _as_dict(value: object) -> object:
     if not isinstance(value, BaseModel):
-        raise TypeError(f"a {type(value).__name__} in the answer is not a JSON value")
+        raise TypeError(f"{kind_of(value)} in the answer is not a JSON value")
     copies = (_round_tripped(value, by_alias=by_alias) for by_alias in (True, False))
     plain = next((fields for fields in copies if fields is not None), None)
     if plain is None:
-        raise TypeError(f"a {type(value).__name__} in the answer cannot be rebuilt from its JSON")
+        raise TypeError(f"{kind_of(value)} in the answer cannot be rebuilt from its JSON")
     return plain
 
 

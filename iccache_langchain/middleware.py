@@ -33,7 +33,7 @@ from shared_core.adapters.requests import Requests
 from shared_core.adapters.routing import RoutedCall, Routing
 from shared_core.adapters.signatures import with_options
 from shared_core.engine import Engine
-from shared_core.errors import ConfigurationError, ExtraIsMissing
+from shared_core.errors import ConfigurationError, ExtraIsMissing, kind_of
 from shared_core.values import Decision, Outcome, Request
 
 try:
@@ -216,7 +216,7 @@ def _check_models(arms: Mapping[str, object], reference: str) -> None:
     for name, arm in arms.items():
         if arm is not None and not isinstance(arm, BaseChatModel):
             raise ConfigurationError(
-                f"arm {name!r} is a {type(arm).__name__}, not a chat model; use None for the agent's own model"
+                f"arm {name!r} is {kind_of(arm)}, not a chat model; use None for the agent's own model"
             )
 
 

@@ -18,7 +18,7 @@ from iccache_langchain.chat_from_model import ChatFromModel
 from iccache_langchain.messages import as_messages, outcome_of
 from shared_core.adapters.lifecycle import EngineOwner
 from shared_core.adapters.provenance import finish_reason
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ConfigurationError, kind_of
 from shared_core.inference import Completion, Model
 from shared_core.inference.framework import FrameworkModel, Wanted, own_fields, secrets_of
 from shared_core.values import Insertion, Message
@@ -55,10 +55,10 @@ def _unbound(llm: object, bound: Mapping[str, Any]) -> tuple[ArmModel, Mapping[s
     if isinstance(llm, RunnableBinding):
         return _unbound(llm.bound, {**llm.kwargs, **bound})
     if isinstance(llm, EngineOwner):
-        raise ConfigurationError(f"a {type(llm).__name__} is a router, not a single model; pass one of its arms")
+        raise ConfigurationError(f"{kind_of(llm)} is a router, not a single model; pass one of its arms")
     if not isinstance(llm, BaseChatModel | BaseLLM):
         raise ConfigurationError(
-            f"a {type(llm).__name__} is not a LangChain chat model or completion model; pass the model itself, without "
+            f"{kind_of(llm)} is not a LangChain chat model or completion model; pass the model itself, without "
             "fallbacks and parsers, and set retries on it"
         )
     return llm, bound

@@ -22,7 +22,7 @@ from iccache_llamaindex.messages import as_acompletions, as_completion, as_compl
 from shared_core.adapters.context import Context
 from shared_core.adapters.factory import check_arms
 from shared_core.adapters.parameters import bypass_of
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ConfigurationError, kind_of
 from shared_core.values import Decision, Insertion
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ def check(arms: Mapping[str, object], reference: str) -> None:
     for name, arm in arms.items():
         if not isinstance(arm, LLM):
             raise ConfigurationError(
-                f"arm {name!r} is a {type(arm).__name__}, not a LlamaIndex LLM; use OpenAILike for an "
+                f"arm {name!r} is {kind_of(arm)}, not a LlamaIndex LLM; use OpenAILike for an "
                 "OpenAI-compatible server, or LangChainLLM (llama-index-llms-langchain) for a LangChain model"
             )
 

@@ -28,6 +28,7 @@ from iccache_llamaindex.messages import as_acompletions, as_completion, as_compl
 from shared_core.adapters.arguments import check_arguments
 from shared_core.adapters.model_call import ModelCall
 from shared_core.adapters.threads import on_threads
+from shared_core.errors import CannotBePickled
 from shared_core.inference import Completion, Model, check_model
 
 
@@ -76,6 +77,13 @@ class LLMFromModel(LLM):
         check_model(model)
         given = {"max_tokens": max_tokens, "temperature": temperature, "timeout": timeout}
         super().__init__(model=model, context_window=context_window, **given, **fields)
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if "model" not in state["__dict__"]:  # LlamaIndex leaves out what cannot be pickled
+            raise CannotBePickled(self, "its model cannot be; build it in each process")
+        return state
 
     @classmethod
     @override

@@ -14,7 +14,7 @@ from iccache_llamaindex.arms import model_name
 from iccache_llamaindex.llm_from_model import LLMFromModel
 from iccache_llamaindex.messages import ResponseInfo, as_messages, text_of
 from shared_core.adapters.lifecycle import EngineOwner
-from shared_core.errors import ConfigurationError
+from shared_core.errors import ConfigurationError, kind_of
 from shared_core.inference import Completion, Model
 from shared_core.inference.framework import FrameworkModel, Wanted, own_fields, secrets_of
 from shared_core.values import Message
@@ -38,9 +38,9 @@ def as_model(llm: LLM, name: str | None = None) -> Model:
         ConfigurationError: It is something else, or a router.
     """
     if isinstance(llm, EngineOwner):
-        raise ConfigurationError(f"a {type(llm).__name__} is a router, not a single model; pass one of its arms")
+        raise ConfigurationError(f"{kind_of(llm)} is a router, not a single model; pass one of its arms")
     if not isinstance(llm, LLM):
-        raise ConfigurationError(f"a {type(llm).__name__} is not a LlamaIndex LLM; pass e.g. OpenAILike(…)")
+        raise ConfigurationError(f"{kind_of(llm)} is not a LlamaIndex LLM; pass e.g. OpenAILike(…)")
     if isinstance(llm, LLMFromModel) and name is None:
         return llm.model
     # A copy creates its own client at its first call, so copies are cached for calls with the same options.

@@ -28,7 +28,7 @@ class InvalidScore(ConfigurationError):
     """A score is not a number in [0, 1]."""
 
     def __init__(self, score: object) -> None:
-        got = repr(float(score)) if isinstance(score, Real) else f"a {type(score).__name__}"  # which may be a text
+        got = repr(float(score)) if isinstance(score, Real) else kind_of(score)  # which may be a text
         super().__init__(f"a score must be a number in [0, 1]; got {got}")
 
 

@@ -76,6 +76,7 @@ class Model(Protocol):
             timeout: Seconds until the call is given up.
 
         Raises:
+            ConfigurationError: An argument is of another kind or out of range.
             ModelFailed: The model could not be reached, refused, or did not answer in time.
         """
 
@@ -92,23 +93,6 @@ def check_model(model: object) -> None:
         )
 
 
-def check_messages(messages: object) -> None:
-    """Check what `Model.complete` is given.
-
-    Raises:
-        ConfigurationError: It is not a sequence of `Message`.
-    """
-    wrong = messages
-    if isinstance(messages, Sequence) and not isinstance(messages, str):
-        wrong = next((message for message in messages if not isinstance(message, Message)), None)
-        if wrong is None:
-            return
-    raise ConfigurationError(
-        f"messages must be a list of Message, such as [Message('user', 'How are you?')]; got {kind_of(wrong)}"
-        f"{'' if wrong is messages else ' in it'}"
-    )
-
-
 @runtime_checkable
 class StreamingModel(Model, Protocol):
     """A model that can stream its answer."""
@@ -121,7 +105,7 @@ class StreamingModel(Model, Protocol):
         The generation begins when the first piece is taken, and ends when the generator is closed.
 
         Raises:
-            ModelFailed: As in `Model.complete`.
+            ConfigurationError, ModelFailed: As in `Model.complete`.
         """
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shared_core.errors import ConfigurationError, EmbedderFailed, ExtraIsMissing
+from shared_core.errors import ConfigurationError, EmbedderFailed, ExtraIsMissing, kind_of
 from shared_core.inference import Embedder
 from shared_core.inference.collector import freeze_loaded
 from shared_core.inference.naming import named_model
@@ -205,7 +205,7 @@ def as_embedder(value: EmbedderLike, tag: str | None = None) -> Embedder:
     if callable(value):
         return CallableEmbedder(value, tag or _function_tag(value))
     raise ConfigurationError(
-        f"{type(value).__name__} is not an embedder; give a hub id, a folder, LangChain's Embeddings, LlamaIndex's "
+        f"{kind_of(value)} is not an embedder; give a hub id, a folder, LangChain's Embeddings, LlamaIndex's "
         "BaseEmbedding, or a function from a list of texts to vectors"
     )
 

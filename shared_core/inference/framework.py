@@ -16,7 +16,8 @@ from pydantic import BaseModel, SecretStr
 from typing_extensions import override
 
 from shared_core.errors import ModelFailed
-from shared_core.inference import Completion, Model, check_messages
+from shared_core.inference import Completion, Model
+from shared_core.inference.checks import check_call
 from shared_core.sharing import Shared
 from shared_core.values import Clock, Message
 
@@ -87,7 +88,7 @@ class FrameworkModel(Shared, Model):
         n: int = 1,
         timeout: float = 60.0,
     ) -> Completion:
-        check_messages(messages)
+        check_call(messages, max_tokens=max_tokens, temperature=temperature, n=n, timeout=timeout)
         begun = self._clock()
 
         def collect() -> list[Completion]:

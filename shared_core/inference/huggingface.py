@@ -12,8 +12,9 @@ from typing import Any
 
 from typing_extensions import override
 
-from shared_core.errors import ConfigurationError, ExtraIsMissing, ModelFailed
-from shared_core.inference import Completion, StreamingModel, check_messages
+from shared_core.errors import ConfigurationError, ExtraIsMissing, ModelFailed, shown
+from shared_core.inference import Completion, StreamingModel
+from shared_core.inference.checks import check_call, check_name, check_whole
 from shared_core.inference.generation import completions, encoded
 from shared_core.sharing import Shared
 from shared_core.values import Clock, Message
@@ -38,6 +39,7 @@ class HuggingFaceModel(Shared, StreamingModel):
         clock: Monotonic, in seconds.
 
     Raises:
+        ConfigurationError: An argument is of another kind, or torch knows no such device or dtype.
         ExtraIsMissing: transformers or torch is not installed.
     """
 
@@ -53,11 +55,14 @@ class HuggingFaceModel(Shared, StreamingModel):
         gguf_file: str | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:
+        check_name("model", str(model) if isinstance(model, Path) else model, "a folder, or a hub id")
+        check_whole("seed", seed, 0)
         try:
             import torch
             import transformers  # noqa: F401 - a missing package fails here, not in the first call
         except ImportError as error:
             raise ExtraIsMissing("transformers", "embed") from error
+        _check_torch(torch, device, dtype)
         self._path = str(model)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._dtype = dtype or "auto"
@@ -163,7 +168,7 @@ class HuggingFaceModel(Shared, StreamingModel):
             take: Called with each piece of the answer; needs one conversation and one answer.
         """
         for messages in conversations:
-            check_messages(messages)
+            check_call(messages, max_tokens=max_tokens, temperature=temperature, n=n, timeout=timeout)
         import torch
         from transformers import StoppingCriteriaList, TextStreamer
 
@@ -244,3 +249,19 @@ class HuggingFaceModel(Shared, StreamingModel):
         # transformers samples from torch's own state, so each call is given the next seed of this model.
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=self._generator).item()))
         return {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+
+
+def _check_torch(torch: Any, device: object, dtype: object) -> None:
+    """Refuse a device or a type of weights that torch does not know; the first call would fail otherwise."""
+    try:
+        if device is not None:
+            torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ConfigurationError(
+            f"device is {shown(device)}, which torch does not know; pass such as 'cpu' or 'cuda:0'"
+        ) from None
+    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype not in (None, "auto") and not isinstance(named, torch.dtype):
+        raise ConfigurationError(
+            f"dtype is {shown(dtype)}, which torch does not know; pass such as 'bfloat16' or 'float32'"
+        )

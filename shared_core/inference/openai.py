@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
-from shared_core.errors import ConfigurationError, ExtraIsMissing, ModelFailed, shown
-from shared_core.inference import Completion, Model, check_messages
+from shared_core.errors import ExtraIsMissing, ModelFailed
+from shared_core.inference import Completion, Model
 from shared_core.inference.background_loop import wait_for
+from shared_core.inference.checks import check_call, check_endpoint, check_mapping, check_name, check_whole
 from shared_core.sharing import Shared
 from shared_core.values import Clock, Message
 
@@ -44,8 +45,8 @@ class OpenAIModel(Shared, Model):
         clock: Monotonic, in seconds.
 
     Raises:
+        ConfigurationError: An argument is of another kind, or `base_url` is not an address of HTTP.
         ExtraIsMissing: The package ``openai`` is not installed.
-        ConfigurationError: Address or name is empty or no text.
     """
 
     because = "it holds connections and a key; build it in each process"
@@ -60,17 +61,17 @@ class OpenAIModel(Shared, Model):
         extra: Mapping[str, Any] | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:
+        check_endpoint(base_url)
+        check_name("model", model, "the name under which the endpoint serves it")
+        if api_key != "":  # as an environment variable that is set and empty
+            check_name("api_key", api_key, "the endpoint's key, or leave it out")
+        check_whole("max_retries", max_retries, 0)
+        check_mapping("extra", extra, "{'top_p': 0.9}")
         try:
             import openai
             import openai.resources.chat  # takes half a second, which would count as the first call's
         except ImportError as error:
             raise ExtraIsMissing("openai", "models") from error
-        if not isinstance(base_url, str) or not base_url:
-            raise ConfigurationError(
-                f"base_url is {shown(base_url)}; pass an address such as 'http://localhost:8000/v1'"
-            )
-        if not isinstance(model, str) or not model:
-            raise ConfigurationError(f"model is {shown(model)}; pass the name under which the endpoint serves it")
         self._errors = openai.OpenAIError
         self._connect = partial(openai.AsyncOpenAI, base_url=base_url, api_key=api_key, max_retries=max_retries)
         self._client = os.getpid(), self._connect()
@@ -98,7 +99,7 @@ class OpenAIModel(Shared, Model):
         n: int = 1,
         timeout: float = 60.0,
     ) -> Completion:
-        check_messages(messages)
+        check_call(messages, max_tokens=max_tokens, temperature=temperature, n=n, timeout=timeout)
         begun = self._clock()
         wanted = {
             "model": self._model,

@@ -60,7 +60,7 @@ def sqlite_path(url: str) -> Path:
     """The file of a SQLite URL; ``~`` is the user's folder.
 
     Raises:
-        ConfigurationError: The URL names no file, or has other options than ``?mode=ro``.
+        ConfigurationError: The URL names no file or one that SQLite cannot name, or has other options than ``?mode=ro``.
     """
     path, mark, options = url.removeprefix(SQLITE).removesuffix(READ_ONLY).partition("?")
     if not url.startswith(SQLITE) or path in ("", ":memory:") or "\0" in path:
@@ -73,6 +73,11 @@ def sqlite_path(url: str) -> Path:
             f"the SQLite URL has unknown options {names!r}; the only one is ?mode=ro, to read only"
         )
     try:
+        path.encode()
         return Path(path).expanduser()
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            f"{masked(url)!r} has a character that SQLite takes in no path; use a path that is valid UTF-8"
+        ) from None
     except RuntimeError:
         raise ConfigurationError(f"{url!r} begins with the home of a user who has none; write out the path") from None

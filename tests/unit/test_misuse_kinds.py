@@ -82,7 +82,7 @@ def test_shared_options_of_another_kind(surface):
     )
     assert refusal(surface, settings=3, max_examples=2).startswith("settings is an int")
     assert refusal(surface, strict_scope="no") == "strict_scope is 'no'; pass True or False"
-    assert refusal(surface, embedder=3).startswith("int is not an embedder; give")
+    assert refusal(surface, embedder=3).startswith("an int is not an embedder; give")
 
 
 @pytest.mark.parametrize("surface", [one for one in EVERY if one is not POSTPROCESSOR])

@@ -91,6 +91,11 @@ def test_a_path_with_a_null_is_refused():
     assert "has no file path; use sqlite:///relative.db" in said
 
 
+def test_a_path_that_is_no_utf8_is_refused():
+    said = refusal(ConfigurationError, engine, "sqlite:///\ud800.db")
+    assert said.endswith("has a character that SQLite takes in no path; use a path that is valid UTF-8")
+
+
 def test_a_misspelt_redis_option_learns_of_the_pool():
     said = refusal(ConfigurationError, engine, "redis://127.0.0.1:1/0?pol=x")
     assert re.search(r"unknown options pol; known: client_name, db, .*, pool, ", said)
