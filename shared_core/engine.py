@@ -28,8 +28,8 @@ from shared_core.manager import Answer
 from shared_core.manager.decision_record import UNKNOWN_OUTCOME, record_of
 from shared_core.manager.privacy import Redact, redacted
 from shared_core.prompt import render
-from shared_core.records import Feedback, Source
-from shared_core.reward import Reward, check_rating
+from shared_core.records import Feedback, LearnRound, Source
+from shared_core.reward import Reward, check_rating, comparison
 from shared_core.router.load import CallsInFlight
 from shared_core.selector.summary import summary
 from shared_core.settings import Settings
@@ -155,8 +155,7 @@ class Engine(Shared):
             if answer is None:
                 return None
             hit = Hit(uuid4().hex, answer)
-            route = Route(EXACT, reason="exact hit")
-            decision = Decision(hit.decision_id, request, route, created_at=self._clock())
+            decision = Decision(hit.decision_id, request, Route(EXACT, reason="exact hit"), created_at=self._clock())
             components.recorder.submit(components.exact.hit(decision, answer))
             return hit
 
@@ -246,7 +245,7 @@ class Engine(Shared):
         """Make an attempt within the deadline; this thread waits."""
         try:
             components = self._components()
-            return components.guard.run(self._deadline(), attempt.steps(components))
+            return components.guard.run(Deadline(self.settings.deadline, time.monotonic), attempt.steps(components))
         except Exception as error:  # noqa: BLE001 - fail open, counted
             return attempt.on_failure(error)
 
@@ -254,7 +253,8 @@ class Engine(Shared):
         """`_run` on an event loop."""
         try:
             components = self._components()
-            return await components.guard.arun(self._deadline(), attempt.steps(components))
+            deadline = Deadline(self.settings.deadline, time.monotonic)
+            return await components.guard.arun(deadline, attempt.steps(components))
         except Exception as error:  # noqa: BLE001 - fail open, counted
             return attempt.on_failure(error)
 
@@ -283,8 +283,7 @@ class Engine(Shared):
         """Store the decision, and maybe an example, then score the answer; all is durable when this returns.
 
         A truncated answer is scored, because the user got it, but never becomes an example. `trusted` is True if the
-        adapter trusts the writer of an answer that IC-Cache did not route. If the reward function fails, the answer
-        stays without a score.
+        adapter trusts the writer of an answer that IC-Cache did not route.
         """
         self._components().recorder.record(Answer(decision, outcome, trusted))
 
@@ -302,7 +301,7 @@ class Engine(Shared):
 
     def prefer(self, better: str, worse: str, rater: str = "user") -> bool:
         """Append to the log that decision `better` had the better answer; False if this rater compared the two before."""
-        return self._components().recorder.rate(Feedback(better, rater, 1.0, self._clock(), than=worse))
+        return self._components().recorder.rate(comparison(better, worse, rater, self._clock()))
 
     def submit_record(self, decision: Decision, outcome: Outcome, *, trusted: bool = False) -> None:
         """`record` in the background: never blocks, never raises. Only the record itself is on the writer."""
@@ -393,6 +392,10 @@ class Engine(Shared):
             components.pool.maintain()
         return MaintainReport(learned, changed, evicted)
 
+    def rounds(self) -> Sequence[LearnRound]:
+        """What the last rounds of learning did to each part, the newest first, whichever process learned."""
+        return self._components().store.rounds()
+
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was submitted is stored and scored.
 
@@ -421,9 +424,6 @@ class Engine(Shared):
                     self._local = after_fork(self._spec, self.counters)
                     self._pid = os.getpid()
         return self._local
-
-    def _deadline(self) -> Deadline:
-        return Deadline(self.settings.deadline, time.monotonic)
 
 
 def _begin() -> None:

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 from shared_core.error_log import log_error
 from shared_core.errors import ConfigurationError, InvalidScore, shown
 from shared_core.inference.background_loop import BackgroundLoop
+from shared_core.records import Feedback
 from shared_core.telemetry import Counters, get_logger
 from shared_core.values import Request
 
@@ -45,6 +46,20 @@ def check_rating(score: float, rater: str) -> None:
     check_score(score)
     if not isinstance(rater, str) or not rater:
         raise ConfigurationError(f"rater is {shown(rater)}; pass a name, such as 'user'")
+
+
+def comparison(better: str, worse: str, rater: str, at: float) -> Feedback:
+    """That the answer of decision `better` is better than that of decision `worse`.
+
+    Raises:
+        ConfigurationError: They are not the ids of two decisions, or the rater is not a name.
+    """
+    check_rating(1.0, rater)
+    if not all(isinstance(name, str) and name for name in (better, worse)) or better == worse:
+        raise ConfigurationError(
+            f"a comparison needs the ids of two different decisions; got {shown(better)} and {shown(worse)}"
+        )
+    return Feedback(better, rater, 1.0, at, than=worse)
 
 
 def check_score(score: float) -> None:

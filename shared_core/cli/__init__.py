@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import typer
 
-from shared_core.cli import demo, demo_models, doctor, estimate, feedback, learn, log
+from shared_core.cli import demo, demo_models, doctor, estimate, feedback, learn, log, rounds
 from shared_core.cli.flags import Command, Group
 from shared_core.cli.output import give_up_stdout, warn
 from shared_core.errors import ICCacheError
@@ -51,6 +51,7 @@ for command in (demo.demo, estimate.estimate, learn.learn, doctor.doctor, demo_m
     app.command(cls=Command)(command)
 # A score of -1 is not an option: the command itself says what is allowed.
 app.command(cls=Command, context_settings={"ignore_unknown_options": True})(feedback.feedback)
+log.app.command(cls=Command)(rounds.rounds)
 app.add_typer(log.app, name="log")
 
 

@@ -16,6 +16,7 @@ from uuid import uuid4
 from typer import Option
 
 from shared_core.cli.output import warn, write, write_json
+from shared_core.cli.rounds import line_of
 from shared_core.cli.stores import check_shared
 from shared_core.errors import ConfigurationError
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from shared_core.learning.learner import LearnReport
-    from shared_core.records import PartRound
     from shared_core.store.protocol import Store
 
 LONGEST_PAUSE: Final = 86_400.0  # seconds
@@ -168,15 +168,6 @@ def _show(report: LearnReport, store: Store, *, as_json: bool) -> None:
     for learned in report.rounds:
         for part in learned.parts:
             write(f"  {line_of(part)}")
-
-
-def line_of(part: PartRound) -> str:
-    """What a round did to a part."""
-    line = f"{part.part}: {part.folded} folded"
-    line += "".join(f", {n} skipped ({why})" for why, n in part.skipped.items())
-    line += f", version {part.before} → {part.after}" if part.after != part.before else f", still version {part.before}"
-    line += f", {part.seconds:.3f} s"
-    return line + (f"; put aside: {part.aside}" if part.aside else "")
 
 
 def _why_not(store: Store) -> str:

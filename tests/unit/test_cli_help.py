@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.test_cli import call
 
-COMMANDS = ("", "demo", "estimate", "learn", "feedback", "doctor", "log export", "demo-models")
+COMMANDS = ("", "demo", "estimate", "learn", "feedback", "doctor", "log export", "log rounds", "demo-models")
 WIDTHS = (80, 100, 120)
 BOX = "│╭╰"
 

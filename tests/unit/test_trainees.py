@@ -264,6 +264,20 @@ class TestDamage:
         assert_learned_exactly(store, made)
         assert store.progress().version >= 2
 
+    def test_damaged_progress_is_that_of_the_part_that_has_learned_most(self, store, monkeypatch):
+        """Also while another part learns again from the start."""
+        monkeypatch.setattr(module, "BATCH", 4)
+        made = traffic(store, 10)
+        learn(store, *trainees("large", Settings())).run_until_drained()
+        with store._database.writing() as connection:
+            connection.execute("UPDATE progress SET offset = 'x'")
+            connection.execute("UPDATE parts SET head = x'00' WHERE name = 'router'")
+        learner = learn(store, *trainees("large", Settings()), owner="two")
+        report = learner.round()
+        assert (report.consumed, report.published, store.progress().offset) == (0, True, 10)
+        assert learner.run_until_drained().consumed == 0
+        assert_learned_exactly(store, made)
+
     def test_rewards_that_cannot_be_start_again(self, store):
         made = traffic(store, 2)
         lease = store.acquire("learner", "x", 60)
@@ -366,3 +380,19 @@ def test_a_round_says_what_it_did_to_each_part(store):
     second, kept = store.rounds()
     assert kept == first
     assert [(part.before, part.after, part.folded) for part in second.parts] == [(1, 2, 1), (1, 2, 1)]
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_learners_whose_clocks_differ_by_an_hour_learn_the_same(store, ahead):
+    add_example(store, "e1")
+    one = learn(store, *trainees("large", Settings()))
+    other = Learner(store, trainees("large", Settings()), lambda: NOW + ahead, "two")
+    made = []
+    for turn, learner in enumerate((one, other, one, other)):
+        made += traffic(store, 6, first=6 * turn)
+        assert learner.run_until_drained().consumed == 6
+    assert_learned_exactly(store, made)
+    found = statistics(store, "e1")
+    assert found.helpfulness.count == 16
+    assert 0.0 < found.offload_value <= 16.0
+    assert found.offload_at in (NOW, NOW + min(ahead, 0.0))
