@@ -100,7 +100,9 @@ class SqliteStore(Store):
 
     @override
     def claim(self, name: str, value: str) -> str:
-        claimed = self._database.read(_CLAIMED, (name,))  # each batch of examples asks; a transaction costs ten reads
+        claimed = self._reader.read(_CLAIMED, (name,))  # each batch of examples asks; a transaction costs ten reads
+        if claimed is None:  # on a damaged page
+            return value
         if self.is_read_only:
             return next(iter(self._reader.names(claimed)), value)
         if not (claimed and isinstance(claimed[0][0], str)):

@@ -123,7 +123,10 @@ class LearningTables:
             return True
 
     def acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
-        """A renewal keeps the token; an expired lease gets a new one."""
+        """A renewal keeps the token; an expired lease gets a new one. None, too, if the leases are damaged."""
+        return self._reader.unless_damaged(lambda: self._acquire(name, owner, ttl), lambda: None)
+
+    def _acquire(self, name: str, owner: str, ttl: float) -> Lease | None:
         with self._database.writing() as connection:
             [now] = connection.execute(f"SELECT {NOW}").fetchone()
             row = connection.execute("SELECT owner, token, expires_at FROM leases WHERE name = ?", (name,)).fetchone()
@@ -143,6 +146,9 @@ class LearningTables:
 
     def release(self, lease: Lease) -> None:
         """End a lease, unless it was lost."""
+        self._reader.unless_damaged(lambda: self._release(lease), lambda: None)
+
+    def _release(self, lease: Lease) -> None:
         with self._database.writing() as connection:
             connection.execute(
                 "UPDATE leases SET expires_at = 0 WHERE name = ? AND owner = ? AND token = ?",

@@ -138,6 +138,9 @@ def test_any_one_page_costs_little(whole: bytes, tmp_path: Path, byte: int, capl
         warned = [record for record in caplog.records if "iccache doctor" in record.message]
         assert len(warned) <= 1
         said += len(warned)
+        assert store.claim("embedder", "another") in ("minilm", "another")
+        if lease := store.acquire("learner", "me", 60):
+            store.release(lease)
         for write in (lambda: store.put([make_example("e900")]), lambda: store.append_feedback(make_feedback("d900"))):
             try:
                 write()
