@@ -84,4 +84,5 @@ class LoadedScope:
 
 
 def _is_usable(vector: Vector, dimension: int) -> bool:
-    return vector.shape == (dimension,) and abs(float(np.linalg.norm(vector)) - 1.0) <= UNIT_TOLERANCE
+    with np.errstate(over="ignore"):  # the length of a damaged vector may be infinite
+        return vector.shape == (dimension,) and abs(float(np.linalg.norm(vector)) - 1.0) <= UNIT_TOLERANCE

@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 
 from shared_core.errors import ScopeIsCold
@@ -126,3 +127,11 @@ def test_a_reload_is_no_use(monkeypatch):
         w.replica._reload()
         w.replica.maintain()
         assert [w.replica.size(name) for name in names] == [0, 1]
+
+
+def test_a_vector_of_huge_numbers_is_left_out_in_silence(recwarn):
+    with world() as w:
+        w.store.put([example("a", A), example("huge", np.full(16, 3e38, np.float32))])
+        w.replica.warm("s")
+        assert w.ids(A) == ["a"]
+        assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
