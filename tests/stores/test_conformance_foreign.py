@@ -29,7 +29,17 @@ from tests.stores.redis_backend import RedisBackend
 
 TOO_FAR = 2**63 - 1
 SCOPE_KEYS = ["ages", "entry", "statistics", "texts", "vector", "answer", "decisions", "exacts", "waitings"]
-POOL_KEYS = ["claims", "scopes", "expiring", "changes", "feedback", "feedback:last", "checkpoint", "lease:learn"]
+POOL_KEYS = [
+    "claims",
+    "scopes",
+    "expiring",
+    "changes",
+    "feedback",
+    "feedback:last",
+    "checkpoint",
+    "rounds",
+    "lease:learn",
+]
 
 
 class Pool:
@@ -272,6 +282,7 @@ def everything(store: Store, rated: str = "d7") -> None:
     assert rated in [feedback.decision_id for _, feedback in store.feedback(0)]
     store.trim_decisions()
     now = store.progress()
+    assert store.rounds() == []
     assert publish(store, now.version + 1, 1, (now.version, now.offset), ("e7",))
     assert store.progress().version == now.version + 1
     assert store.delete("s", ["e7"]) == 1

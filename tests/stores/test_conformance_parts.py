@@ -176,6 +176,20 @@ def test_what_was_replaced_or_never_published_does_not_stay(backend: Backend, st
 
 
 @durable_stores
+def test_a_pool_of_before_keeps_how_far_it_learned_and_drops_the_rest(backend: Backend, store: Store) -> None:
+    """As Redis holds it; the file of a SQLite store is migrated when it is opened."""
+    if not isinstance(backend, RedisBackend):
+        return
+    before = {"version": 7, "offset": 12, "head": b'{"v":1}', "arrays": b"\x00" * 64, "call": "x"}
+    backend.client.hset(f"{backend.prefix}checkpoint", mapping=before)
+    assert store.progress() == Progress(7, 12)
+    assert store.checkpoint("router") is None
+    assert publish(store, large(8, 12), (7, 12), {}, leased(store))
+    assert set(backend.client.hkeys(f"{backend.prefix}checkpoint")) == {b"version", b"offset", b"call", b"part:router"}
+    assert same(store.checkpoint("router"), large(8, 12))
+
+
+@durable_stores
 def test_the_last_part_stays_without_expiry(backend: Backend, store: Store) -> None:
     assert publish(store, large(1), (0, 0), {}, leased(store))
     if isinstance(backend, RedisBackend):

@@ -10,7 +10,6 @@ import pytest
 from shared_core.assembly import trainees
 from shared_core.learning import learner as module
 from shared_core.learning.learner import Learner, LearnReport
-from shared_core.learning.statistics import credited, decayed
 from shared_core.router import state
 from shared_core.router.bandit import observe
 from shared_core.router.features import DIMENSION
@@ -405,22 +404,6 @@ class TestStatistics:
         rate(store, "d0", 1.0)
         learner.round()
         assert [(c.kind, c.id) for c in store.changes(before)] == [("statistics", "e2")]
-
-
-def test_credits_commute():
-    credits = [(1.0, 0.0), (0.5, 7200.0), (0.25, 3600.0)]
-    forward = backward = Statistics()
-    for credit, at in credits:
-        forward = credited(forward, credit, at)
-    for credit, at in reversed(credits):
-        backward = credited(backward, credit, at)
-    assert forward.offload_value == pytest.approx(backward.offload_value)
-    assert forward.offload_value == pytest.approx(0.81 + 0.5 + 0.25 * 0.9)
-    assert forward.offload_at == backward.offload_at == 7200.0
-
-
-def test_a_value_of_long_ago_is_worth_nothing():
-    assert decayed(1.0, 1.7e9) == 0.0
 
 
 def test_a_learner_goes_on_after_the_store_has_lost_everything(clock):
