@@ -22,7 +22,7 @@ DAMAGED: Final = 1
 def doctor(
     store: Annotated[str, Argument(metavar="URL", help="The pool: `sqlite:///file.db`, `redis://host:port/db`, …")],
     repair: Annotated[
-        Path | None, Option(metavar="NEW.db", help="SQLite only: a new file for all that can be read.")
+        str | None, Option(metavar="NEW.db", help="SQLite only: a new file for all that can be read.")
     ] = None,
 ) -> None:
     """Count what of a store can be read, and what cannot. The store stays as it is.
@@ -42,7 +42,7 @@ def doctor(
         from shared_core.store.address import sqlite_path
         from shared_core.store.sqlite_doctor import examine
 
-        findings = examine(sqlite_path(store), repair)
+        findings = examine(sqlite_path(store), None if repair is None else _new_file(repair))
     elif repair is not None:
         raise ConfigurationError("--repair writes a SQLite file, and this store is none; leave --repair out")
     else:
@@ -61,6 +61,16 @@ def doctor(
         write(f"{repair} holds what can be read. Stop every process, then move it to the place of the damaged file.")
     elif any(finding.lost for finding in findings):
         raise Exit(DAMAGED)
+
+
+def _new_file(name: str) -> Path:
+    """The path of a new file, which may also be named as a store."""
+    from shared_core.store.address import sqlite_path
+
+    path = sqlite_path(name) if name.startswith("sqlite:///") else Path(name).expanduser()
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"the folder of {path} does not exist; create it first, or name another file")
+    return path
 
 
 def _read(store: Store) -> list[Finding]:

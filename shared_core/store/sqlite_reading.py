@@ -93,9 +93,16 @@ class Reader:
             f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid BETWEEN ? AND ? AND {condition} "  # noqa: S608 - constants
             f"ORDER BY rowid LIMIT {ROWS}"
         )
-        return around_damage(
+        count = self.read(f"SELECT COUNT(*) FROM {table} WHERE {condition}", parameters)  # noqa: S608 - constants
+        before, missing = self.unreadable, count[0][0] if count else 0
+        for rows in around_damage(
             lambda low, high: self._database.read(sql, (low, high, *parameters)), self._last(table), self.lost
-        )
+        ):
+            missing -= len(rows)
+            yield rows
+        if missing > self.unreadable - before:  # a damaged page may look like one that holds nothing
+            self._count(missing - (self.unreadable - before))
+            self.warn()
 
     def unless_damaged(self, read: Callable[[], T], otherwise: Callable[[], U]) -> T | U:
         """What `read` returns; what `otherwise` does if it came upon a damaged page."""
@@ -129,8 +136,8 @@ class Reader:
             )
 
     def _last(self, table: str) -> int:
-        """A row id that no row exceeds."""
-        newest = f"SELECT COALESCE(MAX(rowid), 0) FROM {table}"  # noqa: S608 - a constant
+        """A row id that no row exceeds, from an index if the table has one."""
+        newest = f"SELECT COALESCE(MAX(rowid + 0), 0) FROM {table}"  # noqa: S608 - a constant; the sum forbids the shortcut through the table's last page, which may be the damaged one
         rows = self.read(newest)
         return int(rows[0][0]) if rows else PLACES
 

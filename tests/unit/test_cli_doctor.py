@@ -69,6 +69,17 @@ def test_every_page_in_turn(tmp_path, whole):
         new.unlink()
 
 
+def test_what_is_missing_is_counted_wherever_the_damage_is(tmp_path, whole):
+    """A damaged page within a tree may look like one that holds nothing: SQLite then reports fewer rows, and no error."""
+    silent = []
+    for page in range(1, len(whole) // PAGE - 3, 2):
+        path = damaged(whole, tmp_path / f"{page}.db", page, 3)
+        found = {finding.name: finding for finding in examine(path)}
+        if found["examples"].readable < 120 and not found["examples"].lost:
+            silent.append(page)
+    assert silent == []
+
+
 @pytest.mark.parametrize("cut", [0.4, 0.7, 0.95])
 def test_a_file_that_was_cut_short(monkeypatch, tmp_path, whole, cut):
     (tmp_path / "pool.db").write_bytes(whole[: int(len(whole) * cut) // PAGE * PAGE])
@@ -123,6 +134,15 @@ def test_what_is_no_store_or_in_the_way_is_named(monkeypatch, capsys, tmp_path, 
     assert "memory" in refused(monkeypatch, capsys, "doctor", "memory://")
     wreck = damaged(whole, tmp_path / "wreck.db", 0)
     assert refused(monkeypatch, capsys, "doctor", f"sqlite:///{wreck}")
+
+
+def test_the_new_file_may_be_named_as_a_store(monkeypatch, capsys, tmp_path, whole):
+    (tmp_path / "pool.db").write_bytes(whole)
+    assert call(monkeypatch, "doctor", "sqlite:///pool.db", "--repair", "sqlite:///new.db") == 0
+    assert (tmp_path / "new.db").exists()
+    capsys.readouterr()
+    said = refused(monkeypatch, capsys, "doctor", "sqlite:///pool.db", "--repair", "nowhere/new.db")
+    assert "the folder of nowhere/new.db does not exist" in said
 
 
 def test_redis(monkeypatch, capsys, redis_url):
