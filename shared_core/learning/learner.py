@@ -97,8 +97,9 @@ class Learner:
     def round(self) -> LearnReport:
         """Learn from the next `BATCH` entries of the log, or fewer. Writes nothing if there are none."""
         with self._lock:
-            progress = self._follow()
-            begin = self._begin()
+            progress = self._store.progress()
+            offsets = [part.next_offset(self._store, progress) for part in self._parts]
+            begin = min((offset for offset in offsets if offset is not None), default=None)
             if begin is None or not self._store.feedback(begin, 1):
                 return LearnReport(version=progress.version)
             lease = self._store.acquire(LEASE, self._owner, LEASE_SECONDS)
@@ -128,27 +129,18 @@ class Learner:
             if not step.more:
                 return total
 
-    def _follow(self) -> Progress:
-        progress = self._store.progress()
-        for part in self._parts:
-            part.follow(self._store, progress)
-        return progress
-
-    def _begin(self) -> int | None:
-        """The offset after which the part that lags most goes on; None if all are put aside."""
-        return min((part.offset for part in self._parts if not part.aside), default=None)
-
     def _forget(self) -> None:
         for part in self._parts:
             part.forget()
 
     def _learn(self, lease: Lease) -> LearnReport:
-        progress = self._follow()
-        begin = self._begin()
+        progress = self._store.progress()
+        for part in self._parts:
+            part.follow(self._store, progress)
+            part.begin()
+        begin = min((part.offset for part in self._parts if not part.aside), default=None)
         if begin is None:
             return LearnReport(version=progress.version)
-        for part in self._parts:
-            part.begin()
         batch = _Batch(begin, max(progress.offset, *(part.offset for part in self._parts)))
         while batch.read < BATCH and (entries := self._store.feedback(batch.offset, min(CHUNK, BATCH - batch.read))):
             for offset, lesson in self._lessons(entries, batch):

@@ -61,7 +61,7 @@ class Part:
     def follow(self, store: Store, progress: Progress) -> None:
         """Resume from what is stored of this part, if that has changed since it was last looked at."""
         stored = progress.parts.get(self.name)
-        if self._has_resumed and _version(stored) == _version(self._stored):
+        if self._has_resumed and stored == self._stored:
             return
         is_newer = stored is not None and stored.is_newer
         saved = store.checkpoint(self.name) if stored and not is_newer else None
@@ -79,6 +79,16 @@ class Part:
             how = "again from the log of feedback, as far back as it goes" if self.trainee.replays else "from now on"
             log.warning("what was learned of %r cannot be read; IC-Cache learns it %s", self.name, how)
         self._call(lambda: self.trainee.resume(saved))
+
+    def next_offset(self, store: Store, progress: Progress) -> int | None:
+        """The offset after which it goes on; None if it is put aside. Only the first call reads a checkpoint."""
+        stored = progress.parts.get(self.name)
+        if not self._has_resumed or stored == self._stored:
+            self.follow(store, progress)
+            return None if self.aside else self.offset
+        if stored and stored.version:
+            return stored.offset
+        return 0 if self.trainee.replays else progress.offset
 
     def begin(self) -> None:
         """Begin a round."""
@@ -156,8 +166,3 @@ class Part:
         self.aside = why
         self._folded = 0  # what it has folded is lost with it
         self.counters.count("learn.aside", part=self.name, reason=why)
-
-
-def _version(stored: PartProgress | None) -> int:
-    """The version of a stored part; -1 if there is none."""
-    return -1 if stored is None else stored.version

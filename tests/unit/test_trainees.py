@@ -204,6 +204,22 @@ class TestLagging:
         assert store.progress().parts["rare"] == PartProgress(store.progress().version, 5)
         assert total(store, "rare") == pytest.approx(total(store))
 
+    def test_what_another_learner_published_is_read_only_when_there_is_something_to_learn(self, store):
+        part, read = Sums(), []
+        idle = learn(store, part)
+        idle.round()
+        checkpoint = store.checkpoint
+        store.checkpoint = lambda name: read.append(name) or checkpoint(name)
+        made = traffic(store, 3)
+        learn(store, Sums(), owner="two").run_until_drained()
+        read.clear()
+        assert [idle.round().published for _ in range(3)] == [False] * 3
+        assert read == []
+        made += traffic(store, 1, first=3)
+        assert idle.round().consumed == 1
+        assert read == ["sums"]
+        assert total(store) == pytest.approx(sum(feedback.score for _, feedback in made))
+
     def test_a_publication_that_is_refused_is_folded_again(self, store):
         part = Sums()
         learner = learn(store, part)
