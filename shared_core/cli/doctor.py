@@ -35,7 +35,7 @@ def doctor(
     In Redis, a value that cannot be read is left out until it expires, or until the next one replaces it. There,
     `--repair` has nothing to do.
 
-    Exit code 1: something cannot be read, and `--repair` was not given.
+    Exit code 1: something cannot be read, and `--repair` was not given. Exit code 2: nothing can be read.
     """
     check_shared(store)
     if store.startswith("sqlite:///"):

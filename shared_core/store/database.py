@@ -95,13 +95,14 @@ class Database:
     Args:
         path: The file, created with mode 0600 if it is new; None keeps everything in memory, on one connection.
         read_only: True leaves the file, which must exist, as it is.
+        shown: The file that messages name; `path` by default.
 
     Raises:
         StoreIsUnusable: The file cannot be created or opened, is not an IC-Cache database, or has a newer schema.
     """
 
-    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
-        self.label = "memory://" if path is None else f"sqlite:///{path}" + ("?mode=ro" if read_only else "")
+    def __init__(self, path: Path | None, *, read_only: bool = False, shown: Path | None = None) -> None:
+        self.label = "memory://" if path is None else f"sqlite:///{shown or path}" + ("?mode=ro" if read_only else "")
         self.is_read_only = read_only
         self._uri = "file::memory:" if path is None else _address(path, self.label, read_only=read_only)
         self._path = path and path.absolute()

@@ -65,12 +65,12 @@ def examine(path: Path, repaired: Path | None = None) -> list[Finding]:
     if repaired is not None and repaired.exists():
         raise ConfigurationError(f"{repaired} exists; name a new file, or delete it first")
     with tempfile.TemporaryDirectory(prefix="iccache-doctor-", dir=repaired and repaired.parent) as folder:
-        source = Database(_copied(path, Path(folder)))
+        source = Database(_copied(path, Path(folder)), shown=path)
         try:
             if repaired is None:
                 return [_examined(kind, source, None) for kind in KINDS]
             new = Path(folder) / "new.db"
-            target = Database(new)
+            target = Database(new, shown=repaired)
             findings = [_examined(kind, source, target) for kind in KINDS]
             target.close()
             new.rename(repaired)  # from here on it is complete

@@ -146,6 +146,11 @@ def test_the_new_file_may_be_named_as_a_store(monkeypatch, capsys, tmp_path, who
     assert "the folder of nowhere/new.db does not exist" in said
 
 
+def test_messages_name_the_users_file_and_not_the_copy(monkeypatch, capsys, tmp_path):
+    (tmp_path / "bad.db").write_bytes(b"not a database at all, just some bytes" * 60)
+    assert "sqlite:///bad.db is not a SQLite database" in refused(monkeypatch, capsys, "doctor", "sqlite:///bad.db")
+
+
 def test_redis(monkeypatch, capsys, redis_url):
     backend = RedisBackend(redis_url)
     store = open_store(redis_url, settings=Settings(), clock=FakeClock())
