@@ -191,9 +191,10 @@ class SqliteStore(Store):
     @override
     def exact(self, key: str) -> ExactAnswer | None:
         oldest = self._clock() - self._exact_ttl
-        rows = self._reader.listed("SELECT answer FROM exact WHERE created_at > ? AND", (oldest,), [key], "key")
-        found = next(iter(rows), None)
-        return self._reader.decoded(decode_exact, key, found[0]) if found else None
+        rows = self._reader.read("SELECT answer FROM exact WHERE key = ? AND created_at > ?", (key, oldest))
+        if rows is None:
+            self._reader.lost()
+        return self._reader.decoded(decode_exact, key, rows[0][0]) if rows else None
 
     @override
     def forget_exact(self, key: str) -> bool:
