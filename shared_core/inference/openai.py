@@ -63,8 +63,7 @@ class OpenAIModel(Shared, Model):
     ) -> None:
         check_endpoint(base_url)
         check_name("model", model, "the name under which the endpoint serves it")
-        if api_key != "":  # as an environment variable that is set and empty
-            check_name("api_key", api_key, "the endpoint's key, or leave it out")
+        check_name("api_key", api_key, "the endpoint's key, or leave it out")
         check_whole("max_retries", max_retries, 0)
         check_mapping("extra", extra, "{'top_p': 0.9}")
         try:
