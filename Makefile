@@ -39,6 +39,9 @@ bench: .venv/test.done ## Recompute every benchmark that needs no live model, th
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.adapters
 	$(BIN)/python -m benchmarks.records
+	$(BIN)/python -m benchmarks.burst
+	$(BIN)/python -m benchmarks.collector
+	$(BIN)/python -m benchmarks.turns
 	$(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.report
 
