@@ -21,7 +21,7 @@ def request(messages):
 
 
 def why_not(asked):
-    return refusal(Candidate(asked, Outcome("done"), is_trusted=True, score=None, trust=0.8), RULES)
+    return refusal(Candidate(asked, Outcome("done"), is_trusted=True), RULES)
 
 
 @pytest.mark.parametrize(
