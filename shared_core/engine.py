@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -168,7 +169,7 @@ class Engine(Shared):
             cleaned = yield from self._redacted(request)
             selection = yield from self._selection(components, cleaned, tuple(self._arms.values()))
             if components.router.may_block:
-                yield Step("routing", _begin)  # not the name of the router's own steps, whose breaker this would reset
+                yield Step("routing", object)  # not the name of the router's own steps, whose breaker this would reset
             route = yield from components.router.route(cleaned, selection, identity)
             return self._decided(identity, cleaned, route, selection, self._arms[route.arm].style)
 
@@ -234,7 +235,9 @@ class Engine(Shared):
     def _in_doubt(self, request: Request, error: Exception) -> Route:
         """The reference; if the examples only came too late, a cheaper arm that is good enough without them."""
         router = self._components().router if isinstance(error, DependencyIsSlow | DependencyIsDown) else None
-        return router.without_examples(request) if router else Route(self._reference)
+        with suppress(Exception):  # fail open: a router of the user may raise here, too
+            return router.without_examples(request) if router else Route(self._reference)
+        return Route(self._reference)
 
     def _fallback(self, request: Request, identity: str, route: Route, error: Exception) -> Decision:
         self.failures.note_fallback(error)
@@ -424,7 +427,3 @@ class Engine(Shared):
                     self._local = after_fork(self._spec, self.counters)
                     self._pid = os.getpid()
         return self._local
-
-
-def _begin() -> None:
-    """The call of a step that only brings what follows it to a worker."""

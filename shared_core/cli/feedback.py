@@ -65,7 +65,7 @@ def feedback(
 
     For example, where a user gave a thumbs up:
 
-        iccache feedback 9f2c41d07be84c3f8a51d6e0b7a3c915 1 --store sqlite:///pool.db
+        iccache feedback 9f2c41d07be84c3f8a51d6e0b7a3c915 1 --store sqlite:///p.db
     """
     if not 0.0 <= score <= 1.0:  # false for NaN, too
         raise ConfigurationError(f"SCORE is {score:g}; give a number from 0 (useless) to 1 (right)")

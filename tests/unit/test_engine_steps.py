@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from shared_core.errors import DependencyIsSlow
 from shared_core.engine import Engine
 from shared_core.guard import Step, immediately
 from shared_core.router import Router
@@ -200,3 +201,19 @@ def test_calls_in_flight_are_counted_from_the_start_to_the_end():
         engine.ended(decision, Outcome("", finished=False, error="TimeoutError"))
         engine.ended(decision, Outcome("fine"))
         assert engine.in_flight.snapshot() == {}
+
+
+def test_a_router_that_raises_in_doubt_costs_no_user_an_answer(monkeypatch):
+    with engine_of() as engine:
+
+        def too_late(*_):
+            raise DependencyIsSlow("embedder did not answer")
+            yield
+
+        def raises(*_):
+            raise RuntimeError("boom")
+
+        monkeypatch.setattr(engine._components().selector, "select", too_late)
+        monkeypatch.setattr(engine._components().router, "without_examples", raises)
+        decision = engine.decide(ask("heat the kitchen"), "x")
+        assert (decision.arm, decision.fallback) == ("large", True)
